@@ -1,0 +1,315 @@
+"""Wire records: everything that crosses a stream between two roles.
+
+Only the standard library and msgspec are imported here, so the control plane and the policies
+test without torch and without ray. Construction does not validate, decoding does: bytes are
+decoded at the edge (`link.py`) and trusted from there on.
+
+Positions. `context_len` is the number of tokens that are committed and known to both sides when
+the message is written, prompt included; the token at position `context_len - 1` is the last of
+them and has no KV entry yet. A message whose (session, epoch, context_len) lies behind its
+receiver is stale and dropped; one that lies ahead is held, one per session.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+Role = Literal["ingress", "router", "verifier", "drafter"]
+DrafterName = Literal["auto", "mtp", "none"]
+FinishReason = Literal["stop", "length"]
+LayerType = Literal["sliding_attention", "full_attention"]
+Token = int
+SessionId = int
+Epoch = tuple[int, int]
+"""(router instance, counter): one placement of a session. Later placements have larger counters."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """Base of every wire record: immutable, positional on the wire, tagged with its class name."""
+
+
+class SamplingParams(Record):
+    """How tokens are chosen from logits; the same values reach drafter and verifier.
+
+    `temperature` 0 means greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch that warper off.
+    `seed` is an unsigned 64-bit integer, `choice_index` the index of the choice within a request.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    choice_index: int = 0
+
+
+# -- handshake ---------------------------------------------------------------------------------
+
+
+class Hello(Record):
+    """First record of whoever dials: who it is, and the one-time token its lease handed out."""
+
+    protocol_version: int
+    token: str
+    peer: str
+    role: Role
+
+
+class Welcome(Record):
+    """Answer of whoever listens, once the token is found good."""
+
+    protocol_version: int
+    peer: str
+    role: Role
+
+
+# -- ingress and router ------------------------------------------------------------------------
+
+
+class Generate(Record):
+    """Start (or, with more tokens than `num_prompt_tokens`, resume) the session of one choice.
+
+    `max_context_tokens` bounds prompt plus output and is absolute, so that it means the same
+    after a resumption. `num_speculative_tokens` None leaves the lookahead to the router.
+    """
+
+    request: str
+    tokens: tuple[Token, ...]
+    num_prompt_tokens: int
+    max_context_tokens: int
+    params: SamplingParams
+    stop_token_ids: tuple[Token, ...] = ()
+    num_speculative_tokens: int | None = None
+    drafter: DrafterName = "auto"
+
+
+class Cancel(Record):
+    """The reader of this request is gone: free everything it holds."""
+
+    request: str
+
+
+class SetFlow(Record):
+    """The reader of this request is slow (`paused`), or has caught up again."""
+
+    request: str
+    paused: bool
+
+
+class Commit(Record):
+    """Tokens that became part of one request's output, at positions `context_len` onwards.
+
+    The first `num_accepted` of them were drafted; the one after is the verifier's own (recovered
+    if the proposal was longer than `num_accepted`, bonus if it was accepted whole).
+    """
+
+    request: str
+    context_len: int
+    tokens: tuple[Token, ...]
+    num_drafted: int
+    num_accepted: int
+    finish_reason: FinishReason | None = None
+
+
+class Commits(Record):
+    """What one verifier step committed for the requests of one ingress."""
+
+    items: tuple[Commit, ...]
+
+
+class Failure(Record):
+    """A request that cannot go on, as far as this router is concerned."""
+
+    request: str
+    code: Literal["overloaded", "unavailable", "invalid"]
+    detail: str
+
+
+# -- router and verifier -----------------------------------------------------------------------
+
+
+class Open(Record):
+    """Place a session on a verifier: it prefills `tokens` and answers with a first Verdict.
+
+    `drafter` is the peer name of the drafter that gets the go-ahead ("" for none), `lookahead`
+    how many tokens it shall draft after the first Verdict.
+    """
+
+    session: SessionId
+    epoch: Epoch
+    tokens: tuple[Token, ...]
+    max_context_tokens: int
+    params: SamplingParams
+    stop_token_ids: tuple[Token, ...] = ()
+    drafter: str = ""
+    lookahead: int = 0
+
+
+class Close(Record):
+    """Forget a session and free what it holds. Idempotent."""
+
+    session: SessionId
+    epoch: Epoch
+
+
+class VerifyItem(Record):
+    """One session's part of a Verify: its drafted `tokens` for positions `context_len` onwards.
+
+    `lookahead` and `drafter` are those of the next round, so that the verifier can pass the
+    go-ahead straight to the drafter.
+    """
+
+    session: SessionId
+    epoch: Epoch
+    context_len: int
+    tokens: tuple[Token, ...]
+    lookahead: int = 0
+    drafter: str = ""
+
+
+class Verify(Record):
+    """All the sessions of one router that are ready for the verifier's next step."""
+
+    items: tuple[VerifyItem, ...]
+
+
+class VerdictItem(Record):
+    """One session's outcome: `num_accepted` drafted tokens hold, then comes `next_token`.
+
+    The session's context is `context_len + num_accepted + 1` afterwards. `has_go_ahead` tells
+    whether a drafter was sent its go-ahead: without one, no proposal will come.
+    """
+
+    session: SessionId
+    epoch: Epoch
+    context_len: int
+    num_accepted: int
+    next_token: Token
+    has_go_ahead: bool = False
+
+
+class Verdict(Record):
+    """What one step decided for the sessions of one router, with the verifier's timing and load."""
+
+    items: tuple[VerdictItem, ...]
+    step_ms: float
+    num_step_tokens: int
+    num_waiting: int
+    kv_usage: float
+
+
+class Refusal(Record):
+    """A session the verifier cannot serve: it does not know it, or has no room for it."""
+
+    session: SessionId
+    epoch: Epoch
+    reason: Literal["unknown_session", "out_of_step", "no_capacity"]
+    detail: str = ""
+
+
+# -- verifier and drafter ----------------------------------------------------------------------
+
+
+class KvRange(Record):
+    """Entries [start, stop) of one shadow layer.
+
+    `keys` and `values` are the raw bytes of tensors of shape (stop - start, kv heads, head dim)
+    in the model's dtype, C order, host byte order (little endian).
+    """
+
+    layer_type: LayerType
+    start: int
+    stop: int
+    keys: bytes
+    values: bytes
+
+
+class DeltaItem(Record):
+    """What a drafter lacks to draft `lookahead` tokens after `last_token` at `context_len - 1`.
+
+    The ranges bring the shadow to entries 0 .. context_len - 2 (sliding layer: the last window of
+    them). `hidden` is the target's state after the final norm at position `context_len - 2`.
+    With `lookahead` 0 the item only fills the shadow and `hidden` is empty.
+    """
+
+    session: SessionId
+    epoch: Epoch
+    context_len: int
+    last_token: Token
+    lookahead: int
+    ranges: tuple[KvRange, ...]
+    hidden: bytes
+
+
+class Delta(Record):
+    """One step's deltas for the sessions of one drafter; carries their go-ahead."""
+
+    items: tuple[DeltaItem, ...]
+
+
+class Need(Record):
+    """A drafter's shadow of this session has a gap: it holds entries [0, have_len) only."""
+
+    session: SessionId
+    epoch: Epoch
+    have_len: int
+
+
+# -- router and drafter ------------------------------------------------------------------------
+
+
+class Attach(Record):
+    """This drafter shall draft for a session of this router."""
+
+    session: SessionId
+    epoch: Epoch
+    params: SamplingParams
+
+
+class Detach(Record):
+    """Drop a session's shadow. Idempotent."""
+
+    session: SessionId
+    epoch: Epoch
+
+
+class ProposalItem(Record):
+    """Drafted `tokens` for positions `context_len` onwards, with the drafter's probability of each."""
+
+    session: SessionId
+    epoch: Epoch
+    context_len: int
+    tokens: tuple[Token, ...]
+    confidences: tuple[float, ...] = ()
+
+
+class Proposal(Record):
+    """All proposals of one drafter batch that belong to one router."""
+
+    items: tuple[ProposalItem, ...]
+    draft_ms: float
+
+
+Message = (
+    Hello
+    | Welcome
+    | Generate
+    | Cancel
+    | SetFlow
+    | Commits
+    | Failure
+    | Open
+    | Close
+    | Verify
+    | Verdict
+    | Refusal
+    | Delta
+    | Need
+    | Attach
+    | Detach
+    | Proposal
+)

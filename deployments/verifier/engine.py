@@ -1,0 +1,75 @@
+"""What a verifier asks of its engine. `paged_engine.py` is the real one, `fake_engine.py` stands in for it in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from deployments.messages import KvRange, SamplingParams, SessionId, Token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One session's part of a step: the `tokens` at positions `start` onwards.
+
+    `start` is the session's computed length. The last `num_drafted` tokens are a proposal to
+    verify. `is_partial` marks a prompt chunk that does not reach the last known token: it fills
+    the cache and yields no token (`num_drafted` is 0 then).
+    """
+
+    session: SessionId
+    start: int
+    tokens: tuple[Token, ...]
+    num_drafted: int = 0
+    is_partial: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a chunk decided: `num_accepted` drafted tokens hold, and `next_token` follows them."""
+
+    session: SessionId
+    num_accepted: int
+    next_token: Token
+
+
+class VerifierEngine(Protocol):
+    """Holds the target and the KV cache of every open session; one forward pass per step.
+
+    After a step a session's computed length is `start + len(tokens) - (num_drafted - num_accepted)`:
+    entries of rejected tokens are gone. The output is a function of target, parameters and seed
+    alone, never of what was drafted or batched together.
+    """
+
+    @property
+    def max_context_tokens(self) -> int:
+        """The longest context a single session may have."""
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV cache that open sessions have reserved, 0 to 1."""
+
+    def can_open(self, max_context_tokens: int) -> bool:
+        """Whether a session that may grow to this length fits beside those that are open."""
+
+    def open(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
+        """Reserve room for a session that may grow to `max_context_tokens` (plus one proposal)."""
+
+    def close(self, session: SessionId) -> None:
+        """Free a session's room. Idempotent."""
+
+    def rollback(self, session: SessionId, computed_len: int) -> None:
+        """Forget cache entries from `computed_len` on. Idempotent."""
+
+    def step(self, chunks: Sequence[Chunk]) -> list[Outcome]:
+        """Run one forward pass over the packed chunks; one outcome per chunk that is not partial, in order."""
+
+    def shadow(self, session: SessionId, start: int, stop: int) -> tuple[KvRange, ...]:
+        """Entries [start, stop) of the shadow layers, `stop` at most the computed length.
+
+        The sliding layer's range begins no earlier than its window before `stop` needs.
+        """
+
+    def hidden(self, session: SessionId) -> bytes:
+        """The target's state after the final norm at the last computed position, shape (hidden size,), as raw bytes."""
