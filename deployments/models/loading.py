@@ -1,0 +1,231 @@
+"""Targets, assistants and embedding tables from ordinary `save_pretrained` folders or hub ids.
+
+Shapes: V vocabulary, H hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma4AssistantForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from deployments.messages import LayerType, Token
+
+_EMBEDDING_NAMES = (
+    "model.embed_tokens.weight",
+    "model.language_model.embed_tokens.weight",
+    "language_model.model.embed_tokens.weight",
+)
+_LAYER_TYPES: tuple[LayerType, LayerType] = ("sliding_attention", "full_attention")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A target ready to serve: weights in place, evaluation mode, no gradients."""
+
+    model: PreTrainedModel
+    text_config: PretrainedConfig
+    eos_token_ids: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingTable:
+    """A target's input embedding: token t enters the model as `weight_VH[t] * scale`.
+
+    `scale` is sqrt(hidden size) rounded to the weight's dtype, as Gemma computes it.
+    """
+
+    weight_VH: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowLayer:
+    """One layer whose keys and values a drafter shadows: entries of shape (num_kv_heads, head_dim)."""
+
+    layer_type: LayerType
+    index: int
+    num_kv_heads: int
+    head_dim: int
+
+    @property
+    def entry_numel(self) -> int:
+        """Elements of one position's keys (its values have as many)."""
+        return self.num_kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowSpec:
+    """What verifier and drafter must agree on before a delta can be read: the shadow layers' shapes.
+
+    `layers` holds, for each layer type, the last layer of that type that keeps KV of its own.
+    `sliding_window` is the number of entries, its own included, that a sliding layer's position sees.
+    """
+
+    layers: Mapping[LayerType, ShadowLayer]
+    sliding_window: int
+    hidden_size: int
+    dtype: torch.dtype
+
+
+def load_config(path: str) -> PretrainedConfig:
+    """The configuration of a local folder, or of a hub id when no such folder exists."""
+    _check_source(path)
+    return AutoConfig.from_pretrained(path)
+
+
+def load_target(path: str, *, dtype: torch.dtype, device: str) -> Target:
+    """Load any causal decoder, ready for inference; ValueError when the checkpoint is none."""
+    _check_source(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map=_device_map(device))
+    except ValueError as error:
+        raise ValueError(f"{path!r} is no causal decoder that transformers can load: {error}") from error
+    model.eval().requires_grad_(False)
+    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
+    return Target(model=model, text_config=model.config.get_text_config(), eos_token_ids=_as_tuple(eos))
+
+
+def load_assistant(path: str, *, dtype: torch.dtype, device: str) -> Gemma4AssistantForCausalLM:
+    """Load a Gemma 4 MTP assistant, ready for inference; ValueError when the checkpoint is none."""
+    model_type = load_config(path).model_type
+    if model_type != "gemma4_assistant":
+        raise ValueError(
+            f"{path!r} holds a {model_type!r} model, not a Gemma 4 assistant; "
+            "point the drafter at the target's `-assistant` checkpoint"
+        )
+    model = Gemma4AssistantForCausalLM.from_pretrained(path, dtype=dtype, device_map=_device_map(device))
+    model.eval().requires_grad_(False)
+    return model
+
+
+def load_embedding_table(path: str, *, dtype: torch.dtype, device: str) -> EmbeddingTable:
+    """Read a Gemma 4 target's input embedding, and nothing else, out of its safetensors shards.
+
+    The weight has shape (V, H). ValueError when the folder is no Gemma 4 target.
+    """
+    config = load_config(path)
+    text_config = config.get_text_config()
+    if not config.model_type.startswith("gemma4") or "assistant" in config.model_type:
+        raise ValueError(
+            f"{path!r} holds a {config.model_type!r} model; MTP drafting needs the Gemma 4 target itself here"
+        )
+    shard, name = _find_embedding(path)
+    with safe_open(str(shard), framework="pt", device=device) as tensors:
+        weight_VH = tensors.get_tensor(name).to(dtype)
+    expected = (text_config.vocab_size, text_config.hidden_size)
+    if tuple(weight_VH.shape) != expected:
+        raise ValueError(
+            f"{name} in {shard} has shape {tuple(weight_VH.shape)}, config.json says {expected}; "
+            "the checkpoint is inconsistent, download or save it again"
+        )
+    return EmbeddingTable(weight_VH=weight_VH, scale=embedding_scale(text_config.hidden_size, dtype))
+
+
+def embedding_scale(hidden_size: int, dtype: torch.dtype) -> float:
+    """sqrt(hidden size) rounded to `dtype`, the factor between a Gemma embedding's weight and its output."""
+    return float(torch.tensor(math.sqrt(hidden_size)).to(dtype))
+
+
+def shadow_spec(config: PretrainedConfig, *, dtype: torch.dtype) -> ShadowSpec:
+    """Derive the shadow layers of a Gemma 4 target from its configuration alone.
+
+    `dtype` is the one the target runs in. On E2B and E4B the last full layer shares an earlier
+    layer's keys and values, so the earlier one is the shadow layer (DESIGN.md 5).
+    """
+    text_config = config.get_text_config()
+    layer_types = list(getattr(text_config, "layer_types", None) or ())
+    num_own = len(layer_types) - getattr(text_config, "num_kv_shared_layers", 0)
+    if not set(_LAYER_TYPES) <= set(layer_types[:num_own]):
+        raise ValueError(
+            f"a {text_config.model_type!r} target has no sliding and full layers with KV of their own, "
+            "so no MTP drafter can shadow it; set the drafter to none"
+        )
+    layers: dict[LayerType, ShadowLayer] = {}
+    for layer_type in _LAYER_TYPES:
+        index = max(i for i in range(num_own) if layer_types[i] == layer_type)
+        num_kv_heads, head_dim = kv_shape(text_config, index)
+        layers[layer_type] = ShadowLayer(
+            layer_type=layer_type, index=index, num_kv_heads=num_kv_heads, head_dim=head_dim
+        )
+    return ShadowSpec(
+        layers=layers, sliding_window=text_config.sliding_window, hidden_size=text_config.hidden_size, dtype=dtype
+    )
+
+
+def kv_shape(text_config: PretrainedConfig, layer_index: int) -> tuple[int, int]:
+    """(kv heads, head dim) of one layer; Gemma 4's full layers may differ from its sliding ones."""
+    per_layer = getattr(text_config, "per_layer_config", None)
+    layer_config = per_layer[layer_index] if per_layer else text_config
+    num_heads: int = layer_config.num_attention_heads
+    num_kv_heads = getattr(layer_config, "num_key_value_heads", None) or num_heads
+    head_dim = getattr(layer_config, "head_dim", None) or layer_config.hidden_size // num_heads
+    return num_kv_heads, head_dim
+
+
+def _check_source(path: str) -> None:
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise ValueError(f"there is no model folder {path!r}; give an existing folder or a hub id such as 'owner/name'")
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise ValueError(f"{path!r} has no config.json; give a folder written by save_pretrained")
+
+
+def _device_map(device: str) -> dict[str, str] | None:
+    """Straight onto an accelerator; None on the CPU, where there is nothing to gain."""
+    return None if device == "cpu" else {"": device}
+
+
+def _as_tuple(eos: int | list[int] | None) -> tuple[Token, ...]:
+    if eos is None:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def _find_embedding(path: str) -> tuple[Path, str]:
+    index_file = _fetch(path, "model.safetensors.index.json")
+    if index_file is not None:
+        weight_map: dict[str, str] = json.loads(index_file.read_text())["weight_map"]
+        name = _embedding_name(weight_map, path)
+        shard = _fetch(path, weight_map[name])
+    else:
+        shard = _fetch(path, "model.safetensors")
+        if shard is not None:
+            with safe_open(str(shard), framework="pt") as tensors:
+                name = _embedding_name(dict.fromkeys(tensors.keys(), ""), path)
+    if shard is None:
+        raise ValueError(f"{path!r} has no safetensors weights; save the target with safe_serialization")
+    return shard, name
+
+
+def _embedding_name(names: Mapping[str, str], path: str) -> str:
+    for name in _EMBEDDING_NAMES:
+        if name in names:
+            return name
+    raise ValueError(
+        f"{path!r} has none of the input embeddings {', '.join(_EMBEDDING_NAMES)}; is it a Gemma 4 target?"
+    )
+
+
+def _fetch(path: str, filename: str) -> Path | None:
+    if Path(path).is_dir():
+        file = Path(path) / filename
+        return file if file.is_file() else None
+    try:
+        return Path(hf_hub_download(path, filename))
+    except EntryNotFoundError:
+        return None
