@@ -12,6 +12,7 @@ receiver is stale and dropped; one that lies ahead is held, one per session.
 
 from __future__ import annotations
 
+from types import UnionType
 from typing import Literal
 
 import msgspec
@@ -129,6 +130,24 @@ class Failure(Record):
     detail: str
 
 
+class RouterStatus(Record):
+    """What a router tells its ingresses about itself: on every new link, on a change of peers, and once a second.
+
+    The sums run since the router started and are over rounds that had a proposal; their units are
+    seconds. Time outside the models is round - verify - draft.
+    """
+
+    num_verifiers: int
+    num_drafters: int
+    num_sessions: int
+    num_waiting: int
+    kv_usage: float
+    num_rounds: int
+    round_seconds_sum: float
+    verify_seconds_sum: float
+    draft_seconds_sum: float
+
+
 # -- router and verifier -----------------------------------------------------------------------
 
 
@@ -203,11 +222,11 @@ class Verdict(Record):
 
 
 class Refusal(Record):
-    """A session the verifier cannot serve: it does not know it, or has no room for it."""
+    """A session the verifier cannot serve: it does not know it, has no room for it, or its tokens are no tokens."""
 
     session: SessionId
     epoch: Epoch
-    reason: Literal["unknown_session", "out_of_step", "no_capacity"]
+    reason: Literal["unknown_session", "out_of_step", "no_capacity", "invalid"]
     detail: str = ""
 
 
@@ -302,6 +321,7 @@ Message = (
     | SetFlow
     | Commits
     | Failure
+    | RouterStatus
     | Open
     | Close
     | Verify
@@ -313,3 +333,15 @@ Message = (
     | Detach
     | Proposal
 )
+
+TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
+    ("ingress", "router"): Generate | Cancel | SetFlow,
+    ("router", "ingress"): Commits | Failure | RouterStatus,
+    ("router", "verifier"): Open | Close | Verify,
+    ("verifier", "router"): Verdict | Refusal,
+    ("verifier", "drafter"): Delta,
+    ("drafter", "verifier"): Need,
+    ("router", "drafter"): Attach | Detach,
+    ("drafter", "router"): Proposal,
+}
+"""What may follow the handshake, by (sender, receiver): a link decodes these records and no others."""

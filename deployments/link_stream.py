@@ -1,0 +1,250 @@
+"""One end of one stream: framing, dispatch and the bounded send.
+
+A frame is a 4-byte little-endian length and that many bytes of msgpack: one record of messages.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from deployments.link_tokens import Identity
+from deployments.messages import TRAFFIC, Message, Role
+
+logger = logging.getLogger("outrider.link")
+
+MAX_HELLO_BYTES = 4096
+_HEADER = struct.Struct("<I")
+_encoder = msgspec.msgpack.Encoder()
+_decoders = {direction: msgspec.msgpack.Decoder(records) for direction, records in TRAFFIC.items()}
+
+
+class LinkClosed(ConnectionError):
+    """The link is closed: nothing can be sent on it, or it never came to be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkLimits:
+    """Bounds that keep a faulty or absent peer from costing more than its own link.
+
+    `max_buffer_bytes` bounds what waits for a peer that does not read. `silence_timeout_s` bounds
+    how long a peer's machine may leave bytes or probes unacknowledged (the kernel watches that).
+    """
+
+    max_frame_bytes: int = 16 << 20
+    max_buffer_bytes: int = 64 << 20
+    handshake_timeout_s: float = 10.0
+    close_timeout_s: float = 2.0
+    silence_timeout_s: int = 12
+    max_unproven: int = 64
+
+
+class Endpoint(Protocol):
+    """Whoever owns links. All three are called on the loop and must not block.
+
+    Every `link_opened` is followed by exactly one `link_closed`, never from within `send` or
+    `close`. If a peer dials again, the old link's `link_closed` comes before the new `link_opened`.
+    An exception from `link_opened` or `received` is logged and closes that link only.
+    """
+
+    def link_opened(self, link: Link) -> None:
+        """The handshake is done; the link can be sent on."""
+
+    def received(self, link: Link, message: Message) -> None:
+        """One record has arrived, in the order of sending."""
+
+    def link_closed(self, link: Link) -> None:
+        """The link is gone, for whatever reason; what was sent last may not have arrived."""
+
+
+class Link:
+    """One open stream to one peer. Closed once means closed for good: a redial makes a new Link."""
+
+    __slots__ = ("_limits", "_loop", "_transport", "close_reason", "is_closed", "peer", "role")
+
+    def __init__(self, peer: Identity, transport: asyncio.Transport, limits: LinkLimits) -> None:
+        self.peer = peer.peer
+        self.role: Role = peer.role
+        self.is_closed = False
+        self.close_reason = ""
+        self._transport = transport
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<Link {self.role} {self.peer}{' closed' if self.is_closed else ''}>"
+
+    @property
+    def buffered_bytes(self) -> int:
+        """How many sent bytes the kernel has not taken yet: what a bulk sender paces itself by."""
+        return self._transport.get_write_buffer_size()
+
+    def send(self, message: Message) -> None:
+        """Send one record, without ever blocking.
+
+        Raises LinkClosed on a closed link, ValueError for a record over the frame limit. A peer that
+        does not read, and so lets the bounded buffer overflow, loses the link.
+        """
+        if self.is_closed:
+            raise LinkClosed(f"the link to {self.role} {self.peer} is closed: {self.close_reason}")
+        frame = to_frame(message, self._limits.max_frame_bytes)
+        if self.buffered_bytes + len(frame) > self._limits.max_buffer_bytes:
+            self.fail(f"the peer left {self.buffered_bytes} bytes unread")
+            return
+        self._transport.write(frame)
+
+    def close(self) -> None:
+        """Send what is buffered, then close. Idempotent."""
+        if self.is_closed:
+            return
+        self.is_closed, self.close_reason = True, "closed on this side"
+        self._transport.close()
+        self._loop.call_later(self._limits.close_timeout_s, self._transport.abort)
+
+    def fail(self, reason: str) -> None:
+        """Drop the link at once, with a logged reason. Idempotent."""
+        if self.is_closed:
+            return
+        self.is_closed, self.close_reason = True, reason
+        logger.warning("dropping the link to %s %s: %s", self.role, self.peer, reason)
+        self._transport.abort()
+
+
+class Stream(asyncio.Protocol):
+    """Frames, handshake and dispatch of one connection; the two subclasses differ in the handshake."""
+
+    def __init__(self, endpoint: Endpoint, identity: Identity, limits: LinkLimits) -> None:
+        self.link: Link | None = None
+        self._endpoint = endpoint
+        self._identity = identity
+        self._limits = limits
+        self._max_frame_bytes = MAX_HELLO_BYTES
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport
+        self._decoder: msgspec.msgpack.Decoder[Message]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        _tune(transport.get_extra_info("socket"), self._limits.silence_timeout_s)
+
+    def data_received(self, data: bytes) -> None:
+        # Most reads bring whole frames only: those are decoded where they lie, without a copy.
+        received: bytes | bytearray = data
+        if self._buffer:
+            self._buffer += data
+            received = self._buffer
+        used = self._dispatch(received)
+        if self._is_over():
+            self._buffer.clear()
+        elif received is self._buffer:
+            del self._buffer[:used]
+        elif used < len(data):
+            self._buffer += data[used:]
+
+    def _dispatch(self, received: bytes | bytearray) -> int:
+        """Handle every whole frame; returns how many bytes they took."""
+        used = 0
+        with memoryview(received) as view:
+            while len(view) - used >= _HEADER.size:
+                (length,) = _HEADER.unpack_from(view, used)
+                if length > self._max_frame_bytes:
+                    self.drop(f"a frame of {length} bytes, over the limit of {self._max_frame_bytes}")
+                stop = used + _HEADER.size + length
+                if self._is_over() or stop > len(view):
+                    break
+                with view[used + _HEADER.size : stop] as frame:
+                    self._handle(frame)
+                used = stop
+        return used
+
+    def _handle(self, frame: memoryview) -> None:
+        link = self.link
+        try:
+            if link is None:
+                self._shake_hands(frame)
+                return
+            message = self._decoder.decode(frame)
+        except Exception as error:
+            # Whatever the decoder says of bytes from outside, it costs this connection and no more.
+            self.drop(f"a frame that cannot be read: {error}")
+            return
+        try:
+            self._endpoint.received(link, message)
+        except Exception:
+            logger.exception("%s failed on a %s from %s", self._identity.peer, type(message).__name__, link)
+            self.drop("its message could not be handled")
+
+    def _shake_hands(self, frame: memoryview) -> None:
+        raise NotImplementedError
+
+    def _open(self, peer: Identity) -> Link:
+        self._decoder = _decoders[peer.role, self._identity.role]
+        self._max_frame_bytes = self._limits.max_frame_bytes
+        self.link = Link(peer, self._transport, self._limits)
+        return self.link
+
+    def _announce(self, link: Link) -> None:
+        try:
+            self._endpoint.link_opened(link)
+        except Exception:
+            logger.exception("%s failed to open %s", self._identity.peer, link)
+            self.drop("it could not be opened")
+
+    def drop(self, reason: str) -> None:
+        """Close this connection at once."""
+        if self.link is not None:
+            self.link.fail(reason)
+        elif not self._transport.is_closing():
+            logger.warning("%s refuses a connection: %s", self._identity.peer, reason)
+            self._transport.abort()
+
+    def forget(self) -> None:
+        """Tell the endpoint, once, that an announced link is gone."""
+        link, self.link = self.link, None
+        if link is None:
+            return
+        try:
+            self._endpoint.link_closed(link)
+        except Exception:
+            logger.exception("%s failed to close %s", self._identity.peer, link)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.link is not None and not self.link.is_closed:
+            self.link.is_closed, self.link.close_reason = True, f"closed by the peer ({exc or 'end of stream'})"
+        self.forget()
+
+    def _is_over(self) -> bool:
+        return self._transport.is_closing()
+
+
+def to_frame(message: Message, max_frame_bytes: int) -> bytearray:
+    """One record as it goes on the wire; a fresh buffer, since the transport may keep it."""
+    frame = bytearray(_HEADER.size)
+    _encoder.encode_into(message, frame, _HEADER.size)
+    length = len(frame) - _HEADER.size
+    if length > max_frame_bytes:
+        raise ValueError(f"a {type(message).__name__} of {length} bytes, over the limit of {max_frame_bytes}")
+    _HEADER.pack_into(frame, 0, length)
+    return frame
+
+
+def _tune(sock: socket.socket, silence_timeout_s: int) -> None:
+    """No delay for small records; the kernel notices a peer whose machine has gone silent."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    probes = {
+        "TCP_KEEPIDLE": max(1, silence_timeout_s // 3),
+        "TCP_KEEPINTVL": max(1, silence_timeout_s // 6),
+        "TCP_KEEPCNT": 4,
+        "TCP_USER_TIMEOUT": 1000 * silence_timeout_s,
+    }
+    for name, value in probes.items():
+        if hasattr(socket, name):  # names differ between systems; keepalive itself exists on all
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
