@@ -1,0 +1,93 @@
+"""Counter-based Gumbel noise that drafter and verifier derive alike, each on its own machine.
+
+Write draw(state, index) for the index-th output of SplitMix64 (Steele, Lea and Flood 2014) started at
+`state`. The 64 bits behind the noise of one token are
+
+    draw(draw(draw(seed, choice), position), token)
+
+so they depend on nothing but these four integers. int64 addition and multiplication wrap alike on every
+device; right shifts of int64 copy the sign, so each is masked. Only the two logarithms at the end are
+floating point, in float64.
+
+A Gumbel variable is -log(E) for an exponential E, and the largest noise, which decides an argmax, comes
+from the smallest E. So the 63 upper bits make W in (0, 1), precise where it is small, and
+E = -log1p(-W) keeps that precision: the noise reaches 44, where drawing U = 1 - W in float32 would stop
+(or become infinite) at 17, which one row in a hundred of 262,144 tokens exceeds.
+
+Shapes: R = rows, V = vocabulary, N = (row, token) pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deployments.decoding.rows import to_int64
+
+_GAMMA = to_int64(0x9E3779B97F4A7C15)
+_MULTIPLIER_1 = to_int64(0xBF58476D1CE4E5B9)
+_MULTIPLIER_2 = to_int64(0x94D049BB133111EB)
+
+# The largest float64 below 1: W must not round up to 1, whose noise is minus infinity.
+_MAX_W = 1.0 - 2.0**-53
+
+# Elements worked on at once: int64 and float64 temporaries of 2 MiB stay in a core's cache, a GPU wants more.
+_CPU_SLICE_ELEMENTS = 1 << 18
+_GPU_SLICE_ELEMENTS = 1 << 24
+
+
+def gumbel_RV(
+    seed_R: Tensor, choice_R: Tensor, position_R: Tensor, vocab_size: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard Gumbel noise for every token of every row, float32 [R, V], finite everywhere.
+
+    Rows are worked on in slices, so the temporaries stay small at any number of rows.
+    """
+    key_R = row_keys(seed_R.to(device), choice_R.to(device), position_R.to(device))
+    offset_V = _token_offsets(vocab_size, key_R.device)
+    noise_RV = torch.empty(key_R.shape[0], vocab_size, dtype=torch.float32, device=device)
+    for rows in row_slices(key_R.shape[0], vocab_size, key_R.device):
+        noise_RV[rows] = _gumbel(_mix_(key_R[rows, None] + offset_V))
+    return noise_RV
+
+
+def gumbel_at(key_N: Tensor, token_N: Tensor) -> Tensor:
+    """The noise of single tokens, float32 [N], equal to `gumbel_RV` at the rows with these keys."""
+    return _gumbel(_draw(key_N, token_N))
+
+
+def row_keys(seed_R: Tensor, choice_R: Tensor, position_R: Tensor) -> Tensor:
+    """The state whose outputs are the bits of a row's tokens, int64 [R]."""
+    return _draw(_draw(seed_R, choice_R), position_R)
+
+
+def row_slices(num_rows: int, vocab_size: int, device: torch.device) -> list[slice]:
+    """Consecutive slices of rows, as many rows each as the device should work on at once."""
+    num_elements = _CPU_SLICE_ELEMENTS if device.type == "cpu" else _GPU_SLICE_ELEMENTS
+    step = max(1, num_elements // vocab_size)
+    return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+
+def _token_offsets(vocab_size: int, device: torch.device) -> Tensor:
+    return torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device).mul_(_GAMMA)
+
+
+def _draw(state_N: Tensor, index_N: Tensor) -> Tensor:
+    return _mix_(torch.add(state_N, index_N + 1, alpha=_GAMMA))
+
+
+def _mix_(bits: Tensor) -> Tensor:
+    """SplitMix64's output function, in place."""
+    bits.bitwise_xor_(_logical_shift(bits, 30)).mul_(_MULTIPLIER_1)
+    bits.bitwise_xor_(_logical_shift(bits, 27)).mul_(_MULTIPLIER_2)
+    return bits.bitwise_xor_(_logical_shift(bits, 31))
+
+
+def _logical_shift(bits: Tensor, num_bits: int) -> Tensor:
+    return (bits >> num_bits).bitwise_and_((1 << (64 - num_bits)) - 1)
+
+
+def _gumbel(bits: Tensor) -> Tensor:
+    """-log(-log1p(-W)) for W = (upper 63 bits + 1/2) / 2**63, float32; W is rounded once, never to 0 or 1."""
+    minus_w = _logical_shift(bits, 1).to(torch.float64).add_(0.5).mul_(-(2.0**-63)).clamp_min_(-_MAX_W)
+    return minus_w.log1p_().neg_().log_().neg_().to(torch.float32)
