@@ -43,6 +43,10 @@ class VerifierEngine(Protocol):
     """
 
     @property
+    def vocab_size(self) -> int:
+        """Token ids are in [0, vocab_size)."""
+
+    @property
     def max_context_tokens(self) -> int:
         """The longest context a single session may have."""
 

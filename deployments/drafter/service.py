@@ -1,0 +1,201 @@
+"""The drafter's side of a round: deltas bring a session's shadow up to date and its go-ahead; drafts go to its router.
+
+All sessions that have their go-ahead when a batch starts are drafted for together, inline on the
+loop. Nothing here can change an output: what is missing, late or wrong only costs speed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from deployments.drafter.engine import DrafterEngine, DraftRequest
+from deployments.link import Link, LinkClosed
+from deployments.messages import (
+    Attach,
+    Delta,
+    DeltaItem,
+    Detach,
+    Message,
+    Need,
+    Proposal,
+    ProposalItem,
+    SessionId,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterSettings:
+    """Bounds of a drafter: sessions drafted for in one batch, and deltas held for sessions yet to be attached."""
+
+    max_batch_sessions: int = 64
+    max_held_deltas: int = 256
+
+
+@dataclass(slots=True)
+class DrafterStats:
+    """Counters since the drafter started."""
+
+    num_batches: int = 0
+    num_draft_tokens: int = 0
+    num_needs: int = 0
+    num_stale: int = 0
+
+
+class DrafterService:
+    """An Endpoint for links from routers and verifiers."""
+
+    def __init__(self, engine: DrafterEngine, settings: DrafterSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._attached: dict[SessionId, tuple[Link, Attach]] = {}
+        self._held: dict[SessionId, tuple[Link, DeltaItem]] = {}
+        self._ready: dict[SessionId, DraftRequest] = {}
+        self._work = asyncio.Event()
+        self.stats = DrafterStats()
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions that are attached."""
+        return len(self._attached)
+
+    # -- Endpoint -----------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        """Routers and verifiers come; nothing is owed to them yet."""
+
+    def link_closed(self, link: Link) -> None:
+        """A router that is gone takes its sessions along; of a verifier, only what was held is dropped."""
+        for session in [s for s, (router, _) in self._attached.items() if router is link]:
+            self._drop(session)
+        for session in [s for s, (verifier, _) in self._held.items() if verifier is link]:
+            del self._held[session]
+
+    def received(self, link: Link, message: Message) -> None:
+        """Take one message; drafting itself happens in `run`."""
+        match message:
+            case Delta():
+                for item in message.items:
+                    self._on_delta(link, item)
+            case Attach():
+                self._on_attach(link, message)
+            case Detach():
+                known = self._attached.get(message.session)
+                if known is not None and message.epoch >= known[1].epoch:
+                    self._drop(message.session)
+            case _:
+                raise ValueError(f"a drafter does not take {type(message).__name__} from a {link.role}")
+
+    async def run(self) -> None:
+        """Draft while there are go-aheads, until cancelled."""
+        while True:
+            await self._work.wait()
+            if not self._ready:
+                self._work.clear()
+                continue
+            self._draft_batch()
+            # The first turn of the loop polls the sockets, the second runs what they brought.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    # -- shadows ------------------------------------------------------------------------------
+
+    def _on_attach(self, link: Link, message: Attach) -> None:
+        known = self._attached.get(message.session)
+        if known is not None and message.epoch < known[1].epoch:
+            return
+        self._ready.pop(message.session, None)
+        self._attached[message.session] = (link, message)
+        self._engine.attach(message.session, message.params)
+        if held := self._held.pop(message.session, None):
+            self._on_delta(*held)
+
+    def _on_delta(self, link: Link, item: DeltaItem) -> None:
+        known = self._attached.get(item.session)
+        if known is None or item.epoch > known[1].epoch:
+            self._hold(link, item)
+        elif item.epoch < known[1].epoch:
+            self.stats.num_stale += 1
+        elif self._extend(link, item, known[1]) and item.lookahead > 0:
+            self._ready[item.session] = DraftRequest(
+                session=item.session,
+                context_len=item.context_len,
+                last_token=item.last_token,
+                lookahead=item.lookahead,
+                hidden=item.hidden,
+            )
+            self._work.set()
+
+    def _hold(self, link: Link, item: DeltaItem) -> None:
+        """Keep one delta per session until its Attach comes; the oldest gives way when there are too many."""
+        self._held.pop(item.session, None)
+        self._held[item.session] = (link, item)
+        if len(self._held) > self._settings.max_held_deltas:
+            del self._held[next(iter(self._held))]
+
+    def _extend(self, link: Link, item: DeltaItem, attach: Attach) -> bool:
+        """Write a delta into the shadow; ask for what is missing before it instead, if anything is."""
+        if not self._engine.has(item.session):
+            self._engine.attach(item.session, attach.params)
+        have_len = self._engine.have_len(item.session)
+        start = min((r.start for r in item.ranges if r.layer_type == "full_attention"), default=item.context_len - 1)
+        if start > have_len:
+            self.stats.num_needs += 1
+            _send(link, Need(session=item.session, epoch=item.epoch, have_len=have_len))
+            return False
+        try:
+            self._engine.extend(item.session, item.ranges)
+        except ValueError as error:
+            logger.warning(
+                "session %x: a delta from %s does not fit and is dropped: %s", item.session, link.peer, error
+            )
+            return False
+        return self._engine.have_len(item.session) == item.context_len - 1
+
+    def _drop(self, session: SessionId) -> None:
+        del self._attached[session]
+        self._ready.pop(session, None)
+        self._held.pop(session, None)
+        self._engine.detach(session)
+
+    # -- drafting -----------------------------------------------------------------------------
+
+    def _draft_batch(self) -> None:
+        """Draft for the sessions that are ready, oldest first, and send each router its proposals in one message."""
+        sessions = list(self._ready)[: self._settings.max_batch_sessions]
+        requests = [self._ready.pop(session) for session in sessions]
+        started_s = time.perf_counter()
+        try:
+            drafts = self._engine.draft(requests)
+        except ValueError as error:
+            logger.warning("a batch of %d sessions could not be drafted for: %s", len(requests), error)
+            return
+        draft_ms = (time.perf_counter() - started_s) * 1e3
+        self.stats.num_batches += 1
+        proposals: dict[Link, list[ProposalItem]] = {}
+        for request, draft in zip(requests, drafts, strict=True):
+            link, attach = self._attached[request.session]
+            self.stats.num_draft_tokens += len(draft.tokens)
+            proposals.setdefault(link, []).append(
+                ProposalItem(
+                    session=request.session,
+                    epoch=attach.epoch,
+                    context_len=request.context_len,
+                    tokens=draft.tokens,
+                    confidences=draft.confidences,
+                )
+            )
+        for link, items in proposals.items():
+            _send(link, Proposal(items=tuple(items), draft_ms=draft_ms))
+
+
+def _send(link: Link, message: Message) -> None:
+    """Send, or leave it: what a closed link's peer had is dropped when `link_closed` comes."""
+    try:
+        link.send(message)
+    except LinkClosed:
+        logger.debug("%s is gone, %s not sent", link.peer, type(message).__name__)

@@ -1,0 +1,107 @@
+"""A request's decoding state. The committed tokens here are the only truth; the rest can be rebuilt from them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from deployments.link import Link
+from deployments.messages import Commit, Epoch, Generate, Open, ProposalItem, Token, VerdictItem, VerifyItem
+from deployments.policy.limits import cut_at_end, room_for_proposal
+from deployments.policy.lookahead import Patience
+
+
+class Phase(enum.Enum):
+    """What a session waits for."""
+
+    WAITING = "a verifier to be placed on"
+    VERIFYING = "a verdict"
+    DRAFTING = "a proposal"
+    READY = "its verifier's next step"
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One choice of one request, from Generate to its last Commit.
+
+    `epoch` names the present placement. `verify_epoch` is the one under which the outstanding Open
+    or Verify went out: it lags behind when the drafter changed while a step was running.
+    """
+
+    id: int
+    request: Generate
+    ingress: Link
+    tokens: list[Token]
+    epoch: Epoch
+    verify_epoch: Epoch
+    phase: Phase = Phase.WAITING
+    verifier: str = ""
+    drafter: str = ""
+    proposal: tuple[Token, ...] = ()
+    held: ProposalItem | None = None
+    outstanding: Open | VerifyItem | None = None
+    num_resends: int = 0
+    is_paused: bool = False
+    deadline_s: float = 0.0
+    patience: Patience = field(default_factory=Patience)
+    asked_lookahead: int = 0
+    round_started_s: float = 0.0
+    draft_s: float = 0.0
+
+    @property
+    def context_len(self) -> int:
+        """How many tokens are committed, prompt included."""
+        return len(self.tokens)
+
+    @property
+    def wants_drafter(self) -> bool:
+        """Whether the request leaves room for a drafter at all."""
+        return self.request.drafter != "none" and self.request.num_speculative_tokens != 0
+
+    def awaits_verdict(self, item: VerdictItem) -> bool:
+        """Whether the item answers the outstanding step; anything else is stale or invented."""
+        return (
+            self.phase is Phase.VERIFYING
+            and item.epoch == self.verify_epoch
+            and item.context_len == self.context_len
+            and 0 <= item.num_accepted <= len(self.proposal)
+        )
+
+    def take_verdict(self, item: VerdictItem) -> Commit:
+        """Commit what the verdict decided, up to the end of the output."""
+        decided = (*self.proposal[: item.num_accepted], item.next_token)
+        context_len = self.context_len
+        request = self.request
+        kept, finish_reason = cut_at_end(decided, context_len, request.max_context_tokens, request.stop_token_ids)
+        self.tokens.extend(kept)
+        commit = Commit(
+            request=request.request,
+            context_len=context_len,
+            tokens=kept,
+            num_drafted=len(self.proposal),
+            num_accepted=min(item.num_accepted, len(kept)),
+            finish_reason=finish_reason,
+        )
+        self.proposal = ()
+        self.outstanding = None
+        self.num_resends = 0
+        return commit
+
+    def offer(self, item: ProposalItem) -> bool:
+        """Take a proposal if this round waits for it; hold it if its verdict is still under way; else drop it."""
+        if item.epoch != self.epoch:
+            return False
+        if self.phase is Phase.VERIFYING and item.context_len > self.context_len:
+            self.held = item
+            return False
+        if self.phase is not Phase.DRAFTING or item.context_len != self.context_len:
+            return False
+        self.proposal = self.clip(item.tokens)
+        self.held = None
+        return True
+
+    def clip(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
+        """No more than was asked for, and no more than the output has room for."""
+        room = room_for_proposal(self.context_len, self.request.max_context_tokens)
+        return tuple(tokens[: min(room, self.asked_lookahead)])

@@ -1,0 +1,290 @@
+"""The verifier's side of a round: queue what the routers send, step, answer; one loop on one thread.
+
+A step is `plan, run, publish`. It runs inline: while it does, frames wait in the sockets, and all
+that came in meanwhile is merged into the next step. Deltas leave before the verdicts they belong
+to, since a drafter has more to do than a router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from deployments.link import Link, LinkClosed
+from deployments.messages import (
+    Close,
+    Delta,
+    DeltaItem,
+    Message,
+    Need,
+    Open,
+    Refusal,
+    SessionId,
+    Verdict,
+    VerdictItem,
+    Verify,
+    VerifyItem,
+)
+from deployments.verifier.engine import Chunk, Outcome, VerifierEngine
+from deployments.verifier.scheduler import Pending, StepBudget, plan_step
+from deployments.verifier.session import Session, valid_prefix
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierSettings:
+    """Bounds of a verifier. `max_delta_tokens` is the longest catch-up that one message carries."""
+
+    max_step_tokens: int = 512
+    max_step_sessions: int = 128
+    max_waiting_sessions: int = 1024
+    max_delta_tokens: int = 1024
+
+
+class VerifierService:
+    """An Endpoint for links from routers and to drafters."""
+
+    def __init__(self, engine: VerifierEngine, settings: VerifierSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._budget = StepBudget(max_tokens=settings.max_step_tokens, max_sessions=settings.max_step_sessions)
+        self._sessions: dict[SessionId, Session] = {}
+        self._queue: deque[Session] = deque()
+        self._active: dict[SessionId, Session] = {}
+        self._drafters: dict[str, Link] = {}
+        self._work = asyncio.Event()
+        self.num_steps = 0
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions that are open or wait for room."""
+        return len(self._sessions)
+
+    # -- Endpoint -----------------------------------------------------------------------------
+
+    def link_opened(self, link: Link) -> None:
+        """A router, or a drafter that deltas can go to from now on."""
+        if link.role == "drafter":
+            self._drafters[link.peer] = link
+
+    def link_closed(self, link: Link) -> None:
+        """A router that is gone takes its sessions along; a drafter that is gone holds nothing any more."""
+        if link.role == "drafter":
+            if self._drafters.get(link.peer) is link:
+                del self._drafters[link.peer]
+                for session in self._sessions.values():
+                    session.sent_len.pop(link.peer, None)
+            return
+        for session in [s for s in self._sessions.values() if s.link is link]:
+            self._close(session)
+
+    def received(self, link: Link, message: Message) -> None:
+        """Queue one message for the next step, or answer it at once."""
+        match message:
+            case Verify():
+                for item in message.items:
+                    self._on_verify(link, item)
+            case Open():
+                self._on_open(link, message)
+            case Close():
+                session = self._sessions.get(message.session)
+                if session is not None and session.link is link and message.epoch >= session.epoch:
+                    self._close(session)
+            case Need():
+                self._on_need(link, message)
+            case _:
+                raise ValueError(f"a verifier does not take {type(message).__name__} from a {link.role}")
+
+    async def run(self) -> None:
+        """Step while there is work, until cancelled."""
+        while True:
+            await self._work.wait()
+            self._admit()
+            chunks = plan_step([self._pending(s) for s in self._active.values()], self._budget)
+            if not chunks:
+                self._work.clear()
+                continue
+            started_s = time.perf_counter()
+            outcomes = self._engine.step(chunks)
+            self.num_steps += 1
+            self._publish(chunks, outcomes, (time.perf_counter() - started_s) * 1e3)
+            # The first turn of the loop polls the sockets, the second runs what they brought.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    # -- what routers ask ---------------------------------------------------------------------
+
+    def _on_open(self, link: Link, message: Open) -> None:
+        earlier = self._sessions.get(message.session)
+        if earlier is not None:
+            if earlier.link is link and earlier.epoch == message.epoch:
+                self._repeat(earlier)
+                return
+            self._close(earlier)
+        refusal = self._objection(message)
+        if refusal is not None:
+            self._send(link, refusal)
+            return
+        session = Session(
+            id=message.session,
+            link=link,
+            opened=message,
+            epoch=message.epoch,
+            tokens=list(message.tokens),
+            drafter=message.drafter,
+            lookahead=message.lookahead,
+        )
+        self._sessions[session.id] = session
+        self._queue.append(session)
+        self._work.set()
+
+    def _objection(self, message: Open) -> Refusal | None:
+        if len(valid_prefix(message.tokens, self._engine.vocab_size)) < max(1, len(message.tokens)):
+            detail = f"token ids must be between 0 and {self._engine.vocab_size - 1}"
+            return Refusal(session=message.session, epoch=message.epoch, reason="invalid", detail=detail)
+        if message.max_context_tokens > self._engine.max_context_tokens:
+            detail = f"a context of {message.max_context_tokens} tokens, room for {self._engine.max_context_tokens}"
+            return Refusal(session=message.session, epoch=message.epoch, reason="no_capacity", detail=detail)
+        if len(self._queue) >= self._settings.max_waiting_sessions:
+            detail = f"{len(self._queue)} sessions wait for room already"
+            return Refusal(session=message.session, epoch=message.epoch, reason="no_capacity", detail=detail)
+        return None
+
+    def _on_verify(self, link: Link, item: VerifyItem) -> None:
+        session = self._sessions.get(item.session)
+        if session is None or session.link is not link:
+            self._refuse(link, item, "unknown_session")
+        elif item.epoch < session.epoch:
+            logger.debug("session %x: a Verify of epoch %s is stale", item.session, item.epoch)
+        elif item.context_len == session.context_len and not session.is_ended:
+            session.take_verify(item, self._engine.vocab_size)
+            self._active[session.id] = session
+            self._work.set()
+        elif session.last_verdict is not None and item.context_len == session.last_verdict.context_len:
+            session.epoch = item.epoch
+            self._repeat(session)
+        else:
+            self._refuse(link, item, "out_of_step")
+
+    def _repeat(self, session: Session) -> None:
+        """Answer a repeated question with the stored verdict; with none stored, the step is still to come."""
+        if session.last_verdict is not None and not session.wants_verify:
+            stored = session.last_verdict
+            has_go_ahead = stored.has_go_ahead and stored.epoch == session.epoch
+            item = msgspec.structs.replace(stored, epoch=session.epoch, has_go_ahead=has_go_ahead)
+            self._send(session.link, self._verdict([item], 0.0, 0))
+
+    def _refuse(self, link: Link, item: VerifyItem, reason: str) -> None:
+        known = "unknown_session" if reason == "unknown_session" else "out_of_step"
+        self._send(link, Refusal(session=item.session, epoch=item.epoch, reason=known))
+
+    def _close(self, session: Session) -> None:
+        del self._sessions[session.id]
+        self._active.pop(session.id, None)
+        if session in self._queue:
+            self._queue.remove(session)
+        else:
+            self._engine.close(session.id)
+        self._work.set()  # others may have waited for the room
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Open waiting sessions, oldest first, while they fit."""
+        while self._queue and self._engine.can_open(self._queue[0].opened.max_context_tokens):
+            session = self._queue.popleft()
+            self._engine.open(session.id, session.opened.params, session.opened.max_context_tokens)
+            self._active[session.id] = session
+
+    def _pending(self, session: Session) -> Pending:
+        return Pending(
+            session=session.id,
+            computed_len=session.computed_len,
+            tokens=session.tokens,
+            proposal=session.proposal,
+            wants_verify=session.wants_verify,
+        )
+
+    def _publish(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome], step_ms: float) -> None:
+        """Write down what the step decided and tell drafters and routers: one message each."""
+        verdicts: dict[Link, list[VerdictItem]] = {}
+        deltas: dict[str, list[DeltaItem]] = {}
+        remaining = iter(outcomes)
+        for chunk in chunks:
+            session = self._active[chunk.session]
+            if chunk.is_partial:
+                session.computed_len = chunk.start + len(chunk.tokens)
+                self._add_delta(session, deltas, is_go_ahead=False)
+                continue
+            outcome = next(remaining)
+            session.decide(outcome.num_accepted, outcome.next_token)
+            del self._active[session.id]
+            has_go_ahead = self._add_delta(session, deltas, is_go_ahead=True)
+            assert session.last_verdict is not None
+            item = msgspec.structs.replace(session.last_verdict, has_go_ahead=has_go_ahead)
+            session.last_verdict = item
+            verdicts.setdefault(session.link, []).append(item)
+        for peer, delta_items in deltas.items():
+            self._send(self._drafters[peer], Delta(items=tuple(delta_items)))
+        num_tokens = sum(len(chunk.tokens) for chunk in chunks)
+        for link, items in verdicts.items():
+            self._send(link, self._verdict(items, step_ms, num_tokens))
+
+    def _verdict(self, items: Sequence[VerdictItem], step_ms: float, num_tokens: int) -> Verdict:
+        return Verdict(
+            items=tuple(items),
+            step_ms=step_ms,
+            num_step_tokens=num_tokens,
+            num_waiting=len(self._queue),
+            kv_usage=self._engine.kv_usage,
+        )
+
+    # -- what drafters need -------------------------------------------------------------------
+
+    def _add_delta(self, session: Session, deltas: dict[str, list[DeltaItem]], *, is_go_ahead: bool) -> bool:
+        """Add what the session's drafter lacks, at most one slice of it; whether that lets it begin to draft."""
+        if session.drafter not in self._drafters or session.next_lookahead == 0:
+            return False
+        have_len = session.sent_len.get(session.drafter, 0)
+        stop = min(session.computed_len, have_len + self._settings.max_delta_tokens)
+        is_complete = is_go_ahead and stop == session.computed_len
+        session.sent_len[session.drafter] = stop
+        deltas.setdefault(session.drafter, []).append(
+            DeltaItem(
+                session=session.id,
+                epoch=session.epoch,
+                context_len=stop + 1,
+                last_token=session.tokens[stop],
+                lookahead=session.next_lookahead if is_complete else 0,
+                ranges=self._engine.shadow(session.id, have_len, stop),
+                hidden=self._engine.hidden(session.id) if is_complete else b"",
+            )
+        )
+        return is_complete
+
+    def _on_need(self, link: Link, need: Need) -> None:
+        """A drafter missed something: send it again, with the go-ahead if the round still waits for it."""
+        session = self._sessions.get(need.session)
+        if session is None or session.epoch != need.epoch or session.drafter != link.peer:
+            return
+        session.sent_len[link.peer] = max(0, min(need.have_len, session.computed_len))
+        if session.wants_verify or session.last_verdict is None:
+            return
+        deltas: dict[str, list[DeltaItem]] = {}
+        self._add_delta(session, deltas, is_go_ahead=True)
+        for items in deltas.values():
+            self._send(link, Delta(items=tuple(items)))
+
+    def _send(self, link: Link, message: Message) -> None:
+        """Send, or leave it: what a closed link's peer had is dropped when `link_closed` comes."""
+        try:
+            link.send(message)
+        except LinkClosed:
+            logger.debug("%s is gone, %s not sent", link.peer, type(message).__name__)

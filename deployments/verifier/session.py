@@ -1,0 +1,76 @@
+"""What a verifier knows of one session. All of it can be rebuilt from the router's committed tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from deployments.link import Link
+from deployments.messages import Epoch, Open, SessionId, Token, VerdictItem, VerifyItem
+from deployments.policy.limits import cut_at_end, room_for_proposal
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A placed session: its tokens so far, how many of them are computed, and what it is asked for."""
+
+    id: SessionId
+    link: Link
+    opened: Open
+    epoch: Epoch
+    tokens: list[Token]
+    drafter: str
+    lookahead: int
+    computed_len: int = 0
+    proposal: tuple[Token, ...] = ()
+    wants_verify: bool = True
+    last_verdict: VerdictItem | None = None
+    is_ended: bool = False
+    sent_len: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def context_len(self) -> int:
+        """How many tokens are committed, prompt included."""
+        return len(self.tokens)
+
+    def take_verify(self, item: VerifyItem, vocab_size: int) -> None:
+        """Make the proposal part of the next step; what comes after a token that is no token is not looked at."""
+        self.epoch = item.epoch
+        self.drafter = item.drafter
+        self.lookahead = item.lookahead
+        room = room_for_proposal(self.context_len, self.opened.max_context_tokens)
+        self.proposal = valid_prefix(item.tokens[:room], vocab_size)
+        self.wants_verify = True
+
+    def decide(self, num_accepted: int, next_token: Token) -> None:
+        """Commit what the step decided. The session rests until the router asks again."""
+        decided = (*self.proposal[:num_accepted], next_token)
+        opened = self.opened
+        _, finish_reason = cut_at_end(decided, self.context_len, opened.max_context_tokens, opened.stop_token_ids)
+        self.is_ended = finish_reason is not None
+        self.last_verdict = VerdictItem(
+            session=self.id,
+            epoch=self.epoch,
+            context_len=self.context_len,
+            num_accepted=num_accepted,
+            next_token=next_token,
+        )
+        self.tokens.extend(decided)
+        self.computed_len = self.context_len - 1
+        self.proposal = ()
+        self.wants_verify = False
+
+    @property
+    def next_lookahead(self) -> int:
+        """How many tokens a drafter shall draft now, no more than the output has room for."""
+        if self.is_ended or not self.drafter:
+            return 0
+        return min(self.lookahead, room_for_proposal(self.context_len, self.opened.max_context_tokens))
+
+
+def valid_prefix(tokens: Sequence[Token], vocab_size: int) -> tuple[Token, ...]:
+    """The tokens up to the first that is outside the vocabulary."""
+    for index, token in enumerate(tokens):
+        if not 0 <= token < vocab_size:
+            return tuple(tokens[:index])
+    return tuple(tokens)
