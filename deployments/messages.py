@@ -22,6 +22,8 @@ PROTOCOL_VERSION = 1
 Role = Literal["ingress", "router", "verifier", "drafter"]
 DrafterName = Literal["auto", "mtp", "none"]
 FinishReason = Literal["stop", "length"]
+FailureCode = Literal["overloaded", "unavailable", "invalid"]
+RefusalReason = Literal["unknown_session", "out_of_step", "no_capacity", "invalid"]
 LayerType = Literal["sliding_attention", "full_attention"]
 Token = int
 SessionId = int
@@ -126,7 +128,7 @@ class Failure(Record):
     """A request that cannot go on, as far as this router is concerned."""
 
     request: str
-    code: Literal["overloaded", "unavailable", "invalid"]
+    code: FailureCode
     detail: str
 
 
@@ -226,7 +228,7 @@ class Refusal(Record):
 
     session: SessionId
     epoch: Epoch
-    reason: Literal["unknown_session", "out_of_step", "no_capacity", "invalid"]
+    reason: RefusalReason
     detail: str = ""
 
 

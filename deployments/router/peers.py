@@ -1,14 +1,21 @@
-"""What the router keeps about each verifier and drafter it is linked to."""
+"""The router's verifiers, drafters and ingresses, and which session is placed where."""
 
 from __future__ import annotations
 
+import itertools
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from deployments.link import Link
-from deployments.messages import SessionId
+from deployments.link import Link, LinkClosed
+from deployments.messages import Attach, Close, Detach, Epoch, Message, SessionId
+from deployments.policy.placement import least_loaded
+from deployments.router.session import Session
+
+logger = logging.getLogger(__name__)
 
 MAX_STEPS_AT_VERIFIER = 2
-"""One step that runs and one queued behind it, so that the verifier never idles; more would only freeze the batch early."""
+"""One step that runs and one queued behind it: the verifier never idles, and no batch is frozen earlier than needed."""
 
 
 @dataclass(slots=True)
@@ -46,3 +53,69 @@ class VerifierPeer:
         self.sessions.discard(session)
         self.ready.pop(session, None)
         self.settle(session)
+
+
+class Peers:
+    """Everybody this router is linked to. Every change of a session's placement makes a new epoch."""
+
+    def __init__(self, instance: int) -> None:
+        self.verifiers: dict[str, VerifierPeer] = {}
+        self.drafters: dict[str, DrafterPeer] = {}
+        self.ingresses: dict[str, Link] = {}
+        self._instance = instance
+        self._epochs = itertools.count(1)
+
+    def next_epoch(self) -> Epoch:
+        """An epoch that is larger than all of this router's before."""
+        return (self._instance, next(self._epochs))
+
+    def join_verifier(self, session: Session, avoid: Collection[str] = ()) -> VerifierPeer | None:
+        """Put the session on the verifier with the fewest sessions; None when there is none at all."""
+        name = least_loaded({peer: len(verifier.sessions) for peer, verifier in self.verifiers.items()}, avoid)
+        if name is None:
+            return None
+        session.verifier = name
+        self.verifiers[name].sessions.add(session.id)
+        return self.verifiers[name]
+
+    def leave_verifier(self, session: Session) -> VerifierPeer | None:
+        """Take the session off its verifier; returns the one it was on."""
+        verifier = self.verifiers.get(session.verifier)
+        session.verifier = ""
+        if verifier is None or session.id not in verifier.sessions:
+            return None
+        verifier.forget(session.id)
+        send(verifier.link, Close(session=session.id, epoch=session.epoch))
+        return verifier
+
+    def change_drafter(self, session: Session, *, keep: bool = False) -> None:
+        """Attach the session to a drafter (the one it has, with `keep`) under a new epoch."""
+        kept = session.drafter if keep and session.drafter in self.drafters else ""
+        if not kept:
+            self.leave_drafter(session)
+        session.epoch = self.next_epoch()
+        session.held = None
+        if not session.wants_drafter:
+            return
+        name = kept or least_loaded({peer: len(drafter.sessions) for peer, drafter in self.drafters.items()})
+        if name is None:
+            return
+        session.drafter = name
+        self.drafters[name].sessions.add(session.id)
+        send(self.drafters[name].link, Attach(session=session.id, epoch=session.epoch, params=session.request.params))
+
+    def leave_drafter(self, session: Session) -> None:
+        """Detach the session from its drafter, if it has one."""
+        drafter = self.drafters.get(session.drafter)
+        session.drafter = ""
+        if drafter is not None:
+            drafter.sessions.discard(session.id)
+            send(drafter.link, Detach(session=session.id, epoch=session.epoch))
+
+
+def send(link: Link, message: Message) -> None:
+    """Send, or leave it: a closed link's sessions are moved when `link_closed` comes."""
+    try:
+        link.send(message)
+    except LinkClosed:
+        logger.debug("%s is gone, %s not sent", link.peer, type(message).__name__)

@@ -25,6 +25,7 @@ from deployments.messages import (
     Need,
     Open,
     Refusal,
+    RefusalReason,
     SessionId,
     Verdict,
     VerdictItem,
@@ -181,9 +182,8 @@ class VerifierService:
             item = msgspec.structs.replace(stored, epoch=session.epoch, has_go_ahead=has_go_ahead)
             self._send(session.link, self._verdict([item], 0.0, 0))
 
-    def _refuse(self, link: Link, item: VerifyItem, reason: str) -> None:
-        known = "unknown_session" if reason == "unknown_session" else "out_of_step"
-        self._send(link, Refusal(session=item.session, epoch=item.epoch, reason=known))
+    def _refuse(self, link: Link, item: VerifyItem, reason: RefusalReason) -> None:
+        self._send(link, Refusal(session=item.session, epoch=item.epoch, reason=reason))
 
     def _close(self, session: Session) -> None:
         del self._sessions[session.id]

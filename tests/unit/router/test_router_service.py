@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from deployments.messages import (
     Attach,
     Cancel,
@@ -24,7 +25,6 @@ from deployments.messages import (
     VerifyItem,
 )
 from deployments.router.service import RouterService, RouterSettings
-
 from tests.support.fake_link import FakeLink
 
 PROMPT = (5, 6, 7)

@@ -1,0 +1,195 @@
+"""Rounds: open -> (verdict -> commit -> proposal -> verify)*, for all sessions of a router.
+
+One Verify per verifier and step and one Commits per ingress and step carry all sessions that are
+ready. While a verifier has two steps to do, what becomes ready waits here and goes together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from deployments.messages import Commit, Commits, Open, Proposal, SessionId, Verdict, VerdictItem, Verify, VerifyItem
+from deployments.policy import lookahead as lookahead_policy
+from deployments.policy.limits import room_for_proposal
+from deployments.router.peers import Peers, VerifierPeer, send
+from deployments.router.session import Phase, Session
+from deployments.router.stats import RouterStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """Bounds and deadlines of a router; seconds and tokens."""
+
+    max_sessions: int = 256
+    num_speculative_tokens: int = 4
+    max_speculative_tokens: int = 16
+    proposal_timeout_s: float = 1.0
+    verify_timeout_s: float = 30.0
+    placement_timeout_s: float = 30.0
+
+
+class Rounds:
+    """Drives every session from one phase to the next. `on_end` is told of sessions whose output is complete."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        peers: Peers,
+        sessions: dict[SessionId, Session],
+        clock: Callable[[], float],
+        on_end: Callable[[Session], None],
+    ) -> None:
+        self._settings = settings
+        self._peers = peers
+        self._sessions = sessions
+        self._clock = clock
+        self._on_end = on_end
+        self._commits: dict[str, list[Commit]] = {}
+        self.stats = RouterStats()
+
+    def open(self, session: Session, avoid: Collection[str] = ()) -> None:
+        """Place a session, new or moved, from its committed tokens; with no verifier there it waits for one."""
+        self.leave(session)
+        session.proposal, session.held = (), None
+        verifier = self._peers.join_verifier(session, avoid)
+        if verifier is None:
+            if session.phase is not Phase.WAITING or session.deadline_s == 0.0:
+                session.phase = Phase.WAITING
+                session.deadline_s = self._clock() + self._settings.placement_timeout_s
+            return
+        self._peers.change_drafter(session, keep=True)
+        opening = Open(
+            session=session.id,
+            epoch=session.epoch,
+            tokens=tuple(session.tokens),
+            max_context_tokens=session.request.max_context_tokens,
+            params=session.request.params,
+            stop_token_ids=session.request.stop_token_ids,
+            drafter=session.drafter,
+            lookahead=self._ask_lookahead(session),
+        )
+        session.round_started_s = 0.0
+        self._await_verdict(session, opening)
+        send(verifier.link, opening)
+
+    def leave(self, session: Session) -> None:
+        """Take a session off its verifier, which may let others go ahead."""
+        if (verifier := self._peers.leave_verifier(session)) is not None:
+            self.pump(verifier)
+
+    def on_verdict(self, verifier: VerifierPeer, verdict: Verdict) -> None:
+        """Commit what a step decided and begin the next round of each of its sessions."""
+        verifier.kv_usage, verifier.num_waiting = verdict.kv_usage, verdict.num_waiting
+        for item in verdict.items:
+            session = self._sessions.get(item.session)
+            if session is not None and item.session in verifier.sessions and session.awaits_verdict(item):
+                verifier.settle(item.session)
+                self._commit(session, item, verdict.step_ms / 1e3)
+        for peer, commits in self._commits.items():
+            if link := self._peers.ingresses.get(peer):
+                send(link, Commits(items=tuple(commits)))
+        self._commits.clear()
+        self.pump(verifier)
+
+    def on_proposal(self, proposal: Proposal) -> None:
+        """Take the proposals that are waited for, and let their verifiers go ahead."""
+        verifiers: dict[str, None] = {}
+        for item in proposal.items:
+            session = self._sessions.get(item.session)
+            if session is None:
+                continue
+            session.draft_s = proposal.draft_ms / 1e3
+            if session.offer(item):
+                self._take_proposal(session)
+                verifiers[session.verifier] = None
+        for name in verifiers:
+            self.pump(self._peers.verifiers[name])
+
+    def on_miss(self, session: Session) -> None:
+        """The proposal did not come in time: the round goes ahead without it."""
+        session.patience = lookahead_policy.after_miss(session.patience)
+        self.stats.num_missed_proposals += 1
+        self.go_without_proposal(session)
+
+    def go_without_proposal(self, session: Session) -> None:
+        """This round has lookahead 0."""
+        session.proposal = ()
+        self.make_ready(session)
+        self.pump(self._peers.verifiers[session.verifier])
+
+    def make_ready(self, session: Session) -> None:
+        """The session takes part in its verifier's next step, unless its reader is slow."""
+        session.phase = Phase.READY
+        ready = self._peers.verifiers[session.verifier].ready
+        if session.is_paused:
+            ready.pop(session.id, None)
+        else:
+            ready[session.id] = None
+
+    def pump(self, verifier: VerifierPeer) -> None:
+        """Send what is ready, all of it in one message, while the verifier has room for one more step."""
+        if not verifier.ready or not verifier.has_room:
+            return
+        sessions = [self._sessions[session_id] for session_id in verifier.ready]
+        verifier.ready.clear()
+        verifier.steps.append({session.id for session in sessions})
+        self.stats.num_verify_messages += 1
+        send(verifier.link, Verify(items=tuple(self._verify_item(session) for session in sessions)))
+
+    def _commit(self, session: Session, item: VerdictItem, verify_s: float) -> None:
+        now_s = self._clock()
+        if session.proposal and session.round_started_s:
+            self.stats.add_round(now_s - session.round_started_s, verify_s, session.draft_s)
+        commit = session.take_verdict(item)
+        self._commits.setdefault(session.ingress.peer, []).append(commit)
+        if commit.finish_reason is not None:
+            self._on_end(session)
+            return
+        session.round_started_s = now_s
+        if not item.has_go_ahead or item.epoch != session.epoch:
+            self.make_ready(session)
+            return
+        session.phase = Phase.DRAFTING
+        session.deadline_s = now_s + self._settings.proposal_timeout_s
+        if session.held is not None and session.offer(session.held):
+            self._take_proposal(session)
+
+    def _take_proposal(self, session: Session) -> None:
+        session.patience = lookahead_policy.after_proposal()
+        self.make_ready(session)
+
+    def _verify_item(self, session: Session) -> VerifyItem:
+        if not session.drafter and session.wants_drafter and self._peers.drafters:
+            self._peers.change_drafter(session)
+        item = VerifyItem(
+            session=session.id,
+            epoch=session.epoch,
+            context_len=session.context_len,
+            tokens=session.proposal,
+            lookahead=self._ask_lookahead(session),
+            drafter=session.drafter,
+        )
+        self._await_verdict(session, item)
+        return item
+
+    def _ask_lookahead(self, session: Session) -> int:
+        """The lookahead of the round after the one that is being sent."""
+        lookahead = 0
+        if session.drafter:
+            lookahead = lookahead_policy.lookahead_for(
+                session.request.num_speculative_tokens,
+                self._settings.num_speculative_tokens,
+                self._settings.max_speculative_tokens,
+                session.patience,
+            )
+            session.patience = lookahead_policy.after_skipped_round(session.patience)
+        room = room_for_proposal(session.context_len + 1, session.request.max_context_tokens)
+        session.asked_lookahead = min(lookahead, room)
+        return session.asked_lookahead
+
+    def _await_verdict(self, session: Session, asked: Open | VerifyItem) -> None:
+        session.phase = Phase.VERIFYING
+        session.outstanding = asked
+        session.verify_epoch = session.epoch
+        session.deadline_s = self._clock() + self._settings.verify_timeout_s
