@@ -1,0 +1,107 @@
+"""One forward pass of the unchanged transformers model over a packed batch of chunks.
+
+Shapes: T packed tokens, R rows that need logits, C chunks, V vocabulary, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from deployments.verifier.attention import IMPLEMENTATION, Group, Span, group_spans
+from deployments.verifier.engine import Chunk
+from deployments.verifier.kv_cache import BlockTables, KvPools
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What a pass computed at the rows of interest, chunk after chunk in the caller's order."""
+
+    logits_RV: torch.Tensor  # the last 1 + num_drafted positions of each chunk that is not partial
+    hidden_RH: torch.Tensor  # state after the final norm at the same positions
+    partial_hidden_CH: torch.Tensor  # the same at the last position of each partial chunk
+
+
+class ModelRunner:
+    """Packs chunks, runs the model over the paged cache, and keeps the rows that decide something."""
+
+    def __init__(self, model: PreTrainedModel, tables: BlockTables, pools: KvPools) -> None:
+        model.set_attn_implementation(IMPLEMENTATION)
+        self._model = model
+        self._tables = tables
+        self._pools = pools
+        self._device = tables.blocks_RM.device
+        self._hidden_1TH: torch.Tensor | None = None
+        model.get_decoder().register_forward_hook(self._keep_hidden)
+
+    @torch.inference_mode()
+    def forward(self, chunks: Sequence[Chunk]) -> Output:
+        """Run the chunks and write their KV entries; the sessions' computed lengths stay as they are."""
+        spans = [
+            Span(row=self._tables.row(chunk.session), start=chunk.start, num_tokens=len(chunk.tokens))
+            for chunk in chunks
+        ]
+        grouping = group_spans(spans)
+        order = [i for group in grouping for i in group]
+        firsts = _first_tokens(chunks, order)
+        groups: list[Group] = []
+        for members in grouping:
+            groups.append(Group([spans[i] for i in members], firsts[members[0]], self._tables, self._model.dtype))
+        rows, partial_rows = _rows_of_interest(chunks, firsts)
+        token_ids = [token for i in order for token in chunks[i].tokens]
+        positions = [p for i in order for p in range(spans[i].start, spans[i].stop)]
+        table_rows = [spans[i].row for i in order for _ in range(spans[i].num_tokens)]
+        packed_3T = torch.tensor([token_ids, positions, table_rows], device=self._device)
+        self._pools.begin_step(self._slots(packed_3T[1], packed_3T[2]))
+        logits_1RV = self._model(
+            input_ids=packed_3T[0:1],
+            position_ids=packed_3T[1:2],
+            past_key_values=self._pools,
+            use_cache=True,
+            logits_to_keep=torch.tensor(rows, dtype=torch.int64, device=self._device),
+            groups=groups,
+        ).logits
+        hidden_TH = self._take_hidden()
+        return Output(
+            logits_RV=logits_1RV[0],
+            hidden_RH=hidden_TH[rows],
+            partial_hidden_CH=hidden_TH[partial_rows],
+        )
+
+    def _slots(self, positions_T: torch.Tensor, rows_T: torch.Tensor) -> torch.Tensor:
+        size = self._tables.block_size
+        return self._tables.blocks_RM[rows_T, positions_T // size] * size + positions_T % size
+
+    def _keep_hidden(self, _module: torch.nn.Module, _args: object, output: object) -> None:
+        self._hidden_1TH = output.last_hidden_state  # type: ignore[attr-defined]
+
+    def _take_hidden(self) -> torch.Tensor:
+        assert self._hidden_1TH is not None, "the decoder did not run"
+        hidden_TH, self._hidden_1TH = self._hidden_1TH[0], None
+        return hidden_TH
+
+
+def _first_tokens(chunks: Sequence[Chunk], order: Sequence[int]) -> list[int]:
+    """Where each chunk's tokens begin in the packed row, by the caller's index."""
+    firsts = [0] * len(chunks)
+    first = 0
+    for i in order:
+        firsts[i] = first
+        first += len(chunks[i].tokens)
+    return firsts
+
+
+def _rows_of_interest(chunks: Sequence[Chunk], firsts: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Packed rows that decide a token, and the last row of each partial chunk."""
+    rows: list[int] = []
+    partial_rows: list[int] = []
+    for chunk, first in zip(chunks, firsts, strict=True):
+        stop = first + len(chunk.tokens)
+        if chunk.is_partial:
+            partial_rows.append(stop - 1)
+        else:
+            rows.extend(range(stop - 1 - chunk.num_drafted, stop))
+    return rows, partial_rows

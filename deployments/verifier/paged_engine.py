@@ -1,0 +1,220 @@
+"""The verifier engine: chunks in, decided tokens out, over one target and its paged KV cache.
+
+Shapes: R rows that decide a token, V vocabulary, H hidden size, P positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from deployments.decoding.acceptance import accept
+from deployments.decoding.rows import SamplingRows
+from deployments.decoding.sampling import choose
+from deployments.messages import KvRange, SamplingParams, SessionId, Token
+from deployments.models.loading import ShadowSpec, Target, kv_shape, shadow_spec
+from deployments.verifier.engine import Chunk, Outcome
+from deployments.verifier.kv_cache import BlockTables, KvPools
+from deployments.verifier.model_runner import ModelRunner, Output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLimits:
+    """How much the engine holds at once. `num_kv_tokens` entries are shared by all open sessions.
+
+    Every session reserves its longest context plus `max_lookahead` entries when it opens.
+    """
+
+    max_context_tokens: int
+    num_kv_tokens: int
+    max_sessions: int = 64
+    max_lookahead: int = 16
+    block_size: int = 16
+
+
+@dataclass(slots=True)
+class _Session:
+    params: SamplingParams
+    max_context_tokens: int
+    hidden_H: torch.Tensor | None = None
+    hidden_len: int = 0  # the computed length that hidden_H belongs to
+
+
+class PagedEngine:
+    """Implements `VerifierEngine`; single-threaded, `step` blocks until the pass is done."""
+
+    def __init__(self, target: Target, limits: CacheLimits) -> None:
+        _check(limits, target)
+        model, text_config = target.model, target.text_config
+        device = str(model.device)
+        num_blocks = -(-limits.num_kv_tokens // limits.block_size)
+        self._limits = limits
+        self._vocab_size: int = text_config.vocab_size
+        self._tables = BlockTables(
+            num_blocks=num_blocks,
+            block_size=limits.block_size,
+            max_sessions=limits.max_sessions,
+            max_session_tokens=limits.max_context_tokens + limits.max_lookahead,
+            device=device,
+        )
+        num_own_layers = text_config.num_hidden_layers - (getattr(text_config, "num_kv_shared_layers", 0) or 0)
+        self._pools = KvPools(
+            layer_shapes={layer: kv_shape(text_config, layer) for layer in range(num_own_layers)},
+            num_slots=(num_blocks + 1) * limits.block_size,
+            dtype=model.dtype,
+            device=device,
+        )
+        self._runner = ModelRunner(model, self._tables, self._pools)
+        self._spec: ShadowSpec | None = None
+        self._config = text_config
+        self._dtype = model.dtype
+        self._sessions: dict[SessionId, _Session] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are in [0, vocab_size)."""
+        return self._vocab_size
+
+    @property
+    def max_context_tokens(self) -> int:
+        """The longest context a single session may have."""
+        return self._limits.max_context_tokens
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV cache that open sessions have reserved, 0 to 1."""
+        return self._tables.usage
+
+    def can_open(self, max_context_tokens: int) -> bool:
+        """Whether a session that may grow to this length fits beside those that are open."""
+        fits = max_context_tokens <= self._limits.max_context_tokens
+        return fits and self._tables.has_room(max_context_tokens + self._limits.max_lookahead)
+
+    def open(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
+        """Reserve room for a session; ValueError when there is none."""
+        if max_context_tokens > self._limits.max_context_tokens:
+            raise ValueError(
+                f"a context of {max_context_tokens} tokens is over this verifier's {self._limits.max_context_tokens}; "
+                "ask for fewer, or raise max_context_tokens"
+            )
+        self._tables.reserve(session, max_context_tokens + self._limits.max_lookahead)
+        self._sessions[session] = _Session(params, max_context_tokens)
+
+    def close(self, session: SessionId) -> None:
+        """Free a session's room. Idempotent."""
+        self._sessions.pop(session, None)
+        self._tables.release(session)
+
+    def rollback(self, session: SessionId, computed_len: int) -> None:
+        """Forget cache entries from `computed_len` on. Idempotent."""
+        if computed_len < self._tables.computed_len(session):
+            self._tables.set_computed_len(session, computed_len)
+
+    def step(self, chunks: Sequence[Chunk]) -> list[Outcome]:
+        """Run one forward pass over the packed chunks; one outcome per chunk that is not partial, in order."""
+        self._check_chunks(chunks)
+        output = self._runner.forward(chunks)
+        deciding = [chunk for chunk in chunks if not chunk.is_partial]
+        outcomes = self._decide(deciding, output)
+        self._commit(chunks, outcomes, output)
+        return outcomes
+
+    def shadow(self, session: SessionId, start: int, stop: int) -> tuple[KvRange, ...]:
+        """Entries [start, stop) of the shadow layers; the sliding layer's begin at its window before `stop`."""
+        assert 0 <= start <= stop <= self._tables.computed_len(session), "a shadow ends at the computed length"
+        spec = self._shadow_spec()
+        ranges = []
+        for layer in spec.layers.values():
+            is_sliding = layer.layer_type == "sliding_attention"
+            first = max(start, stop - spec.sliding_window) if is_sliding else start
+            keys, values = self._pools.read(layer.index, self._tables.slots(session, first, stop))
+            ranges.append(
+                KvRange(
+                    layer_type=layer.layer_type, start=first, stop=stop, keys=_to_bytes(keys), values=_to_bytes(values)
+                )
+            )
+        return tuple(ranges)
+
+    def hidden(self, session: SessionId) -> bytes:
+        """The target's state after the final norm at the last computed position, shape (H,), as raw bytes."""
+        state = self._sessions[session]
+        assert state.hidden_H is not None, f"session {session} has computed nothing yet"
+        assert state.hidden_len == self._tables.computed_len(session), "a rollback since the last step took the state"
+        return _to_bytes(state.hidden_H)
+
+    def check_integrity(self) -> None:
+        """Assert that the cache's books balance; for tests and idle moments, as it reads whole tables."""
+        assert all(session in self._tables for session in self._sessions)
+        self._tables.check_integrity()
+        self._pools.check_integrity(self._limits.block_size)
+
+    def _shadow_spec(self) -> ShadowSpec:
+        if self._spec is None:
+            self._spec = shadow_spec(self._config, dtype=self._dtype)
+        return self._spec
+
+    def _check_chunks(self, chunks: Sequence[Chunk]) -> None:
+        assert chunks, "a step has at least one chunk"
+        assert len({chunk.session for chunk in chunks}) == len(chunks), "one chunk per session and step"
+        for chunk in chunks:
+            state = self._sessions[chunk.session]
+            stop = chunk.start + len(chunk.tokens)
+            assert chunk.start == self._tables.computed_len(chunk.session), "a chunk starts at the computed length"
+            assert 0 <= chunk.num_drafted < len(chunk.tokens), "a chunk brings a token besides its proposal"
+            assert not (chunk.is_partial and chunk.num_drafted), "a partial chunk carries no proposal"
+            assert chunk.num_drafted <= self._limits.max_lookahead, "a proposal is longer than max_lookahead"
+            assert stop - chunk.num_drafted <= state.max_context_tokens, "a context outgrew its reservation"
+
+    def _decide(self, chunks: Sequence[Chunk], output: Output) -> list[Outcome]:
+        if not chunks:
+            return []
+        rows: list[tuple[SamplingParams, int]] = []
+        drafts: list[tuple[Token, ...]] = []
+        for chunk in chunks:
+            params = self._sessions[chunk.session].params
+            stop = chunk.start + len(chunk.tokens)
+            rows.extend((params, position) for position in range(stop - chunk.num_drafted, stop + 1))
+            drafts.append(chunk.tokens[len(chunk.tokens) - chunk.num_drafted :])
+        choice = choose(output.logits_RV, SamplingRows.build(rows, output.logits_RV.device), with_confidences=False)
+        accepted = accept(choice.tokens_R, drafts)
+        return [
+            Outcome(session=chunk.session, num_accepted=num_accepted, next_token=next_token)
+            for chunk, (num_accepted, next_token) in zip(chunks, accepted, strict=True)
+        ]
+
+    def _commit(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome], output: Output) -> None:
+        """Move every session's computed length and last hidden state to what the pass has decided."""
+        decided = iter(outcomes)
+        row = partial_row = 0
+        for chunk in chunks:
+            computed_len = chunk.start + len(chunk.tokens)
+            state = self._sessions[chunk.session]
+            if chunk.is_partial:
+                state.hidden_H = output.partial_hidden_CH[partial_row]
+                partial_row += 1
+            else:
+                num_accepted = next(decided).num_accepted
+                computed_len -= chunk.num_drafted - num_accepted
+                state.hidden_H = output.hidden_RH[row + num_accepted]
+                row += 1 + chunk.num_drafted
+            state.hidden_len = computed_len
+            self._tables.set_computed_len(chunk.session, computed_len)
+
+
+def _check(limits: CacheLimits, target: Target) -> None:
+    most = getattr(target.text_config, "max_position_embeddings", None)
+    if most is not None and limits.max_context_tokens > most:
+        raise ValueError(f"max_context_tokens is {limits.max_context_tokens}, the target ends at {most}; lower it")
+    needed = limits.max_context_tokens + limits.max_lookahead
+    if limits.num_kv_tokens < needed:
+        raise ValueError(
+            f"num_kv_tokens is {limits.num_kv_tokens}, but one session of max_context_tokens plus max_lookahead "
+            f"needs {needed}; raise the first or lower max_context_tokens"
+        )
+
+
+def _to_bytes(tensor: torch.Tensor) -> bytes:
+    data: bytes = tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes()
+    return data

@@ -1,0 +1,88 @@
+"""Blocks are handed out once, taken back whole, and found again by position."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from deployments.verifier.kv_cache import NULL_BLOCK, BlockTables, KvPools
+
+
+def make_tables(num_blocks: int = 20, max_sessions: int = 4) -> BlockTables:
+    return BlockTables(
+        num_blocks=num_blocks, block_size=4, max_sessions=max_sessions, max_session_tokens=32, device="cpu"
+    )
+
+
+def test_room_is_reserved_whole_and_given_back() -> None:
+    tables = make_tables()
+    tables.reserve(1, 30)
+    tables.reserve(2, 32)
+    assert tables.usage == pytest.approx(0.8)
+    assert tables.has_room(16)
+    assert not tables.has_room(17)
+    with pytest.raises(ValueError, match="no room for 17 KV entries"):
+        tables.reserve(3, 17)
+    tables.release(1)
+    tables.release(1)
+    assert tables.usage == pytest.approx(0.4)
+    tables.check_integrity()
+
+
+def test_rows_and_the_longest_session_bound_what_fits() -> None:
+    tables = make_tables(num_blocks=100, max_sessions=1)
+    assert not tables.has_room(33)
+    tables.reserve(1, 4)
+    assert not tables.has_room(4)
+
+
+def test_slots_of_all_sessions_are_distinct_and_never_null() -> None:
+    tables = make_tables()
+    for session in range(4):
+        tables.reserve(session, 20)
+    slots = torch.cat([tables.slots(session, 0, 20) for session in range(4)])
+    assert len(set(slots.tolist())) == 80
+    assert slots.min() >= (NULL_BLOCK + 1) * tables.block_size
+    assert torch.equal(tables.slots(2, 7, 13), tables.slots(2, 0, 20)[7:13])
+
+
+def test_books_balance_after_any_opening_and_closing() -> None:
+    tables, rng = make_tables(), random.Random(0)
+    is_open: set[int] = set()
+    for _ in range(300):
+        session = rng.randrange(6)
+        if session in is_open:
+            tables.release(session)
+            is_open.discard(session)
+        elif tables.has_room(tokens := rng.randrange(1, 33)):
+            tables.reserve(session, tokens)
+            is_open.add(session)
+        tables.check_integrity()
+    assert all((session in tables) == (session in is_open) for session in range(6))
+
+
+def test_integrity_notices_a_shared_block() -> None:
+    tables = make_tables()
+    tables.reserve(1, 8)
+    tables.blocks_RM[tables.row(1), 0] += 1
+    with pytest.raises(AssertionError, match="block tables"):
+        tables.check_integrity()
+
+
+def test_pools_write_where_they_are_told_and_read_it_back() -> None:
+    pools = KvPools(layer_shapes={0: (2, 3), 4: (1, 5)}, num_slots=12, dtype=torch.float32, device="cpu")
+    slots = torch.tensor([7, 4, 9])
+    keys, values = torch.randn(1, 1, 3, 5), torch.randn(1, 1, 3, 5)
+    pools.begin_step(slots)
+    all_keys, all_values = pools.update(keys, values, 4)
+    assert all_keys.shape == all_values.shape == (12, 1, 5)
+    read_keys, read_values = pools.read(4, torch.tensor([9, 7]))
+    assert torch.equal(read_keys, keys[0].transpose(0, 1)[[2, 0]])
+    assert torch.equal(read_values, values[0].transpose(0, 1)[[2, 0]])
+    pools.check_integrity(block_size=4)
+    pools.begin_step(torch.tensor([0, 4, 5]))
+    pools.update(keys, values, 4)
+    with pytest.raises(AssertionError, match="null block"):
+        pools.check_integrity(block_size=4)
