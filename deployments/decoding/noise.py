@@ -22,7 +22,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deployments.decoding.rows import to_int64
+_UINT64_MASK = (1 << 64) - 1
+
+
+def to_int64(value: int) -> int:
+    """The signed 64-bit integer with the same low 64 bits as `value`."""
+    value &= _UINT64_MASK
+    return value - (1 << 64) if value >> 63 else value
+
 
 _GAMMA = to_int64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = to_int64(0xBF58476D1CE4E5B9)
@@ -39,20 +46,27 @@ _GPU_SLICE_ELEMENTS = 1 << 24
 def gumbel_RV(
     seed_R: Tensor, choice_R: Tensor, position_R: Tensor, vocab_size: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Standard Gumbel noise for every token of every row, float32 [R, V], finite everywhere.
+    """Standard Gumbel noise for every token of every row, float32 [R, V], finite everywhere."""
+    return gumbel_of_keys(row_keys(seed_R.to(device), choice_R.to(device), position_R.to(device)), vocab_size)
+
+
+def gumbel_of_keys(key_R: Tensor, vocab_size: int) -> Tensor:
+    """`gumbel_RV` for the rows with these keys.
 
     Rows are worked on in slices, so the temporaries stay small at any number of rows.
     """
-    key_R = row_keys(seed_R.to(device), choice_R.to(device), position_R.to(device))
     offset_V = _token_offsets(vocab_size, key_R.device)
-    noise_RV = torch.empty(key_R.shape[0], vocab_size, dtype=torch.float32, device=device)
-    for rows in row_slices(key_R.shape[0], vocab_size, key_R.device):
-        noise_RV[rows] = _gumbel(_mix_(key_R[rows, None] + offset_V))
+    parts = row_slices(key_R.shape[0], vocab_size, key_R.device)
+    if len(parts) == 1:
+        return _gumbel(_mix_(key_R[:, None] + offset_V))
+    noise_RV = torch.empty(key_R.shape[0], vocab_size, dtype=torch.float32, device=key_R.device)
+    for part in parts:
+        noise_RV[part] = _gumbel(_mix_(key_R[part, None] + offset_V))
     return noise_RV
 
 
 def gumbel_at(key_N: Tensor, token_N: Tensor) -> Tensor:
-    """The noise of single tokens, float32 [N], equal to `gumbel_RV` at the rows with these keys."""
+    """The noise of single tokens, float32 [N], bit for bit that of `gumbel_of_keys` for the rows with these keys."""
     return _gumbel(_draw(key_N, token_N))
 
 

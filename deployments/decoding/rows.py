@@ -12,102 +12,92 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from deployments.decoding.noise import row_keys, to_int64
 from deployments.messages import SamplingParams
-
-_UINT64_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingRows:
     """What `warp` and `choose` need to know about each row, as columns.
 
-    A row stands alone: nothing decided for it depends on the other rows. `seed_R` holds unsigned
-    64-bit seeds reinterpreted as int64; `position_R` the absolute position of the token being decided.
-    The flags are worked out once, in Python, so that a batch pays only for what one of its rows asks
-    for. An all-greedy batch carries zeros in every column, as none of them is read.
+    A row stands alone: nothing decided for it depends on the other rows. The plain fields are worked
+    out once, in Python, so that a batch pays only for what one of its rows asks for and no device is
+    asked. They are bounds: after `take` they may promise less than holds.
     """
 
     temperature_R: Tensor  # float32, 0 = greedy
     top_k_R: Tensor  # int64, 0 = off
     top_p_R: Tensor  # float32, 1 = off
     min_p_R: Tensor  # float32, 0 = off
-    seed_R: Tensor  # int64
-    choice_R: Tensor  # int64
-    position_R: Tensor  # int64
+    key_R: Tensor  # int64, the noise of (seed, choice, absolute position)
     is_all_greedy: bool
     is_all_sampled: bool
-    needs_sort: bool
-    needs_min_p: bool
+    is_all_cut: bool  # every sampled row has a top-k, top-p or min-p
+    max_top_k: int  # 0 = no row has a top-k
+    has_top_p: bool
+    has_free_top_p: bool  # some row has a top-p without a top-k
+    has_min_p: bool
 
     @classmethod
     def build(cls, rows: Sequence[tuple[SamplingParams, int]], device: torch.device | str = "cpu") -> SamplingRows:
-        """Columns for (parameters, absolute position of the token being decided) pairs, in order."""
+        """Columns for (parameters, absolute position of the token being decided) pairs, in order.
+
+        An all-greedy batch carries zeros in every column, as none of them is read.
+        """
         sampled = [params for params, _ in rows if params.temperature > 0]
         if not sampled:
             return _greedy(len(rows), torch.device(device))
-        floats_3R = torch.tensor(
-            [
-                [params.temperature for params, _ in rows],
-                [params.top_p for params, _ in rows],
-                [params.min_p for params, _ in rows],
-            ],
-            dtype=torch.float32,
-            device=device,
-        )
-        ints_4R = torch.tensor(
-            [
-                [params.top_k for params, _ in rows],
-                [to_int64(params.seed) for params, _ in rows],
-                [params.choice_index for params, _ in rows],
-                [position for _, position in rows],
-            ],
-            dtype=torch.int64,
-            device=device,
-        )
-        temperature_R, top_p_R, min_p_R = floats_3R.unbind()
-        top_k_R, seed_R, choice_R, position_R = ints_4R.unbind()
+        columns_3R = [
+            [params.temperature for params, _ in rows],
+            [params.top_p for params, _ in rows],
+            [params.min_p for params, _ in rows],
+        ]
+        columns_4R = [
+            [params.top_k for params, _ in rows],
+            [to_int64(params.seed) for params, _ in rows],
+            [params.choice_index for params, _ in rows],
+            [position for _, position in rows],
+        ]
+        temperature_R, top_p_R, min_p_R = torch.tensor(columns_3R, dtype=torch.float32, device=device).unbind()
+        top_k_R, seed_R, choice_R, position_R = torch.tensor(columns_4R, dtype=torch.int64, device=device).unbind()
         return cls(
             temperature_R=temperature_R,
             top_k_R=top_k_R,
             top_p_R=top_p_R,
             min_p_R=min_p_R,
-            seed_R=seed_R,
-            choice_R=choice_R,
-            position_R=position_R,
+            key_R=row_keys(seed_R, choice_R, position_R),
             is_all_greedy=False,
             is_all_sampled=len(sampled) == len(rows),
-            needs_sort=any(params.top_k > 0 or params.top_p < 1 for params in sampled),
-            needs_min_p=any(params.min_p > 0 for params in sampled),
+            is_all_cut=all(params.top_k > 0 or params.top_p < 1 or params.min_p > 0 for params in sampled),
+            max_top_k=max(params.top_k for params in sampled),
+            has_top_p=any(params.top_p < 1 for params in sampled),
+            has_free_top_p=any(params.top_p < 1 and params.top_k <= 0 for params in sampled),
+            has_min_p=any(params.min_p > 0 for params in sampled),
         )
 
     def __len__(self) -> int:
         """R, the number of rows."""
         return self.temperature_R.shape[0]
 
-    def take(self, index: Tensor | slice, *, is_all_sampled: bool | None = None) -> SamplingRows:
-        """The rows at `index`; the flags stay as they are (they may promise less than holds)."""
+    def take(self, index: slice) -> SamplingRows:
+        """The rows at `index`, as views."""
         return SamplingRows(
             temperature_R=self.temperature_R[index],
             top_k_R=self.top_k_R[index],
             top_p_R=self.top_p_R[index],
             min_p_R=self.min_p_R[index],
-            seed_R=self.seed_R[index],
-            choice_R=self.choice_R[index],
-            position_R=self.position_R[index],
+            key_R=self.key_R[index],
             is_all_greedy=self.is_all_greedy,
-            is_all_sampled=self.is_all_sampled if is_all_sampled is None else is_all_sampled,
-            needs_sort=self.needs_sort,
-            needs_min_p=self.needs_min_p,
+            is_all_sampled=self.is_all_sampled,
+            is_all_cut=self.is_all_cut,
+            max_top_k=self.max_top_k,
+            has_top_p=self.has_top_p,
+            has_free_top_p=self.has_free_top_p,
+            has_min_p=self.has_min_p,
         )
 
 
-def to_int64(value: int) -> int:
-    """The signed 64-bit integer with the same low 64 bits as `value`."""
-    value &= _UINT64_MASK
-    return value - (1 << 64) if value >> 63 else value
-
-
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _greedy(num_rows: int, device: torch.device) -> SamplingRows:
     floats_R = torch.zeros(num_rows, dtype=torch.float32, device=device)
     ints_R = torch.zeros(num_rows, dtype=torch.int64, device=device)
@@ -116,11 +106,12 @@ def _greedy(num_rows: int, device: torch.device) -> SamplingRows:
         top_k_R=ints_R,
         top_p_R=floats_R,
         min_p_R=floats_R,
-        seed_R=ints_R,
-        choice_R=ints_R,
-        position_R=ints_R,
+        key_R=ints_R,
         is_all_greedy=True,
-        is_all_sampled=num_rows == 0,
-        needs_sort=False,
-        needs_min_p=False,
+        is_all_sampled=False,
+        is_all_cut=False,
+        max_top_k=0,
+        has_top_p=False,
+        has_free_top_p=False,
+        has_min_p=False,
     )
