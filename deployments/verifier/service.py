@@ -41,11 +41,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierSettings:
-    """Bounds of a verifier. `max_delta_tokens` is the longest catch-up that one message carries."""
+    """Bounds of a verifier. `prompt_tokens` of a step's tokens are kept for prompts while one waits, `max_lookahead`
+    is the longest proposal that is looked at, `max_delta_tokens` the longest catch-up that one message carries.
+    """
 
     max_step_tokens: int = 512
+    prompt_tokens: int = 128
     max_step_sessions: int = 128
     max_waiting_sessions: int = 1024
+    max_lookahead: int = 16
     max_delta_tokens: int = 1024
 
 
@@ -55,7 +59,11 @@ class VerifierService:
     def __init__(self, engine: VerifierEngine, settings: VerifierSettings) -> None:
         self._engine = engine
         self._settings = settings
-        self._budget = StepBudget(max_tokens=settings.max_step_tokens, max_sessions=settings.max_step_sessions)
+        self._budget = StepBudget(
+            max_step_tokens=settings.max_step_tokens,
+            max_step_sessions=settings.max_step_sessions,
+            prompt_tokens=settings.prompt_tokens,
+        )
         self._sessions: dict[SessionId, Session] = {}
         self._queue: deque[Session] = deque()
         self._active: dict[SessionId, Session] = {}
@@ -165,7 +173,7 @@ class VerifierService:
         elif item.epoch < session.epoch:
             logger.debug("session %x: a Verify of epoch %s is stale", item.session, item.epoch)
         elif item.context_len == session.context_len and not session.is_ended:
-            session.take_verify(item, self._engine.vocab_size)
+            session.take_verify(item, self._engine.vocab_size, self._settings.max_lookahead)
             self._active[session.id] = session
             self._work.set()
         elif session.last_verdict is not None and item.context_len == session.last_verdict.context_len:

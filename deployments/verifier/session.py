@@ -33,12 +33,12 @@ class Session:
         """How many tokens are committed, prompt included."""
         return len(self.tokens)
 
-    def take_verify(self, item: VerifyItem, vocab_size: int) -> None:
+    def take_verify(self, item: VerifyItem, vocab_size: int, max_lookahead: int) -> None:
         """Make the proposal part of the next step; what comes after a token that is no token is not looked at."""
         self.epoch = item.epoch
         self.drafter = item.drafter
         self.lookahead = item.lookahead
-        room = room_for_proposal(self.context_len, self.opened.max_context_tokens)
+        room = min(max_lookahead, room_for_proposal(self.context_len, self.opened.max_context_tokens))
         self.proposal = valid_prefix(item.tokens[:room], vocab_size)
         self.wants_verify = True
 
