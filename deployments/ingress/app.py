@@ -1,0 +1,171 @@
+"""The REST service: create_app(context) -> FastAPI.
+
+Routes parse their own bodies, so that every error has one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from deployments.ingress import errors
+from deployments.ingress.answer import Answer, pieces
+from deployments.ingress.context import VERSION, IngressContext
+from deployments.ingress.errors import ApiError
+from deployments.ingress.metrics import CONTENT_TYPE
+from deployments.ingress.middleware import RequestIdMiddleware
+from deployments.ingress.planning import plan
+from deployments.ingress.responses import ChatWriter, CompletionWriter, ResponseWriter
+from deployments.ingress.schemas import ChatRequest, CompletionRequest, parse_chat, parse_completion
+from deployments.ingress.sse import ClientGone, Event, EventStream, until_disconnect
+
+_PAGE = Path(__file__).with_name("page.html")
+_CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it
+
+
+def create_app(context: IngressContext) -> FastAPI:
+    """The OpenAI-compatible service over a way to the routers; runs on that client's event loop."""
+    app = FastAPI(title="Outrider", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
+    routes = _Routes(context)
+    for path, route in (
+        ("/v1/chat/completions", routes.chat),
+        ("/v1/completions", routes.completion),
+    ):
+        app.add_api_route(path, route, methods=["POST"], response_model=None)
+    for path, read in (
+        ("/v1/models", routes.models),
+        ("/v1/models/{model_id:path}", routes.model),
+        ("/health", routes.health),
+        ("/ready", routes.ready),
+        ("/metrics", routes.metrics),
+        ("/version", routes.version),
+        ("/", routes.page),
+    ):
+        app.add_api_route(path, read, methods=["GET"], response_model=None)
+    app.add_exception_handler(ApiError, partial(_on_error, context))
+    app.add_exception_handler(HTTPException, partial(_on_error, context))
+    app.add_middleware(RequestIdMiddleware, on_crash=partial(_to_response, context))
+    return app
+
+
+class _Routes:
+    def __init__(self, context: IngressContext) -> None:
+        self._context = context
+
+    async def chat(self, request: Request) -> Response:
+        return await self._generate(request, parse_chat, ChatWriter)
+
+    async def completion(self, request: Request) -> Response:
+        return await self._generate(request, parse_completion, CompletionWriter)
+
+    async def _generate(
+        self,
+        request: Request,
+        parse: Callable[[bytes], ChatRequest | CompletionRequest],
+        to_writer: Callable[[IngressContext, Answer], ResponseWriter],
+    ) -> Response:
+        body = parse(await _read_body(request, self._context.limits.max_body_bytes))
+        planned = await plan(self._context, body)
+        answer = Answer(planned, self._context.tokenizer, body.stops)
+        writer = to_writer(self._context, answer)
+        if body.stream:
+            return EventStream(self._events(body, answer, writer), partial(_to_api_error, self._context))
+        try:
+            return JSONResponse(await until_disconnect(request.receive, self._whole(answer, writer)))
+        except ClientGone:
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+    async def _whole(self, answer: Answer, writer: ResponseWriter) -> dict[str, Any]:
+        text = []
+        async with aclosing(pieces(self._context.client, answer, self._context.metrics)) as parts:
+            async for piece in parts:
+                text.append(piece.text)
+                if piece.finish_reason is not None:
+                    return writer.whole("".join(text), piece.finish_reason)
+        raise AssertionError("an answer ends with a finish reason")
+
+    async def _events(
+        self, body: ChatRequest | CompletionRequest, answer: Answer, writer: ResponseWriter
+    ) -> AsyncGenerator[Event, None]:
+        """The stream's events; the first waits for the first commit, so that a refusal gets its status."""
+        is_opened = False
+        async with aclosing(pieces(self._context.client, answer, self._context.metrics)) as parts:
+            async for piece in parts:
+                if not is_opened and (opening := writer.opening()) is not None:
+                    yield opening
+                is_opened = True
+                if (chunk := writer.chunk(piece, with_kinds=body.includes_token_kinds)) is not None:
+                    yield chunk
+        if body.includes_usage:
+            yield writer.closing()
+
+    async def models(self) -> Response:
+        return JSONResponse({"object": "list", "data": [self._context.model.as_json()]})
+
+    async def model(self, model_id: str) -> Response:
+        if model_id != self._context.model.id:
+            message = f"The model {model_id!r} does not exist; this service has {self._context.model.id!r}."
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return JSONResponse(self._context.model.as_json())
+
+    async def health(self) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self) -> Response:
+        if not self._context.client.is_ready:
+            raise errors.unavailable("no router is connected", 1.0)
+        return JSONResponse({"status": "ready"})
+
+    async def metrics(self) -> Response:
+        return Response(self._context.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def version(self) -> Response:
+        return JSONResponse({"version": VERSION})
+
+    async def page(self) -> Response:
+        return HTMLResponse(_PAGE.read_text("utf-8"))
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > max_bytes:
+            message = f"The body is larger than {max_bytes} bytes; send a shorter prompt."
+            raise ApiError(413, message, code="request_too_large")
+    return bytes(body)
+
+
+def _to_api_error(context: IngressContext, error: Exception) -> ApiError:
+    api_error = _shaped(error)
+    context.metrics.count_failure(api_error.status)
+    return api_error
+
+
+def _shaped(error: Exception) -> ApiError:
+    if not isinstance(error, HTTPException):
+        return errors.as_api_error(error)
+    if error.status_code == 404:
+        return ApiError(404, "There is nothing at this path; see /v1/models.", code="not_found")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return ApiError(405, f"This path does not take this method; use {allowed}.", code="method_not_allowed")
+    return ApiError(error.status_code, error.detail)
+
+
+def _to_response(context: IngressContext, error: Exception) -> Response:
+    response = _to_api_error(context, error).response()
+    if isinstance(error, HTTPException):
+        response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_error(context: IngressContext, request: Request, error: Exception) -> Response:
+    return _to_response(context, error)

@@ -1,0 +1,124 @@
+"""Parameters that clients send although this service does not have them yet.
+
+Their neutral values change nothing and are accepted, since many clients always send them; any
+other value is refused by name. So every parameter is honoured or refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from deployments.ingress.errors import ApiError, invalid
+
+_SAMPLING: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "ignore_eos": (False,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "allowed_token_ids": ([],),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "add_special_tokens": (),
+    "truncate_prompt_tokens": (),
+    "prompt_logprobs": (),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "structured_outputs": ({},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "kv_transfer_params": ({},),
+    "priority": (0,),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "metadata": ({},),
+    "request_id": (),
+    "cache_salt": (),
+}
+CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    **_SAMPLING,
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+    "prompt_cache_key": (),
+    "prompt_cache_retention": (),
+    "safety_identifier": (),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "documents": ([],),
+    "echo": (False,),
+}
+COMPLETION_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    **_SAMPLING,
+    "logprobs": (),
+    "echo": (False,),
+    "suffix": ("",),
+    "response_format": ({"type": "text"},),
+}
+MESSAGE_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    # What a client feeds back of an earlier answer.
+    "name": (),
+    "refusal": (),
+    "audio": (),
+    "annotations": ([],),
+    "tool_calls": ([],),
+    "tool_call_id": (),
+    "function_call": (),
+    "reasoning": (),
+    "reasoning_content": (),
+}
+
+
+def without_neutral(
+    given: dict[str, Any], neutral_values: dict[str, tuple[Any, ...]], prefix: str = ""
+) -> dict[str, Any]:
+    """The parameters that remain for the schema; raises ApiError for one that is not supported yet.
+
+    `null` means not given, as in the OpenAI API.
+    """
+    kept = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name not in neutral_values:
+            kept[name] = value
+        elif not any(_is_same(value, neutral) for neutral in neutral_values[name]):
+            raise unsupported(prefix + name, neutral_values[name])
+    return kept
+
+
+def unsupported(param: str, neutral_values: tuple[Any, ...] = ()) -> ApiError:
+    """The refusal of a known parameter, naming the values that would do."""
+    remedy = (
+        f"leave it out, or send {' or '.join(map(json.dumps, neutral_values))}" if neutral_values else "leave it out"
+    )
+    return invalid(param, f"The parameter {param!r} is not supported yet; {remedy}.", "unsupported_parameter")
+
+
+def _is_same(value: Any, neutral: Any) -> bool:
+    # In Python True equals 1 and False equals 0; in JSON they do not.
+    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)

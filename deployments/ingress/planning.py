@@ -1,0 +1,111 @@
+"""From a checked request body to a GenerateRequest: tokens, limits, seed. What cannot be served is refused here."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+
+from deployments.ingress.chat_template import TemplateRefusal
+from deployments.ingress.context import IngressContext
+from deployments.ingress.errors import ApiError, context_length_exceeded, invalid
+from deployments.ingress.generation import GenerateRequest
+from deployments.ingress.schemas import ChatRequest, CompletionRequest
+from deployments.messages import SamplingParams, Token
+
+_LONG_PROMPT_CHARS = 20_000
+_MAX_SEED = 2**64
+
+
+async def plan(context: IngressContext, body: ChatRequest | CompletionRequest) -> GenerateRequest:
+    """Decide everything about a generation before it begins; raises ApiError."""
+    model, limits = context.model, context.limits
+    if body.model != model.id:
+        message = f"The model {body.model!r} does not exist; this service has {model.id!r} (see /v1/models)."
+        raise ApiError(404, message, param="model", code="model_not_found")
+    num_speculative_tokens = body.speculation.num_speculative_tokens
+    if num_speculative_tokens == "auto":
+        lookahead = None
+    elif num_speculative_tokens <= limits.max_num_speculative_tokens:
+        lookahead = num_speculative_tokens
+    else:
+        message = f"num_speculative_tokens is at most {limits.max_num_speculative_tokens} here, or 'auto'."
+        raise invalid("speculation.num_speculative_tokens", message, "invalid_value")
+    prompt_param = "messages" if isinstance(body, ChatRequest) else "prompt"
+    prompt = await _encode(context, body)
+    return GenerateRequest(
+        id=("chatcmpl-" if isinstance(body, ChatRequest) else "cmpl-") + uuid.uuid4().hex,
+        prompt=tuple(prompt),
+        max_context_tokens=_max_context_tokens(model.max_model_len, len(prompt), body, prompt_param),
+        params=_sampling(context, body),
+        stop_token_ids=model.stop_token_ids,
+        num_speculative_tokens=lookahead,
+        drafter=body.speculation.drafter,
+    )
+
+
+async def _encode(context: IngressContext, body: ChatRequest | CompletionRequest) -> list[Token]:
+    tokenizer = context.tokenizer
+    if isinstance(body, CompletionRequest):
+        if isinstance(body.prompt, list):
+            outside = [token for token in body.prompt if token >= context.model.vocab_size]
+            if outside:
+                message = f"Token id {outside[0]} is outside the vocabulary of {context.model.vocab_size} ids."
+                raise invalid("prompt", message, "invalid_value")
+            return body.prompt
+        text = body.prompt
+        prompt = await asyncio.to_thread(tokenizer.encode, text) if _is_long(text) else tokenizer.encode(text)
+        if not prompt:
+            raise invalid("prompt", "The prompt has no tokens; send at least one character.", "invalid_value")
+        return prompt
+    messages = [message.model_dump() for message in body.messages]
+    for turn in messages:
+        if turn["role"] == "developer":  # OpenAI's newer word for it, which templates do not know
+            turn["role"] = "system"
+    try:
+        if _is_long(str(messages)):
+            return await asyncio.to_thread(tokenizer.encode_chat, messages)
+        return tokenizer.encode_chat(messages)
+    except TemplateRefusal as error:
+        raise invalid("messages", f"The model's chat template refuses these messages: {error}.") from error
+
+
+def _is_long(text: str) -> bool:
+    # Encoding a long text would hold up every other request of this ingress; the encoder releases the GIL.
+    return len(text) > _LONG_PROMPT_CHARS
+
+
+def _max_context_tokens(
+    max_model_len: int, num_prompt_tokens: int, body: ChatRequest | CompletionRequest, prompt_param: str
+) -> int:
+    room = max_model_len - num_prompt_tokens
+    if room < 1:
+        message = (
+            f"This model's maximum context length is {max_model_len} tokens, and your {prompt_param} have "
+            f"{num_prompt_tokens}, which leaves no room for an answer; shorten the {prompt_param}."
+        )
+        raise context_length_exceeded(prompt_param, message)
+    wanted = body.wanted_tokens
+    if wanted is None:
+        return max_model_len
+    if wanted > room:
+        message = (
+            f"This model's maximum context length is {max_model_len} tokens; {num_prompt_tokens} in the {prompt_param} "
+            f"and {wanted} wanted are more. Set {body.max_tokens_param} to at most {room}, "
+            f"or shorten the {prompt_param}."
+        )
+        raise context_length_exceeded(body.max_tokens_param, message)
+    return num_prompt_tokens + wanted
+
+
+def _sampling(context: IngressContext, body: ChatRequest | CompletionRequest) -> SamplingParams:
+    model = context.model
+    top_k = model.top_k if body.top_k is None else body.top_k
+    return SamplingParams(
+        temperature=model.temperature if body.temperature is None else body.temperature,
+        top_k=max(0, top_k),  # some clients write -1 for off
+        top_p=model.top_p if body.top_p is None else body.top_p,
+        min_p=model.min_p if body.min_p is None else body.min_p,
+        # Drawn here and not at a router, so that a request repeats itself wherever it is resubmitted.
+        seed=secrets.randbits(64) if body.seed is None else body.seed % _MAX_SEED,
+    )

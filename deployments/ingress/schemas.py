@@ -1,0 +1,226 @@
+"""Request bodies of /v1/chat/completions and /v1/completions: bytes in, checked models or ApiError out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from deployments.ingress.errors import ApiError, invalid
+from deployments.ingress.parameters import (
+    CHAT_NEUTRAL_VALUES,
+    COMPLETION_NEUTRAL_VALUES,
+    MESSAGE_NEUTRAL_VALUES,
+    unsupported,
+    without_neutral,
+)
+from deployments.messages import DrafterName
+
+MAX_STOPS = 4
+_MAX_DETAILS = 8
+
+
+class _Strict(BaseModel):
+    """Frozen; unknown fields, and strings where numbers belong, are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Speculation(_Strict):
+    """How a request wants to be drafted for. It changes the speed, never the output."""
+
+    num_speculative_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    drafter: DrafterName = "auto"
+
+
+class StreamOptions(_Strict):
+    """What a stream carries besides the text.
+
+    `include_token_kinds` adds `outrider: {"segments": [{"text", "kind"}, ...]}` to every chunk that
+    has text: the same text, cut by where it came from (accepted, recovered, bonus, plain).
+    """
+
+    include_usage: bool = False
+    include_token_kinds: bool = False
+
+
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class _Request(_Strict):
+    """What both endpoints take. None means: the model's default."""
+
+    model: Annotated[str, StringConstraints(min_length=1)]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    max_tokens: PositiveInt | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
+    user: str | None = None
+    speculation: Speculation = Speculation()
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings, however they were given."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with a chunk that carries the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def includes_token_kinds(self) -> bool:
+        """Whether chunks tell where their tokens came from."""
+        return self.stream_options is not None and self.stream_options.include_token_kinds
+
+
+class TextPart(_Strict):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Strict):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
+
+
+class ChatRequest(_Request):
+    """Body of /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: PositiveInt | None = None
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """The bound on the output, None for all that fits."""
+        bounds = [bound for bound in (self.max_completion_tokens, self.max_tokens) if bound is not None]
+        return min(bounds, default=None)
+
+    @property
+    def max_tokens_param(self) -> str:
+        """The parameter that sets the bound."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+
+class CompletionRequest(_Request):
+    """Body of /v1/completions; `prompt` is text or token ids."""
+
+    prompt: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    max_tokens: PositiveInt = 16
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """The bound on the output."""
+        return self.max_tokens
+
+    @property
+    def max_tokens_param(self) -> str:
+        """The parameter that sets the bound."""
+        return "max_tokens"
+
+
+RequestModel = TypeVar("RequestModel", bound=_Request)
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Check a chat request; raises ApiError."""
+    given = without_neutral(_object(body), CHAT_NEUTRAL_VALUES)
+    if isinstance(messages := given.get("messages"), list):
+        given["messages"] = [_message(message, f"messages.{i}.") for i, message in enumerate(messages)]
+    return _checked(ChatRequest, given)
+
+
+def parse_completion(body: bytes) -> CompletionRequest:
+    """Check a completion request; raises ApiError. A list of one prompt is that prompt."""
+    given = without_neutral(_object(body), COMPLETION_NEUTRAL_VALUES)
+    prompt = given.get("prompt")
+    if isinstance(prompt, list) and prompt and all(isinstance(one, str | list) for one in prompt):
+        if len(prompt) > 1:
+            message = f"{len(prompt)} prompts in one request are not supported yet; send a request for each."
+            raise invalid("prompt", message, "unsupported_parameter")
+        given["prompt"] = prompt[0]
+    return _checked(CompletionRequest, given)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        given = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise invalid(None, f"The body is not valid JSON: {error}.", "invalid_json") from error
+    if not isinstance(given, dict):
+        raise invalid(None, "The body must be a JSON object.", "invalid_json")
+    return given
+
+
+def _message(message: Any, prefix: str) -> Any:
+    if not isinstance(message, dict):
+        return message
+    if message.get("role") in ("tool", "function"):
+        raise invalid(f"{prefix}role", "Tool messages are not supported yet; send text only.", "unsupported_parameter")
+    content = message.get("content")
+    for i, part in enumerate(content) if isinstance(content, list) else ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            message_text = f"Content of type {kind!r} is not supported: this model reads text only; send text parts."
+            raise invalid(f"{prefix}content.{i}.type", message_text, "unsupported_content")
+    return without_neutral(message, MESSAGE_NEUTRAL_VALUES, prefix)
+
+
+def _checked(model: type[RequestModel], given: dict[str, Any]) -> RequestModel:
+    try:
+        request = model.model_validate(given)
+    except ValidationError as error:
+        raise _to_api_error(error, model) from error
+    if request.stream_options is not None and not request.stream:
+        raise invalid("stream_options", "stream_options needs 'stream': true; set it, or leave stream_options out.")
+    return request
+
+
+def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:
+    """One error that names every parameter at fault; `param` is the first."""
+    found: dict[str, str] = {}
+    for detail in error.errors(include_url=False, include_input=False, include_context=False):
+        param = _param(detail["loc"])
+        text = detail["msg"]
+        if detail["type"] == "extra_forbidden":
+            known = "known are " + ", ".join(_known_fields(model, detail["loc"]))
+            text = f"Unknown parameter; {known}"
+        elif detail["type"] == "missing":
+            text = "This parameter is required"
+        # A union reports one line for each type it allows.
+        found[param] = f"{found[param]}, or: {text}" if param in found and text not in found[param] else text
+    if set(found) & {"speculation.request_class", "speculation.priority"}:
+        return unsupported(next(name for name in found if name.startswith("speculation.")))
+    shown = list(found.items())[:_MAX_DETAILS]
+    message = "; ".join(f"{param!r}: {text}" for param, text in shown)
+    if len(found) > len(shown):
+        message += f"; and {len(found) - len(shown)} more"
+    code = "unknown_parameter" if "Unknown parameter" in shown[0][1] else "invalid_value"
+    return invalid(shown[0][0], f"Invalid request: {message}.", code)
+
+
+def _param(location: tuple[int | str, ...]) -> str:
+    """The path a client would recognise: pydantic adds the type it tried in a union."""
+    tried = ("str", "int", "float", "bool", "list[", "function-", "constrained-", "literal[")
+    parts = [str(part) for part in location if isinstance(part, int) or not part.startswith(tried)]
+    return ".".join(parts)
+
+
+def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    nested: dict[str, type[BaseModel]] = {"speculation": Speculation, "stream_options": StreamOptions}
+    if len(location) == 1:
+        return sorted(model.model_fields)
+    if location[0] == "messages":
+        return sorted((TextPart if "content" in location else Message).model_fields)
+    return sorted(nested[str(location[0])].model_fields) if str(location[0]) in nested else []
