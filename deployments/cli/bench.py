@@ -1,0 +1,77 @@
+"""`outrider bench`: speed beside HF `generate`, as a Markdown table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from types import FrameType
+
+HELP = "measure tokens/s with speculation off and on, beside HF generate"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pocket = Path(str(files("deployments.models"))) / "pocket"
+    parser.add_argument("--url", help="an endpoint that is running; by default one is started and stopped here")
+    parser.add_argument("--config", type=Path, help="configuration of the endpoint that is started here")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter runs, at most five minutes")
+    parser.add_argument("--repeats", type=_positive, help="interleaved runs per cell")
+    parser.add_argument("--max-tokens", type=_positive, help="bound on each answer")
+    parser.add_argument(
+        "--num-speculative-tokens", type=_positive, help="lookahead of the endpoint; by default it decides"
+    )
+    parser.add_argument("--target", type=Path, default=pocket / "target", help="checkpoint for HF generate")
+    parser.add_argument("--assistant", type=Path, default=pocket / "assistant", help="assistant for HF generate")
+    parser.add_argument("--assistant-tokens", type=_positive, default=5, help="HF's tokens per draft (default 5)")
+    parser.add_argument("--no-hf", action="store_true", help="leave HF generate out")
+    parser.add_argument("--out", type=Path, help="also write every sample to this JSON file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, and return the exit status."""
+    from evaluation.load.bench import FULL, QUICK, BenchOptions, run_bench, to_stderr
+    from evaluation.load.endpoint import EndpointError
+    from evaluation.load.report import describe_environment, to_json, to_markdown
+    from evaluation.load.server import ServerError
+
+    plan = QUICK if args.quick else FULL
+    plan = replace(plan, num_repeats=args.repeats or plan.num_repeats, max_tokens=args.max_tokens or plan.max_tokens)
+    options = BenchOptions(
+        url=args.url,
+        config=args.config,
+        target=None if args.no_hf else args.target,
+        assistant=None if args.no_hf else args.assistant,
+        assistant_tokens=args.assistant_tokens,
+        num_speculative_tokens=args.num_speculative_tokens,
+        plan=plan,
+    )
+    # A server was started here: it must be stopped on a plain `kill`, too.
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    try:
+        results = run_bench(options, to_stderr)
+    except (EndpointError, ServerError, OSError) as error:
+        print(f"outrider bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    environment = describe_environment(shlex.join(["outrider", *sys.argv[1:]]))
+    print(to_markdown(results, environment))
+    if args.out is not None:
+        args.out.write_text(json.dumps(to_json(results, environment), indent=1) + "\n")
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signum)

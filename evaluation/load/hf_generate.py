@@ -1,0 +1,118 @@
+"""The peer that everyone has: transformers' `generate`, with and without its assisted generation.
+
+Shapes: B prompts, S prompt tokens (padded on the left), T prompt and generated tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma4AssistantForCausalLM
+
+from evaluation.load.samples import Sample
+from evaluation.pocket.records import Example
+
+
+class ForwardCounter:
+    """Counts a model's forward passes, by a hook."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.num_forwards = 0
+        model.register_forward_pre_hook(self._count)
+
+    def _count(self, module: torch.nn.Module, inputs: tuple[object, ...]) -> None:
+        self.num_forwards += 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A target with its tokenizer, float32 on the CPU, and the count of its forward passes."""
+
+    model: Any
+    tokenizer: Any
+    counter: ForwardCounter
+
+
+def load_checkpoint(target: Path) -> Checkpoint:
+    """Load a target from an ordinary checkpoint folder."""
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+    return Checkpoint(model=model, tokenizer=AutoTokenizer.from_pretrained(target), counter=ForwardCounter(model))
+
+
+def load_assistant(folder: Path, lookahead: int) -> Any:
+    """Load a Gemma 4 assistant that drafts `lookahead` tokens per round.
+
+    transformers takes the number from the assistant's own generation configuration, and has no adaptive mode for it.
+    """
+    assistant = Gemma4AssistantForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    assistant.generation_config.num_assistant_tokens = lookahead
+    return assistant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HfSystem:
+    """`generate` on a checkpoint, in padded batches; with an assistant one prompt at a time: it cannot do more."""
+
+    name: str
+    checkpoint: Checkpoint
+    assistant: Any = None
+
+    @property
+    def max_streams(self) -> int:
+        return 1 if self.assistant is not None else 64
+
+    def measure(self, examples: Sequence[Example], num_streams: int, max_tokens: int) -> Sample:
+        """Answer the examples in batches of `num_streams`, one batch after another."""
+        self.checkpoint.counter.num_forwards = 0
+        started = time.perf_counter()
+        batches = [
+            self._generate(examples[start : start + num_streams], max_tokens)
+            for start in range(0, len(examples), num_streams)
+        ]
+        wall_s = time.perf_counter() - started
+        answers = [answer for batch in batches for answer in batch]
+        num_tokens = sum(len(answer) for answer in answers)
+        # The first forward pass of an answer is its prefill: it yields a token and verifies nothing.
+        num_rounds = self.checkpoint.counter.num_forwards - len(answers) if self.assistant is not None else 0
+        return Sample(
+            num_tokens=num_tokens,
+            wall_s=wall_s,
+            num_rounds=num_rounds,
+            num_accepted_tokens=num_tokens - len(answers) - num_rounds if num_rounds else 0,
+            texts=tuple(self.checkpoint.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers),
+        )
+
+    def _generate(self, examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
+        inputs = self.checkpoint.tokenizer(
+            [example.chat for example in examples],
+            add_special_tokens=False,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
+        options = {} if self.assistant is None else {"assistant_model": self.assistant}
+        with torch.inference_mode():
+            output_BT = self.checkpoint.model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                **options,
+            )
+        num_prompt_tokens = inputs["input_ids"].shape[1]
+        end_tokens = self.checkpoint.model.generation_config.eos_token_id
+        ends = frozenset(end_tokens if isinstance(end_tokens, list) else [end_tokens])
+        return [until_end(row, ends) for row in output_BT[:, num_prompt_tokens:].tolist()]
+
+
+def until_end(tokens: Sequence[int], ends: frozenset[int]) -> list[int]:
+    """Cut a row after its first end token: what follows is padding."""
+    for index, token in enumerate(tokens):
+        if token in ends:
+            return list(tokens[: index + 1])
+    return list(tokens)

@@ -1,0 +1,45 @@
+"""Reads the endpoint's /metrics, in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ROUND_SECONDS = "outrider_round_seconds_sum"
+ROUND_COUNT = "outrider_round_seconds_count"
+VERIFY_SECONDS = "outrider_verify_step_seconds_sum"
+DRAFT_SECONDS = "outrider_draft_seconds_sum"
+
+
+def parse_sums(text: str) -> dict[str, float]:
+    """Add up every series over its labels; histogram buckets are left out.
+
+    prometheus_client's own parser renames counters after its taste, so that a name asked for is not found again.
+    """
+    sums: dict[str, float] = {}
+    for line in text.splitlines():
+        name = line.partition("{")[0].partition(" ")[0]
+        if name and not name.startswith("#") and not name.endswith("_bucket"):
+            after_labels = line.rpartition("}")[2] if "{" in line else line[len(name) :]
+            sums[name] = sums.get(name, 0.0) + float(after_labels.split()[0])
+    return sums
+
+
+def round_overhead_ms(before: Mapping[str, float], after: Mapping[str, float]) -> float | None:
+    """Mean time per round in which neither verifier nor drafter computed, in ms, between two scrapes.
+
+    A round lasts from verdict to verdict at the router. The figure means something at one session only: with more,
+    a model's step serves several rounds at once. None when no round is counted, or the sums are not exported.
+    """
+
+    def grown(name: str) -> float:
+        return _value(after, name) - _value(before, name)
+
+    num_rounds = grown(ROUND_COUNT)
+    if num_rounds <= 0:
+        return None
+    return 1000 * (grown(ROUND_SECONDS) - grown(VERIFY_SECONDS) - grown(DRAFT_SECONDS)) / num_rounds
+
+
+def _value(sums: Mapping[str, float], name: str) -> float:
+    # prometheus_client appends _total to every counter.
+    return sums.get(name, sums.get(f"{name}_total", 0.0))
