@@ -168,7 +168,7 @@ class _DialledStream(Stream):
             peer=self._identity.peer,
             role=self._identity.role,
         )
-        transport.write(to_frame(hello, MAX_HELLO_BYTES))  # type: ignore[attr-defined]
+        self._transport.write(to_frame(hello, MAX_HELLO_BYTES))
 
     def _shake_hands(self, frame: memoryview) -> None:
         welcome = _welcome_decoder.decode(frame)

@@ -10,7 +10,7 @@ import logging
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -130,8 +130,7 @@ class Stream(asyncio.Protocol):
         self._decoder: msgspec.msgpack.Decoder[Message]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
         _tune(transport.get_extra_info("socket"), self._limits.silence_timeout_s)
 
     def data_received(self, data: bytes) -> None:

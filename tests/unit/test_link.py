@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvloop
 
 from deployments.link import (
     Endpoint,
@@ -134,6 +135,12 @@ async def test_messages_arrive_in_order_both_ways() -> None:
         h.router.links[0].send(Commits(items=(commit,)))
         await client.until(lambda: client.messages == [Commits(items=(commit,))])
         assert (h.router.links[0].peer, h.router.links[0].role) == INGRESS
+
+
+def test_links_work_on_the_loop_that_ray_installs() -> None:
+    # Ray runs async actors on uvloop, whose transports are no asyncio.Transport.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_messages_arrive_in_order_both_ways())
 
 
 async def test_a_large_record_crosses_whole() -> None:
