@@ -5,7 +5,8 @@ Write draw(state, index) for the index-th output of SplitMix64 (Steele, Lea and 
 
     draw(draw(draw(seed, choice), position), token)
 
-so they depend on nothing but these four integers. int64 addition and multiplication wrap alike on every
+so they depend on nothing but these four integers. The first two draws, one per row, are plain Python
+integers; the last, one per token, is made of int64 tensors: int64 addition and multiplication wrap alike on every
 device; right shifts of int64 copy the sign, so each is masked. Only the two logarithms at the end are
 floating point, in float64.
 
@@ -18,6 +19,8 @@ Shapes: R = rows, V = vocabulary, N = (row, token) pairs.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -43,19 +46,17 @@ _CPU_SLICE_ELEMENTS = 1 << 18
 _GPU_SLICE_ELEMENTS = 1 << 24
 
 
-def gumbel_RV(
-    seed_R: Tensor, choice_R: Tensor, position_R: Tensor, vocab_size: int, device: torch.device | str = "cpu"
-) -> Tensor:
-    """Standard Gumbel noise for every token of every row, float32 [R, V], finite everywhere."""
-    return gumbel_of_keys(row_keys(seed_R.to(device), choice_R.to(device), position_R.to(device)), vocab_size)
+def row_key(seed: int, choice: int, position: int) -> int:
+    """The state whose outputs are the bits of a row's tokens, as a signed 64-bit integer."""
+    return to_int64(_draw(_choice_state(seed, choice), position))
 
 
-def gumbel_of_keys(key_R: Tensor, vocab_size: int) -> Tensor:
-    """`gumbel_RV` for the rows with these keys.
+def gumbel_RV(key_R: Tensor, vocab_size: int) -> Tensor:
+    """Standard Gumbel noise for every token of the rows with these keys, float32 [R, V], finite everywhere.
 
     Rows are worked on in slices, so the temporaries stay small at any number of rows.
     """
-    offset_V = _token_offsets(vocab_size, key_R.device)
+    offset_V = _token_offsets(torch.arange(vocab_size, device=key_R.device))
     parts = row_slices(key_R.shape[0], vocab_size, key_R.device)
     if len(parts) == 1:
         return _gumbel(_mix_(key_R[:, None] + offset_V))
@@ -66,13 +67,8 @@ def gumbel_of_keys(key_R: Tensor, vocab_size: int) -> Tensor:
 
 
 def gumbel_at(key_N: Tensor, token_N: Tensor) -> Tensor:
-    """The noise of single tokens, float32 [N], bit for bit that of `gumbel_of_keys` for the rows with these keys."""
-    return _gumbel(_draw(key_N, token_N))
-
-
-def row_keys(seed_R: Tensor, choice_R: Tensor, position_R: Tensor) -> Tensor:
-    """The state whose outputs are the bits of a row's tokens, int64 [R]."""
-    return _draw(_draw(seed_R, choice_R), position_R)
+    """The noise of single tokens, float32 [N], bit for bit that of `gumbel_RV` for the rows with these keys."""
+    return _gumbel(_mix_(_token_offsets(token_N).add_(key_N)))
 
 
 def row_slices(num_rows: int, vocab_size: int, device: torch.device) -> list[slice]:
@@ -82,16 +78,26 @@ def row_slices(num_rows: int, vocab_size: int, device: torch.device) -> list[sli
     return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 
 
-def _token_offsets(vocab_size: int, device: torch.device) -> Tensor:
-    return torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device).mul_(_GAMMA)
+@lru_cache(maxsize=4096)
+def _choice_state(seed: int, choice: int) -> int:
+    return _draw(seed, choice)
 
 
-def _draw(state_N: Tensor, index_N: Tensor) -> Tensor:
-    return _mix_(torch.add(state_N, index_N + 1, alpha=_GAMMA))
+def _draw(state: int, index: int) -> int:
+    """Output number `index` of SplitMix64 started at `state`, unsigned."""
+    bits = (state + (index + 1) * _GAMMA) & _UINT64_MASK
+    bits = ((bits ^ (bits >> 30)) * _MULTIPLIER_1) & _UINT64_MASK
+    bits = ((bits ^ (bits >> 27)) * _MULTIPLIER_2) & _UINT64_MASK
+    return bits ^ (bits >> 31)
+
+
+def _token_offsets(token_N: Tensor) -> Tensor:
+    """What a token's index adds to the state it is drawn from, int64 [N]."""
+    return (token_N + 1).mul_(_GAMMA)
 
 
 def _mix_(bits: Tensor) -> Tensor:
-    """SplitMix64's output function, in place."""
+    """The second half of `_draw` on int64 tensors, in place."""
     bits.bitwise_xor_(_logical_shift(bits, 30)).mul_(_MULTIPLIER_1)
     bits.bitwise_xor_(_logical_shift(bits, 27)).mul_(_MULTIPLIER_2)
     return bits.bitwise_xor_(_logical_shift(bits, 31))

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from deployments.decoding.noise import row_keys, to_int64
+from deployments.decoding.noise import row_key
 from deployments.messages import SamplingParams
 
 
@@ -47,25 +47,23 @@ class SamplingRows:
         sampled = [params for params, _ in rows if params.temperature > 0]
         if not sampled:
             return _greedy(len(rows), torch.device(device))
-        columns_3R = [
+        floats_3R = [
             [params.temperature for params, _ in rows],
             [params.top_p for params, _ in rows],
             [params.min_p for params, _ in rows],
         ]
-        columns_4R = [
+        ints_2R = [
             [params.top_k for params, _ in rows],
-            [to_int64(params.seed) for params, _ in rows],
-            [params.choice_index for params, _ in rows],
-            [position for _, position in rows],
+            [row_key(params.seed, params.choice_index, position) for params, position in rows],
         ]
-        temperature_R, top_p_R, min_p_R = torch.tensor(columns_3R, dtype=torch.float32, device=device).unbind()
-        top_k_R, seed_R, choice_R, position_R = torch.tensor(columns_4R, dtype=torch.int64, device=device).unbind()
+        temperature_R, top_p_R, min_p_R = torch.tensor(floats_3R, dtype=torch.float32, device=device).unbind()
+        top_k_R, key_R = torch.tensor(ints_2R, dtype=torch.int64, device=device).unbind()
         return cls(
             temperature_R=temperature_R,
             top_k_R=top_k_R,
             top_p_R=top_p_R,
             min_p_R=min_p_R,
-            key_R=row_keys(seed_R, choice_R, position_R),
+            key_R=key_R,
             is_all_greedy=False,
             is_all_sampled=len(sampled) == len(rows),
             is_all_cut=all(params.top_k > 0 or params.top_p < 1 or params.min_p > 0 for params in sampled),

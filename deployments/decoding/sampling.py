@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deployments.decoding.noise import gumbel_at, gumbel_of_keys, row_slices
+from deployments.decoding.noise import gumbel_at, gumbel_RV, row_slices
 from deployments.decoding.rows import SamplingRows
 
 # Without a top-k, top-p sorts heads of growing size until its mass is reached: the 128 largest of
@@ -95,7 +95,7 @@ def _choose_part(logits_RV: Tensor, rows: SamplingRows, with_confidences: bool) 
     if rows.is_all_cut:
         tokens_R = _sparse_argmax(scores_RV, rows.key_R, is_sampled_R)
     else:
-        tokens_R = argmax(gumbel_of_keys(rows.key_R, scores_RV.shape[1]).add_(scores_RV))
+        tokens_R = argmax(gumbel_RV(rows.key_R, scores_RV.shape[1]).add_(scores_RV))
     if not rows.is_all_sampled:
         tokens_R = torch.where(is_sampled_R, tokens_R, argmax(logits_RV))
     confidences_R = _probabilities(scores_RV, tokens_R) if with_confidences else _nothing(logits_RV)

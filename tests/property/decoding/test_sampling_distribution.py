@@ -121,29 +121,24 @@ def test_the_chi_square_rejects_broken_noise(
 def test_the_chi_square_rejects_noise_that_ignores_part_of_its_key(
     ignored: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = noise.row_keys
+    sound = noise.row_key
 
-    def row_keys(seed_R: Tensor, choice_R: Tensor, position_R: Tensor) -> Tensor:
-        zero_R = torch.zeros_like(seed_R)
-        return sound(
-            zero_R if ignored == "seed" else seed_R,
-            zero_R if ignored == "choice" else choice_R,
-            zero_R if ignored == "position" else position_R,
-        )
+    def row_key(seed: int, choice: int, position: int) -> int:
+        return sound(**({"seed": seed, "choice": choice, "position": position} | {ignored: 0}))
 
-    monkeypatch.setattr(rows, "row_keys", row_keys)
+    monkeypatch.setattr(rows, "row_key", row_key)
     assert fit(draws(_UNWARPED, ignored), target(_UNWARPED)) < SIGNIFICANCE
 
 
 def test_the_chi_square_rejects_noise_that_ignores_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "_token_offsets", lambda vocab_size, device: torch.ones(vocab_size, dtype=torch.int64))
+    monkeypatch.setattr(noise, "_token_offsets", lambda token_N: torch.ones_like(token_N))
     assert fit(draws(_UNWARPED, "position"), target(_UNWARPED)) < SIGNIFICANCE
 
 
 def test_the_pair_test_rejects_noise_reused_at_the_next_position(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each token alone still follows the target; only the pairs give it away."""
-    sound = noise.row_keys
-    monkeypatch.setattr(rows, "row_keys", lambda seed_R, choice_R, position_R: sound(seed_R, choice_R, position_R // 2))
+    sound = noise.row_key
+    monkeypatch.setattr(rows, "row_key", lambda seed, choice, position: sound(seed, choice, position // 2))
     params = SamplingParams(temperature=1.0, top_k=6, seed=17)
     tokens = draws(params, "position", 40_000)
     probabilities = target(params)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from deployments.decoding.noise import gumbel_RV, to_int64
+from deployments.decoding.noise import gumbel_RV, row_key
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose, warp
 from deployments.messages import SamplingParams
@@ -32,7 +32,7 @@ logits = st.one_of(
 
 @given(seed=seeds, choice=st.integers(0, 2**40), position=positions, vocab_size=st.integers(1, 40))
 def test_noise_equals_the_reference(seed: int, choice: int, position: int, vocab_size: int) -> None:
-    noise_RV = gumbel_RV(torch.tensor([to_int64(seed)]), torch.tensor([choice]), torch.tensor([position]), vocab_size)
+    noise_RV = gumbel_RV(torch.tensor([row_key(seed, choice, position)]), vocab_size)
     expected = [reference.gumbel(reference.noise_bits(seed, choice, position, token)) for token in range(vocab_size)]
     torch.testing.assert_close(noise_RV[0], torch.tensor(expected), rtol=1e-6, atol=1e-6)
 

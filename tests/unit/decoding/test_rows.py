@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deployments.decoding.noise import row_keys, to_int64
+from deployments.decoding.noise import row_key, to_int64
 from deployments.decoding.rows import SamplingRows
 from deployments.messages import SamplingParams
 
@@ -18,8 +18,7 @@ def test_columns_hold_the_parameters_in_order() -> None:
     assert rows.top_k_R.tolist() == [7, 0]
     assert rows.top_p_R.tolist() == [0.25, 1.0]
     assert rows.min_p_R.tolist() == [0.125, 0.0]
-    expected_R = row_keys(torch.tensor([3, 0]), torch.tensor([2, 0]), torch.tensor([11, 12]))
-    assert torch.equal(rows.key_R, expected_R)
+    assert rows.key_R.tolist() == [row_key(3, 2, 11), row_key(0, 0, 12)]
     assert rows.temperature_R.dtype == rows.top_p_R.dtype == rows.min_p_R.dtype == torch.float32
     assert rows.top_k_R.dtype == rows.key_R.dtype == torch.int64
 
