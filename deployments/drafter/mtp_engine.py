@@ -1,0 +1,225 @@
+"""Drafting with a Gemma 4 MTP assistant, away from the target (DESIGN.md 5).
+
+For L known tokens the assistant's query stands at position L - 1 during all k steps. Its first input
+is [embedding of the last token ; target's state at L - 2], then [embedding of the token just drafted ;
+its own projected state]. It attends to entries [0, L - 1) of the full shadow layer and to the last
+window of them, [L - 1 - window, L - 1), of the sliding one. transformers lets the same query see
+`window + 1` entries right after a prefill and up to `window - 1 + its step` afterwards, some of them of
+rejected tokens, the target itself `window - 1` beside its own. Where the verifier ships only those
+`window - 1`, they are what is attended to.
+
+Shapes: B sessions of a batch, longest lookahead first; H the target's hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from deployments.decoding.rows import SamplingRows
+from deployments.decoding.sampling import choose
+from deployments.drafter.attention_inputs import AttentionInputs, separate, stacked
+from deployments.drafter.engine import Draft, DraftRequest
+from deployments.drafter.forward import AssistantForward
+from deployments.drafter.lean_forward import LeanForward, can_run_lean
+from deployments.drafter.library_forward import LibraryForward
+from deployments.drafter.shadow import Shadow, ShadowPool, tensor_from_bytes
+from deployments.messages import KvRange, SamplingParams, SessionId
+from deployments.models.loading import (
+    EmbeddingTable,
+    ShadowSpec,
+    kv_shape,
+    load_assistant,
+    load_config,
+    load_embedding_table,
+    shadow_spec,
+)
+
+logger = logging.getLogger(__name__)
+
+_MAX_STACKED_BYTES = 4 << 20
+"""A batch's padded stack may take this much on a CPU; above it copying costs more than one call per session."""
+
+
+class MtpEngine:
+    """A DrafterEngine that holds an assistant, the embedding's part in it, and shadows."""
+
+    def __init__(self, forward: AssistantForward, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu") -> None:
+        self._forward = forward
+        self._spec = spec
+        self._device = torch.device(device)
+        self._params: dict[SessionId, SamplingParams] = {}
+        self._shadows = ShadowPool(spec, budget_bytes=shadow_bytes, device=self._device)
+
+    @property
+    def shadow_bytes(self) -> int:
+        """Bytes that the shadows hold now; at most the budget."""
+        return self._shadows.num_bytes
+
+    def attach(self, session: SessionId, params: SamplingParams) -> None:
+        """Begin an empty shadow; a session that is attached already starts over."""
+        self._params[session] = params
+        self._shadows.start(session)
+
+    def detach(self, session: SessionId) -> None:
+        """Drop a session's shadow. Idempotent."""
+        self._params.pop(session, None)
+        self._shadows.drop(session)
+
+    def has(self, session: SessionId) -> bool:
+        """Whether the session is attached and its shadow was not evicted."""
+        return session in self._params and self._shadows.get(session) is not None
+
+    def have_len(self, session: SessionId) -> int:
+        """Shadow entries held from position 0 on; 0 when the shadow was evicted."""
+        shadow = self._shadows.get(session)
+        return 0 if shadow is None else shadow.have_len
+
+    def extend(self, session: SessionId, ranges: Sequence[KvRange]) -> None:
+        """Write ranges into the shadow, all or, on a ValueError, none of them."""
+        assert session in self._params, "extend comes after attach"
+        self._shadows.extend(session, ranges)
+
+    @torch.inference_mode()
+    def draft(self, requests: Sequence[DraftRequest]) -> list[Draft]:
+        """Draft for several sessions at once, at the cost of one small forward pass per drafted token.
+
+        A request that cannot be drafted for (evicted meanwhile, or malformed) gets an empty draft.
+        """
+        drafts = [Draft(session=request.session, tokens=(), confidences=()) for request in requests]
+        batch = [index for index, request in enumerate(requests) if self._is_draftable(request)]
+        if batch:
+            batch.sort(key=lambda index: -requests[index].lookahead)
+            for index, draft in zip(batch, self._draft_batch([requests[index] for index in batch]), strict=True):
+                drafts[index] = draft
+        return drafts
+
+    def _draft_batch(self, requests: Sequence[DraftRequest]) -> list[Draft]:
+        hidden_BH = torch.stack([tensor_from_bytes(request.hidden, self._spec.dtype) for request in requests])
+        positions_B = torch.tensor([request.context_len - 1 for request in requests], device=self._device)
+        steps = self._forward.start(hidden_BH.to(self._device), positions_B, self._attention(requests))
+        tokens_B = torch.tensor([request.last_token for request in requests], device=self._device)
+        drafted, confidences = [], []
+        for step in range(requests[0].lookahead):
+            rows = self._rows(requests, step)
+            choice = choose(steps.step(tokens_B[: len(rows)]), rows)
+            tokens_B = choice.tokens_R
+            drafted.append(choice.tokens_R)
+            confidences.append(choice.confidences_R)
+        return _as_drafts(requests, torch.cat(drafted).tolist(), torch.cat(confidences).tolist())
+
+    def _rows(self, requests: Sequence[DraftRequest], step: int) -> SamplingRows:
+        """How the sessions still drafting at this step choose their token: by the noise of its own position."""
+        return SamplingRows.build(
+            [(self._params[r.session], r.context_len + step) for r in requests if r.lookahead > step], self._device
+        )
+
+    def _attention(self, requests: Sequence[DraftRequest]) -> AttentionInputs:
+        """Lay out each layer's entries: as one padded stack where that is cheap, else session by session."""
+        self._shadows.touch(request.session for request in requests)
+        inputs: AttentionInputs = {}
+        for layer_type, layer in self._spec.layers.items():
+            views = [self._shadow(r).window_view(layer_type, r.context_len - 1) for r in requests]
+            longest = max(keys_HTD.shape[1] for keys_HTD, _ in views)
+            num_bytes = 2 * len(views) * longest * layer.entry_numel * self._spec.dtype.itemsize
+            is_stacked = self._forward.needs_stack or self._device.type != "cpu" or num_bytes <= _MAX_STACKED_BYTES
+            inputs[layer_type] = stacked(views) if is_stacked else separate(views)
+        return inputs
+
+    def _shadow(self, request: DraftRequest) -> Shadow:
+        shadow = self._shadows.get(request.session)
+        assert shadow is not None
+        return shadow
+
+    def _is_draftable(self, request: DraftRequest) -> bool:
+        if request.lookahead <= 0:
+            return False
+        problem = None
+        if not self.has(request.session):
+            problem = "its shadow was evicted"
+        elif self.have_len(request.session) != request.context_len - 1 or request.context_len < 2:
+            problem = f"the shadow has {self.have_len(request.session)} entries at context {request.context_len}"
+        elif len(request.hidden) != self._spec.hidden_size * self._spec.dtype.itemsize:
+            problem = (
+                f"the hidden state has {len(request.hidden)} bytes, not {self._spec.hidden_size} {self._spec.dtype}"
+            )
+        elif not 0 <= request.last_token < self._forward.vocab_size:
+            problem = f"token {request.last_token} is not in the vocabulary"
+        if problem is not None:
+            logger.warning("session %x gets no draft: %s", request.session, problem)
+        return problem is None
+
+
+def load_mtp_engine(
+    target: str, assistant: str, *, dtype: torch.dtype, shadow_bytes: int, device: str = "cpu"
+) -> MtpEngine:
+    """Load the assistant and, of the target, its configuration and its input embedding alone.
+
+    `target` and `assistant` are folders or hub ids; ValueError when they do not belong together.
+    """
+    return build_mtp_engine(
+        load_assistant(assistant, dtype=dtype, device=device),
+        load_embedding_table(target, dtype=dtype, device=device),
+        shadow_spec(load_config(target), dtype=dtype),
+        shadow_bytes=shadow_bytes,
+        device=device,
+    )
+
+
+def build_mtp_engine(
+    assistant: PreTrainedModel, embedding: EmbeddingTable, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu"
+) -> MtpEngine:
+    """An engine for this assistant, on the fast forward pass where its layers allow it.
+
+    ValueError when assistant and target do not belong together.
+    """
+    check_pair(assistant, embedding, spec)
+    forward: AssistantForward
+    forward = LeanForward(assistant, embedding) if can_run_lean(assistant) else LibraryForward(assistant, embedding)
+    return MtpEngine(forward, spec, shadow_bytes=shadow_bytes, device=device)
+
+
+def check_pair(assistant: PreTrainedModel, embedding: EmbeddingTable, spec: ShadowSpec) -> None:
+    """ValueError when the assistant was not made for the target that `spec` and `embedding` describe."""
+    text_config = assistant.config.get_text_config()
+    expected: dict[str, tuple[object, object]] = {
+        "backbone hidden size": (assistant.config.backbone_hidden_size, spec.hidden_size),
+        "vocabulary size": (text_config.vocab_size, len(embedding.weight_VH)),
+    }
+    for index, layer_type in enumerate(text_config.layer_types):
+        layer = spec.layers[layer_type]
+        expected[f"layer {index} (kv heads, head dim)"] = (
+            kv_shape(text_config, index),
+            (layer.num_kv_heads, layer.head_dim),
+        )
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            raise ValueError(
+                f"the assistant's {name} is {found}, the target needs {wanted}; "
+                "use the assistant that was published with this target"
+            )
+
+
+def _num_active(requests: Sequence[DraftRequest]) -> list[int]:
+    """Sessions that are still drafting at each step; the requests come longest lookahead first."""
+    return [sum(request.lookahead > step for request in requests) for step in range(requests[0].lookahead)]
+
+
+def _as_drafts(requests: Sequence[DraftRequest], tokens: Sequence[int], confidences: Sequence[float]) -> list[Draft]:
+    """Cut what was drafted step by step into one draft per session."""
+    num_active = _num_active(requests)
+    starts = [sum(num_active[:step]) for step in range(len(num_active))]
+    drafts = []
+    for row, request in enumerate(requests):
+        picks = [starts[step] + row for step in range(request.lookahead)]
+        drafts.append(
+            Draft(
+                session=request.session,
+                tokens=tuple(tokens[pick] for pick in picks),
+                confidences=tuple(confidences[pick] for pick in picks),
+            )
+        )
+    return drafts

@@ -1,0 +1,221 @@
+"""Shadows: what a drafter keeps of the target's keys and values, one shadow per session.
+
+Shapes: H kv heads, T entries (positions), D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from deployments.messages import KvRange, LayerType, SessionId
+from deployments.models.loading import ShadowLayer, ShadowSpec
+
+_FIRST_CAPACITY = 64
+ROLLBACK_SLACK = 64
+"""Entries kept before a sliding layer's window, so that a rollback this deep leaves a whole window."""
+
+
+class LayerShadow:
+    """One layer's keys and values of positions [start, stop), in buffers that grow by doubling.
+
+    A full layer holds everything from position 0. A sliding layer (`window` not None) holds at
+    least what the target itself lets position `stop` see, which is `window - 1` entries, and
+    moves its entries to the front of the buffer when that is full, once per `window` entries.
+    """
+
+    def __init__(self, layer: ShadowLayer, window: int | None, dtype: torch.dtype, device: torch.device) -> None:
+        self._layer = layer
+        self._keep = None if window is None else window + ROLLBACK_SLACK
+        self._window = window
+        self._keys_HTD = torch.empty(layer.num_kv_heads, 0, layer.head_dim, dtype=dtype, device=device)
+        self._values_HTD = torch.empty_like(self._keys_HTD)
+        self.start = 0
+        self.stop = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the buffers, unused capacity included."""
+        return 2 * self._keys_HTD.nbytes
+
+    def span_after(self, start: int, stop: int, held: tuple[int, int]) -> tuple[int, int]:
+        """What [start, stop) turns the `held` span into; ValueError when that would leave a gap."""
+        held_start, held_stop = held
+        needed = self._first_needed(stop)
+        is_joined = start > needed and held_start <= start <= held_stop
+        first = held_start if is_joined else start
+        if first > needed:
+            raise ValueError(
+                f"{self._layer.layer_type} range [{start}, {stop}) leaves a gap: entries [{held_start}, {held_stop}) "
+                f"are held and {needed} onwards are needed; send the range from {held_stop} on"
+            )
+        return first if self._keep is None else max(first, stop - self._keep), stop
+
+    def write(self, start: int, stop: int, keys_THD: torch.Tensor, values_THD: torch.Tensor) -> None:
+        """Put entries [start, stop) in place and forget those after; the span was checked before."""
+        if self._keep is not None and stop - start > self._keep:
+            skipped = stop - start - self._keep
+            start, keys_THD, values_THD = start + skipped, keys_THD[skipped:], values_THD[skipped:]
+        if start <= self._first_needed(stop):
+            # It brings all that is needed. What is held before it may be older than a rollback: a
+            # verifier that rewrites more than a window ships the last window only.
+            self.start = start
+        self._make_room(start, stop)
+        span = slice(start - self.start, stop - self.start)
+        self._keys_HTD[:, span].copy_(keys_THD.transpose(0, 1))
+        self._values_HTD[:, span].copy_(values_THD.transpose(0, 1))
+        self.stop = stop
+
+    def view(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the held entries of [start, stop), each (H, T, D), sharing the buffers' memory."""
+        span = slice(max(start, self.start) - self.start, stop - self.start)
+        return self._keys_HTD[:, span], self._values_HTD[:, span]
+
+    def _first_needed(self, stop: int) -> int:
+        """The first entry that the target itself lets position `stop` see."""
+        return 0 if self._window is None else max(0, stop - self._window + 1)
+
+    def _make_room(self, start: int, stop: int) -> None:
+        """Make the buffers reach `stop`, keeping entries [self.start, start)."""
+        capacity = self._keys_HTD.shape[1]
+        if stop - self.start <= capacity:
+            return
+        first = self.start if self._keep is None else max(self.start, start - self._keep)
+        kept = slice(first - self.start, start - self.start)
+        num_kept = start - first
+        if stop - first > capacity:
+            capacity = max(_FIRST_CAPACITY, 2 * capacity, stop - first)
+            capacity = capacity if self._keep is None else min(capacity, 2 * self._keep)
+            heads, _, dim = self._keys_HTD.shape
+            keys, values = (self._keys_HTD.new_empty(heads, capacity, dim) for _ in range(2))
+            keys[:, :num_kept] = self._keys_HTD[:, kept]
+            values[:, :num_kept] = self._values_HTD[:, kept]
+            self._keys_HTD, self._values_HTD = keys, values
+        else:
+            self._keys_HTD[:, :num_kept] = self._keys_HTD[:, kept].clone()
+            self._values_HTD[:, :num_kept] = self._values_HTD[:, kept].clone()
+        self.start = first
+
+
+class Shadow:
+    """The sliding and the full layer of one session."""
+
+    def __init__(self, spec: ShadowSpec, device: torch.device) -> None:
+        self._spec = spec
+        self._device = device
+        self.layers: dict[LayerType, LayerShadow] = {
+            name: LayerShadow(layer, spec.sliding_window if name == "sliding_attention" else None, spec.dtype, device)
+            for name, layer in spec.layers.items()
+        }
+
+    @property
+    def have_len(self) -> int:
+        """Entries 0 .. have_len - 1 are held by every layer (of a sliding one, those still needed)."""
+        return min(layer.stop for layer in self.layers.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(layer.num_bytes for layer in self.layers.values())
+
+    def extend(self, ranges: Sequence[KvRange]) -> None:
+        """Write all ranges, or none of them: ValueError when bytes or spans do not fit."""
+        spans = {name: (layer.start, layer.stop) for name, layer in self.layers.items()}
+        for item in ranges:
+            self._check_shape(item)
+            spans[item.layer_type] = self.layers[item.layer_type].span_after(
+                item.start, item.stop, spans[item.layer_type]
+            )
+        for item in ranges:
+            keys, values = self._tensor(item, item.keys), self._tensor(item, item.values)
+            self.layers[item.layer_type].write(item.start, item.stop, keys, values)
+
+    def window_view(self, layer_type: LayerType, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, each (H, T, D), that a draft at query position `stop` attends to.
+
+        The full layer gives entries [0, stop), the sliding layer the last window of them.
+        """
+        start = stop - self._spec.sliding_window if layer_type == "sliding_attention" else 0
+        return self.layers[layer_type].view(max(0, start), stop)
+
+    def _check_shape(self, item: KvRange) -> None:
+        layer = self._spec.layers.get(item.layer_type)
+        if layer is None:
+            raise ValueError(f"no shadow layer {item.layer_type!r}; the layers are {', '.join(self._spec.layers)}")
+        if not 0 <= item.start <= item.stop:
+            raise ValueError(f"{item.layer_type} range [{item.start}, {item.stop}) is no range of positions")
+        expected = (item.stop - item.start) * layer.entry_numel * self._spec.dtype.itemsize
+        for part, data in (("keys", item.keys), ("values", item.values)):
+            if len(data) != expected:
+                raise ValueError(
+                    f"{item.layer_type} {part} of [{item.start}, {item.stop}) have {len(data)} bytes, expected "
+                    f"{expected} ({layer.num_kv_heads} heads of {layer.head_dim} in {self._spec.dtype}); "
+                    "drafter and verifier must serve the same target in the same dtype"
+                )
+
+    def _tensor(self, item: KvRange, data: bytes) -> torch.Tensor:
+        layer = self._spec.layers[item.layer_type]
+        shape = (item.stop - item.start, layer.num_kv_heads, layer.head_dim)
+        return tensor_from_bytes(data, self._spec.dtype).view(shape).to(self._device)
+
+
+class ShadowPool:
+    """All shadows of a drafter within a byte budget; the least recently used are evicted to keep it.
+
+    Used means attached, extended or drafted from. An evicted session holds nothing, and an extend
+    from position 0 on brings it back.
+    """
+
+    def __init__(self, spec: ShadowSpec, *, budget_bytes: int, device: torch.device) -> None:
+        self._spec = spec
+        self._budget_bytes = budget_bytes
+        self._device = device
+        self._shadows: OrderedDict[SessionId, Shadow] = OrderedDict()
+        self._num_bytes = 0
+        self.num_evicted = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that all shadows hold; at most the budget."""
+        return self._num_bytes
+
+    def start(self, session: SessionId) -> None:
+        """Begin an empty shadow, in place of any that was there."""
+        self.drop(session)
+        self._shadows[session] = Shadow(self._spec, self._device)
+
+    def drop(self, session: SessionId) -> None:
+        """Free a session's shadow. Idempotent."""
+        shadow = self._shadows.pop(session, None)
+        if shadow is not None:
+            self._num_bytes -= shadow.num_bytes
+
+    def get(self, session: SessionId) -> Shadow | None:
+        """The session's shadow, None when it was evicted or never begun."""
+        return self._shadows.get(session)
+
+    def extend(self, session: SessionId, ranges: Sequence[KvRange]) -> None:
+        """Write ranges into a shadow (see `Shadow.extend`), then evict until the budget holds."""
+        shadow = self._shadows.get(session)
+        if shadow is None:
+            self.start(session)
+            shadow = self._shadows[session]
+        bytes_before = shadow.num_bytes
+        shadow.extend(ranges)
+        self._num_bytes += shadow.num_bytes - bytes_before
+        self.touch((session,))
+        while self._num_bytes > self._budget_bytes:
+            self.drop(next(iter(self._shadows)))
+            self.num_evicted += 1
+
+    def touch(self, sessions: Iterable[SessionId]) -> None:
+        """Count these sessions as used just now."""
+        for session in sessions:
+            self._shadows.move_to_end(session)
+
+
+def tensor_from_bytes(data: bytes, dtype: torch.dtype) -> torch.Tensor:
+    """A flat tensor of the raw bytes (which are copied: torch has no read-only tensors)."""
+    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
