@@ -1,0 +1,182 @@
+"""The engine decides what the library would, whatever is drafted, batched or rolled back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from deployments.messages import SamplingParams, SessionId, Token
+from deployments.models.cpu_kernels import use_cpu_kernels
+from deployments.models.loading import load_target
+from deployments.verifier.engine import Chunk
+from deployments.verifier.paged_engine import CacheLimits, PagedEngine
+from tests.support.driving import Drafter, Drive
+from tests.support.equality import POCKET, Reference, Tally
+from tests.support.tiny_models import save_tiny_target
+
+PROMPT_LENGTHS = (3, 1, 40, 17, 70, 12)
+NUM_TOKENS = 24
+SAMPLED = SamplingParams(temperature=0.8, seed=11)
+WARPED = SamplingParams(temperature=1.1, top_k=40, top_p=0.9, min_p=0.02, seed=2**63 + 5, choice_index=1)
+
+
+@pytest.fixture(scope="module", params=["tiny", "pocket"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return POCKET / "target" if request.param == "pocket" else save_tiny_target(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference(folder)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> PagedEngine:
+    target = load_target(str(folder), dtype=torch.float32, device="cpu")
+    use_cpu_kernels(target.model)
+    return PagedEngine(target, CacheLimits(max_context_tokens=400, num_kv_tokens=8_000, max_lookahead=8))
+
+
+@pytest.fixture(scope="module")
+def prompts(engine: PagedEngine) -> list[list[Token]]:
+    rng = random.Random(1)
+    return [[rng.randrange(6, engine.vocab_size) for _ in range(length)] for length in PROMPT_LENGTHS]
+
+
+def oracle(expected: Sequence[Sequence[Token]], prompts: Sequence[Sequence[Token]], lookahead: int) -> Drafter:
+    def draft(session: SessionId, tokens: Sequence[Token]) -> Sequence[Token]:
+        done = len(tokens) - len(prompts[session])
+        return expected[session][done : done + lookahead]
+
+    return draft
+
+
+def right_accepted(lookahead: int) -> int:
+    """Drafted tokens in an output of NUM_TOKENS when the first comes alone and every proposal holds."""
+    num_rounds, rest = divmod(NUM_TOKENS - 1, lookahead + 1)
+    return num_rounds * lookahead + max(rest - 1, 0)
+
+
+def garbage(vocab_size: int, lookahead: int) -> Drafter:
+    rng = random.Random(5)
+    return lambda _session, _tokens: [rng.randrange(vocab_size) for _ in range(lookahead)]
+
+
+def mixed(one: Drafter, other: Drafter) -> Drafter:
+    """A proposal that begins like the first drafter's and goes on like the second's, of any length."""
+    rng = random.Random(6)
+
+    def draft(session: SessionId, tokens: Sequence[Token]) -> Sequence[Token]:
+        good, bad = one(session, tokens), other(session, tokens)
+        cut = rng.randrange(len(good) + 1)
+        return [*good[:cut], *bad[: rng.randrange(len(bad) + 1)]][:8]
+
+    return draft
+
+
+def test_greedy_equals_the_librarys_generate(
+    engine: PagedEngine, reference: Reference, prompts: list[list[Token]]
+) -> None:
+    params = [SamplingParams()] * len(prompts)
+    outputs = Drive(engine).generate(prompts, params, NUM_TOKENS, lambda _s, _t: ())
+    tally = Tally(reference)
+    for prompt, output in zip(prompts, outputs, strict=True):
+        expected = reference.generate_greedy_by_library(prompt, NUM_TOKENS)
+        tally.check(prompt, SamplingParams(), expected, output[: len(expected)])
+    tally.close()
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SAMPLED, WARPED], ids=["greedy", "sampled", "warped"])
+def test_any_proposals_yield_the_reference(
+    engine: PagedEngine, reference: Reference, prompts: list[list[Token]], params: SamplingParams
+) -> None:
+    expected = [reference.generate(prompt, params, NUM_TOKENS) for prompt in prompts]
+    all_params, tally = [params] * len(prompts), Tally(reference)
+    for lookahead in (0, 1, 3, 8):
+        right, wrong = oracle(expected, prompts, lookahead), garbage(engine.vocab_size, lookahead)
+        for draft in (right, wrong, mixed(right, wrong)):
+            drive = Drive(engine)
+            outputs = drive.generate(prompts, all_params, NUM_TOKENS, draft)
+            for prompt, one, other in zip(prompts, expected, outputs, strict=True):
+                tally.check(prompt, params, one, other)
+            if draft is right and lookahead and not tally.num_near_ties:
+                assert drive.num_accepted >= len(prompts) * (NUM_TOKENS - 1) * lookahead // (lookahead + 1) - len(
+                    prompts
+                )
+            engine.check_integrity()
+            assert engine.kv_usage == 0.0
+    tally.close()
+
+
+def test_alone_or_among_others_of_other_parameters(
+    engine: PagedEngine, reference: Reference, prompts: list[list[Token]]
+) -> None:
+    params = [(SamplingParams(), SAMPLED, WARPED)[i % 3] for i in range(len(prompts))]
+    together = Drive(engine).generate(prompts, params, NUM_TOKENS, garbage(engine.vocab_size, 3))
+    tally = Tally(reference)
+    for i, prompt in enumerate(prompts):
+        (alone,) = Drive(engine).generate([prompt], [params[i]], NUM_TOKENS, lambda _s, _t: ())
+        tally.check(prompt, params[i], alone, together[i])
+    tally.close()
+
+
+def test_a_rollback_goes_back_to_any_length(
+    engine: PagedEngine, reference: Reference, prompts: list[list[Token]]
+) -> None:
+    prompt = prompts[4]
+    expected = reference.generate(prompt, SAMPLED, 1)[0]
+    engine.open(1, SAMPLED, 100)
+    engine.step([Chunk(session=1, start=0, tokens=(*prompt, 9, 9), num_drafted=2)])
+    for length in (50, 50, 60, 5, 0):
+        engine.rollback(1, length)
+        length = min(length, 50) if length > 5 else length
+        (outcome,) = engine.step([Chunk(session=1, start=length, tokens=tuple(prompt[length:]))])
+        assert outcome.next_token == expected
+        engine.rollback(1, length)
+    engine.close(1)
+    engine.close(1)
+    engine.check_integrity()
+
+
+def test_room_is_refused_before_it_runs_out(engine: PagedEngine) -> None:
+    num_open = 0
+    while engine.can_open(392):
+        engine.open(num_open, SAMPLED, 392)
+        num_open += 1
+    assert num_open == 20
+    assert engine.kv_usage == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="ask can_open first"):
+        engine.open(99, SAMPLED, 392)
+    with pytest.raises(ValueError, match="ask for fewer"):
+        engine.open(99, SAMPLED, 401)
+    assert not engine.can_open(401)
+    for session in range(num_open):
+        engine.close(session)
+    engine.check_integrity()
+    assert engine.kv_usage == 0.0
+
+
+def test_misuse_is_noticed_before_anything_is_written(engine: PagedEngine) -> None:
+    engine.open(1, SAMPLED, 20)
+    for chunk in (
+        Chunk(session=1, start=1, tokens=(5,)),
+        Chunk(session=1, start=0, tokens=(5,), num_drafted=1),
+        Chunk(session=1, start=0, tokens=(5, 6), num_drafted=1, is_partial=True),
+        Chunk(session=1, start=0, tokens=(5,) * 21),
+        Chunk(session=1, start=0, tokens=(5,) * 10, num_drafted=9),
+    ):
+        with pytest.raises(AssertionError):
+            engine.step([chunk])
+    engine.close(1)
+
+
+def test_limits_that_cannot_work_are_refused(folder: Path) -> None:
+    target = load_target(str(folder), dtype=torch.float32, device="cpu")
+    with pytest.raises(ValueError, match="lower it"):
+        PagedEngine(target, CacheLimits(max_context_tokens=100_000, num_kv_tokens=200_000))
+    with pytest.raises(ValueError, match="raise the first"):
+        PagedEngine(target, CacheLimits(max_context_tokens=400, num_kv_tokens=400))
