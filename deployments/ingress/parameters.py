@@ -113,10 +113,9 @@ def without_neutral(
 
 def unsupported(param: str, neutral_values: tuple[Any, ...] = ()) -> ApiError:
     """The refusal of a known parameter, naming the values that would do."""
-    remedy = (
-        f"leave it out, or send {' or '.join(map(json.dumps, neutral_values))}" if neutral_values else "leave it out"
-    )
-    return invalid(param, f"The parameter {param!r} is not supported yet; {remedy}.", "unsupported_parameter")
+    allowed = " or ".join(map(json.dumps, neutral_values))
+    remedy = f"send {allowed}" if allowed else "leave it out"
+    return invalid(param, f"This value of {param!r} is not supported yet; {remedy}.", "unsupported_parameter")
 
 
 def _is_same(value: Any, neutral: Any) -> bool:

@@ -29,8 +29,9 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest) -
     elif num_speculative_tokens <= limits.max_num_speculative_tokens:
         lookahead = num_speculative_tokens
     else:
-        message = f"num_speculative_tokens is at most {limits.max_num_speculative_tokens} here, or 'auto'."
-        raise invalid("speculation.num_speculative_tokens", message, "invalid_value")
+        param = "speculation.num_speculative_tokens"
+        message = f"{param!r} is at most {limits.max_num_speculative_tokens} here, or 'auto'."
+        raise invalid(param, message, "invalid_value")
     prompt_param = "messages" if isinstance(body, ChatRequest) else "prompt"
     prompt = await _encode(context, body)
     return GenerateRequest(
@@ -50,7 +51,7 @@ async def _encode(context: IngressContext, body: ChatRequest | CompletionRequest
         if isinstance(body.prompt, list):
             outside = [token for token in body.prompt if token >= context.model.vocab_size]
             if outside:
-                message = f"Token id {outside[0]} is outside the vocabulary of {context.model.vocab_size} ids."
+                message = f"'prompt' has the token id {outside[0]}; the vocabulary has {context.model.vocab_size} ids."
                 raise invalid("prompt", message, "invalid_value")
             return body.prompt
         text = body.prompt

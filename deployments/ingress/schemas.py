@@ -147,7 +147,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
     prompt = given.get("prompt")
     if isinstance(prompt, list) and prompt and all(isinstance(one, str | list) for one in prompt):
         if len(prompt) > 1:
-            message = f"{len(prompt)} prompts in one request are not supported yet; send a request for each."
+            message = f"'prompt' has {len(prompt)} prompts, which is not supported yet; send a request for each."
             raise invalid("prompt", message, "unsupported_parameter")
         given["prompt"] = prompt[0]
     return _checked(CompletionRequest, given)
@@ -167,13 +167,14 @@ def _message(message: Any, prefix: str) -> Any:
     if not isinstance(message, dict):
         return message
     if message.get("role") in ("tool", "function"):
-        raise invalid(f"{prefix}role", "Tool messages are not supported yet; send text only.", "unsupported_parameter")
+        raise unsupported(f"{prefix}role", ("system", "user", "assistant"))
     content = message.get("content")
     for i, part in enumerate(content) if isinstance(content, list) else ():
         kind = part.get("type") if isinstance(part, dict) else None
         if isinstance(kind, str) and kind != "text":
-            message_text = f"Content of type {kind!r} is not supported: this model reads text only; send text parts."
-            raise invalid(f"{prefix}content.{i}.type", message_text, "unsupported_content")
+            param = f"{prefix}content.{i}.type"
+            reason = f"{param!r} is {kind!r}, but this model reads text only; send parts of type 'text'."
+            raise invalid(param, reason, "unsupported_content")
     return without_neutral(message, MESSAGE_NEUTRAL_VALUES, prefix)
 
 
@@ -200,6 +201,8 @@ def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:
             text = "This parameter is required"
         # A union reports one line for each type it allows.
         found[param] = f"{found[param]}, or: {text}" if param in found and text not in found[param] else text
+    # Where one type of a union fits but for an element, the element is at fault.
+    found = {param: text for param, text in found.items() if not any(other.startswith(f"{param}.") for other in found)}
     if set(found) & {"speculation.request_class", "speculation.priority"}:
         return unsupported(next(name for name in found if name.startswith("speculation.")))
     shown = list(found.items())[:_MAX_DETAILS]
@@ -212,9 +215,12 @@ def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:
 
 def _param(location: tuple[int | str, ...]) -> str:
     """The path a client would recognise: pydantic adds the type it tried in a union."""
-    tried = ("str", "int", "float", "bool", "list[", "function-", "constrained-", "literal[")
-    parts = [str(part) for part in location if isinstance(part, int) or not part.startswith(tried)]
-    return ".".join(parts)
+    tried = ("list[", "function-", "constrained-", "literal[")
+    return ".".join(
+        str(part)
+        for part in location
+        if isinstance(part, int) or (part not in ("str", "int", "float", "bool") and not part.startswith(tried))
+    )
 
 
 def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

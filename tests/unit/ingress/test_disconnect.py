@@ -1,0 +1,129 @@
+"""A client that leaves: whatever the server was doing for it ends at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.ingress.app import create_app
+from deployments.ingress.sse import ClientGone, until_disconnect
+from tests.support.rest import MODEL, ScriptedClient, make_context, plain_ids
+
+
+class Browser:
+    """One bare ASGI connection that can be dropped."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.gone = asyncio.Event()
+        self.breaks_on_send = False
+        self._body: bytes | None = json.dumps(body).encode()
+
+    async def receive(self) -> dict[str, Any]:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self.breaks_on_send and self.sent:
+            raise OSError("broken pipe")
+        self.sent.append(message)
+
+
+def scope() -> dict[str, Any]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "raw_path": b"/v1/chat/completions",
+        "query_string": b"",
+        "headers": [],
+        "scheme": "http",
+        "server": ("test", 80),
+        "client": ("test", 1),
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("hangs_after", [0, 2], ids=["before-the-first-token", "in-the-middle"])
+async def test_leaving_ends_the_generation_at_once(tmp_path: Path, stream: bool, hangs_after: int) -> None:
+    client = ScriptedClient(hangs_after=hangs_after)
+    context = make_context(tmp_path, client)
+    client.tokens = plain_ids(context, "one two three")
+    browser = Browser({"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "hi"}]})
+    served = asyncio.ensure_future(create_app(context)(scope(), browser.receive, browser.send))
+    await asyncio.wait_for(client.reached_hang.wait(), 2)
+    assert client.num_open == 1
+    browser.gone.set()
+    await asyncio.wait_for(served, 2)
+    assert client.num_open == 0
+    text = context.metrics.render().decode()
+    for gauge in ("num_requests_running", "num_requests_waiting"):
+        assert f'outrider_{gauge}{{model_name="{MODEL}"}} 0.0' in text
+    assert "request_success_total{" not in text
+
+
+async def test_a_connection_that_breaks_on_sending_ends_the_generation(tmp_path: Path) -> None:
+    client = ScriptedClient()
+    context = make_context(tmp_path, client)
+    client.tokens = plain_ids(context, "one two three")
+    browser = Browser({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]})
+    browser.breaks_on_send = True
+    await asyncio.wait_for(create_app(context)(scope(), browser.receive, browser.send), 2)
+    assert [message["type"] for message in browser.sent] == ["http.response.start"]
+    assert client.num_open == 0
+
+
+async def test_a_slow_client_holds_the_generation_back(tmp_path: Path) -> None:
+    client = ScriptedClient()
+    context = make_context(tmp_path, client)
+    client.tokens = plain_ids(context, "one two three four five six")
+    browser = Browser({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]})
+    gate = asyncio.Event()
+    taken: list[int] = []
+    take = context.metrics.generation_tokens.inc
+
+    async def slow_send(message: dict[str, Any]) -> None:
+        browser.sent.append(message)
+        if len(browser.sent) > 3:
+            await gate.wait()
+
+    context.metrics.generation_tokens.inc = lambda amount=1: (taken.append(amount), take(amount))  # type: ignore
+    served = asyncio.ensure_future(create_app(context)(scope(), browser.receive, slow_send))
+    await asyncio.sleep(0.05)
+    assert 0 < len(taken) < len(client.tokens) // 2
+    gate.set()
+    await asyncio.wait_for(served, 2)
+    assert len(taken) == len(client.tokens)
+
+
+async def test_until_disconnect_returns_what_the_work_returns_or_raises() -> None:
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def work(result: int) -> int:
+        if result < 0:
+            raise ValueError(result)
+        return result
+
+    async def long_work() -> int:
+        await asyncio.sleep(60)
+        return 0
+
+    assert await until_disconnect(never, work(3)) == 3
+    with pytest.raises(ValueError, match="-1"):
+        await until_disconnect(never, work(-1))
+    with pytest.raises(ClientGone):
+        await until_disconnect(gone, long_work())
