@@ -1,0 +1,68 @@
+"""The ingress's own tokenizer gives the ids and texts that transformers gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from deployments.ingress.tokenizer import Tokenizer
+from tests.support.tiny_tokenizer import write_model_folder
+
+CONVERSATIONS: list[list[dict[str, Any]]] = [
+    [{"role": "user", "content": "hello"}],
+    [
+        {"role": "system", "content": "You are brief. 🙂"},
+        {"role": "user", "content": "  two  spaces,\n\na line and <html> & 'quotes' "},
+        {"role": "assistant", "content": "日本語"},
+        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": " two"}]},
+    ],
+    [{"role": "user", "content": "a special token in the text: <turn|> <eos>"}],
+]
+TRICKY_TEMPLATE = """\
+{%- for message in messages %}
+    {%- if loop.first and tools is none and documents is none %}{{ bos_token }}{% endif %}
+    {%- set ns = namespace(text='') %}
+    {%- generation %}{% set ns.text = message | tojson %}{{ ns.text }}{% endgeneration %}
+    {%- if message.role == 'skip' %}{% continue %}{% endif %}
+  {{ message['role'] }}:{{ message['content'] }}{{ eos_token }}
+{% endfor %}
+{%- if add_generation_prompt %}ANSWER {% endif %}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_model_folder(tmp_path)
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=["short", "long", "special"])
+@pytest.mark.parametrize("template", [None, TRICKY_TEMPLATE], ids=["gemma-style", "tricky"])
+def test_chat_ids_equal_those_of_transformers(
+    folder: Path, conversation: list[dict[str, Any]], template: str | None
+) -> None:
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+        conversation = [turn for turn in conversation if isinstance(turn["content"], str)]
+    theirs = AutoTokenizer.from_pretrained(folder).apply_chat_template(conversation, add_generation_prompt=True)
+    assert Tokenizer.load(folder).encode_chat(conversation) == theirs["input_ids"]
+
+
+@pytest.mark.parametrize("text", ["", "hello", "  hé 🙂\n", "x <turn|> y"])
+def test_plain_ids_and_texts_equal_those_of_transformers(folder: Path, text: str) -> None:
+    theirs, ours = AutoTokenizer.from_pretrained(folder), Tokenizer.load(folder)
+    ids = ours.encode(text)
+    assert ids == theirs(text)["input_ids"]
+    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_a_template_in_the_tokenizer_config_is_found(folder: Path) -> None:
+    config = folder / "tokenizer_config.json"
+    (folder / "chat_template.jinja").unlink()
+    assert not Tokenizer.load(folder).has_chat_template
+    config.write_text('{"chat_template": "{{ messages[0].content }}", "bos_token": {"content": "<bos>"}}')
+    assert Tokenizer.load(folder).encode_chat([{"role": "user", "content": "the"}])
+    config.write_text('{"chat_template": [{"name": "default", "template": "x"}, {"name": "rag", "template": "y"}]}')
+    assert Tokenizer.load(folder).has_chat_template
