@@ -54,11 +54,12 @@ def use_cpu_kernels(model: nn.Module, *, keep: Collection[str] = ()) -> int:
     device or dtype nothing happens. The model can only run afterwards, not be saved or trained.
     """
     swapped = 0
+    has_onednn = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     for name, module in list(model.named_modules()):
         replacement: nn.Module | None = None
         if name in keep or any(p.dtype != torch.float32 or p.device.type != "cpu" for p in module.parameters()):
             continue
-        if type(module) is nn.Linear and torch.backends.mkldnn.is_available():
+        if type(module) is nn.Linear and has_onednn:
             replacement = PackedLinear(module)
         elif isinstance(module, Gemma4RMSNorm):
             replacement = FusedRmsNorm(module)
