@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma4AssistantForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from evaluation.load.samples import Sample
 from evaluation.pocket.records import Example
@@ -40,6 +41,7 @@ class Checkpoint:
 
 def load_checkpoint(target: Path) -> Checkpoint:
     """Load a target from an ordinary checkpoint folder."""
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
     return Checkpoint(model=model, tokenizer=AutoTokenizer.from_pretrained(target), counter=ForwardCounter(model))
 

@@ -35,7 +35,7 @@ def to_markdown(results: Results, environment: Mapping[str, Any]) -> str:
 def cell_text(samples: Sequence[Sample] | None, system: str) -> str:
     """`median (low to high)`, and the acceptance length where something was drafted."""
     if not samples:
-        return "one at a time only" if system == HF_ASSISTED else "not measured"
+        return "one at a time: as at 1" if system == HF_ASSISTED else "not measured"
     text = span_text(spread([sample.tokens_per_s for sample in samples]), 0)
     lengths = [length for sample in samples if (length := sample.acceptance_length) is not None]
     return f"{text}; {spread(lengths).median:.2f} per round" if lengths else text

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from evaluation.load.bench import OFF, ON, Plan, measure
+from evaluation.load.bench import HF_ASSISTED, OFF, ON, Plan, measure
 from evaluation.load.report import describe_environment, to_json, to_markdown
 from evaluation.load.samples import Cell, Sample, spread
 from evaluation.pocket.records import Example, Task, ask
@@ -85,17 +85,21 @@ def results_of_two() -> dict[Cell, list[Sample]]:
     plan = Plan(num_repeats=3, num_prompts={1: 1}, tasks=("prose",))
     results = measure([off], plan, prompts, lambda line: None)
     results[Cell("prose", 1, ON)] = [drafted] * 3
+    results[Cell("prose", 1, HF_ASSISTED)] = [replace(drafted, overhead_ms=None, texts=("other",))] * 3
     results[Cell("prose", 8, ON)] = [replace(drafted, overhead_ms=None)] * 3
     return results
 
 
 def test_table_shows_median_spread_and_acceptance_length() -> None:
     text = to_markdown(results_of_two(), describe_environment("outrider bench --quick"))
-    assert "| tokens/s | streams | outrider, speculation off | outrider |\n|---|---|---|---|\n" in text
-    assert "| prose | 1 | 100 (90 to 110) | 200 (200 to 200); 4.00 per round |" in text
-    assert "| prose | 8 | not measured | 200 (200 to 200); 4.00 per round |" in text
+    assert "| tokens/s | streams | outrider, speculation off | outrider | HF generate, assisted |\n" in text
+    assert "|\n|---|---|---|---|---|\n" in text
+    assert (
+        "| prose | 1 | 100 (90 to 110) | 200 (200 to 200); 4.00 per round | 200 (200 to 200); 4.00 per round |" in text
+    )
+    assert "| prose | 8 | not measured | 200 (200 to 200); 4.00 per round | one at a time: as at 1 |" in text
     assert "outside the models at one session, ms: prose 0.50 (0.50 to 0.50)." in text
-    assert "outrider 3 of 3 as outrider, speculation off" in text
+    assert "outrider 3 of 3, HF generate, assisted 0 of 3 as outrider, speculation off" in text
     assert "`outrider bench --quick`" in text
 
 
