@@ -1,0 +1,60 @@
+"""The Serve application:  ingress -> router -> verifier -> drafter, and router -> drafter.
+
+`deployments.app:build` is the import path that Serve's configuration files name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from cluster.discovery import request_router_config
+from deployments.config import OutriderConfig, RoleConfig, parse
+from deployments.drafter.deployment import Drafter
+from deployments.ingress.deployment import Ingress
+from deployments.router.deployment import Router
+from deployments.verifier.deployment import Verifier
+
+APP_NAME = "outrider"
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application of a configuration, given as the fields of an OutriderConfig; ConfigError if they are wrong."""
+    config = parse(args).resolve()
+    fields = config.model_dump(mode="json")
+    drafter = None
+    if config.has_drafter:
+        drafter = serve.deployment(**_options("drafter", config.drafter))(Drafter).bind(fields)
+    verifier = serve.deployment(**_options("verifier", config.verifier))(Verifier).bind(fields, drafter)
+    router = serve.deployment(**_options("router", config.router))(Router).bind(fields, verifier, drafter)
+    return serve.deployment(**_ingress_options(config))(Ingress).bind(fields, router)
+
+
+def _options(name: str, role: RoleConfig) -> dict[str, Any]:
+    actor: dict[str, Any] = {
+        "num_cpus": role.num_cpus,
+        "num_gpus": role.num_gpus,
+        # Read when torch is loaded, which is before any line of ours could set it.
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(role.num_threads)}},
+    }
+    if role.accelerator_type is not None:
+        actor["accelerator_type"] = role.accelerator_type
+    return {
+        "name": name,
+        "num_replicas": role.num_replicas,
+        "ray_actor_options": actor,
+        "max_ongoing_requests": role.max_leases,
+        "request_router_config": request_router_config(),
+        "health_check_period_s": role.health_check_period_s,
+        "health_check_timeout_s": role.health_check_timeout_s,
+        "graceful_shutdown_timeout_s": role.graceful_shutdown_timeout_s,
+        "graceful_shutdown_wait_loop_s": 0.2,
+    }
+
+
+def _ingress_options(config: OutriderConfig) -> dict[str, Any]:
+    options = _options("ingress", config.ingress)
+    del options["request_router_config"]  # its caller is Serve's proxy
+    return {**options, "max_ongoing_requests": config.ingress.max_ongoing_requests}

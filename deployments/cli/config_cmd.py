@@ -1,0 +1,47 @@
+"""`outrider config`: the serveConfigV2 of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deployments.config import ConfigError, OutriderConfig, load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="configuration; by default the pocket models"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the same")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print YAML that `serve deploy` takes."""
+    try:
+        config = load(args.config or args.file)
+        config.resolve()
+    except (ConfigError, OSError) as error:
+        print(f"outrider config: {error}", file=sys.stderr)
+        return 2
+    print(yaml.safe_dump(to_serve_config(config), sort_keys=False), end="")
+    return 0
+
+
+def to_serve_config(config: OutriderConfig) -> dict[str, Any]:
+    """The fields of a serveConfigV2; the configuration itself travels as the builder's arguments."""
+    return {
+        "proxy_location": "HeadOnly" if config.streams.is_loopback else "EveryNode",
+        "http_options": {"host": config.ingress.host, "port": config.ingress.port},
+        "applications": [
+            {
+                "name": "outrider",
+                "route_prefix": "/",
+                "import_path": "deployments.app:build",
+                "args": config.model_dump(mode="json", exclude_defaults=True),
+            }
+        ],
+    }

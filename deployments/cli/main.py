@@ -1,0 +1,41 @@
+"""The `outrider` command: one verb per file, imported when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    "serve": ("deployments.cli.serve", "serve a model on this machine until Ctrl-C"),
+    "config": ("deployments.cli.config_cmd", "print the serveConfigV2 of a configuration, for `serve deploy`"),
+    "chat": ("deployments.cli.chat", "talk to an endpoint, tokens coloured by where they came from"),
+    "bench": ("deployments.cli.bench", "measure an endpoint's speed beside HF generate"),
+}
+"""By verb: the module with `add_arguments(parser)` and `run(args) -> int`, and its line in the help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="outrider", description="Disaggregated speculative decoding for large language models on Ray Serve."
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for verb, (module, line) in VERBS.items():
+        sub = verbs.add_parser(verb, help=line, description=line[0].upper() + line[1:] + ".")
+        if verb == asked:
+            chosen = import_module(module)
+            chosen.add_arguments(sub)
+            sub.set_defaults(run=chosen.run)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

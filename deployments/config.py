@@ -1,0 +1,319 @@
+"""The configuration: one tree, frozen, every field with a default that serves the pocket models.
+
+"auto" means that a field follows from others; `resolve` returns a new tree without any "auto".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+POCKET = "pocket"
+_MAX_CONTEXT_TOKENS_BY_DEFAULT = 32_768
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Auto = Literal["auto"]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the text names each field and says what would be right."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Part):
+    """What is served, under the name `model_id`.
+
+    Sources are folders as `save_pretrained` writes them, or "pocket" for the embedded pair. The
+    assistant's "auto" is the model source with "-assistant" behind it.
+    """
+
+    model_id: Name = POCKET
+    model_source: Name = POCKET
+    assistant_source: Name = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_context_tokens: PositiveInt | Auto = "auto"
+
+
+class SpeculationConfig(_Part):
+    """How far ahead drafters look, and which there are."""
+
+    drafter: Literal["mtp", "none"] = "mtp"
+    num_speculative_tokens: Annotated[int, Field(ge=0)] = 4
+    max_speculative_tokens: Annotated[int, Field(ge=0, le=64)] = 16
+
+
+class RoleConfig(_Part):
+    """What every role's deployment has: resources for Ray, and how Serve looks after it.
+
+    `num_cpus` only reserves; `num_threads` is what the role computes with. `max_leases` bounds the
+    peers that may link to one replica.
+    """
+
+    num_replicas: PositiveInt = 1
+    num_cpus: PositiveFloat = 0.1
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    accelerator_type: str | None = None
+    num_threads: PositiveInt = 1
+    max_leases: PositiveInt = 64
+    health_check_period_s: PositiveFloat = 2.0
+    health_check_timeout_s: PositiveFloat = 30.0
+    graceful_shutdown_timeout_s: PositiveFloat = 10.0
+
+    @property
+    def device(self) -> str:
+        """Where the role's models run."""
+        return "cuda" if self.num_gpus > 0 else "cpu"
+
+
+class KvCacheConfig(_Part):
+    """The verifier's cache. "auto" holds 16 sessions of the longest context."""
+
+    num_tokens: PositiveInt | Auto = "auto"
+    block_size: PositiveInt = 16
+
+
+class VerifierConfig(RoleConfig):
+    """The target's side. Of a step's tokens `prompt_tokens` are kept for prompts that wait."""
+
+    num_cpus: PositiveFloat = 0.4
+    max_sessions: PositiveInt = 64
+    max_step_tokens: PositiveInt = 512
+    prompt_tokens: PositiveInt = 128
+    kv_cache: KvCacheConfig = KvCacheConfig()
+
+
+class DrafterConfig(RoleConfig):
+    """The assistant's side."""
+
+    num_cpus: PositiveFloat = 0.3
+    max_batch_sessions: PositiveInt = 64
+    max_shadow_bytes: PositiveInt = 1 << 30
+
+
+class RouterConfig(RoleConfig):
+    """Sessions and rounds. A missing proposal ends at its timeout in a round with lookahead 0."""
+
+    max_sessions: PositiveInt = 256
+    proposal_timeout_s: PositiveFloat = 1.0
+    verify_timeout_s: PositiveFloat = 30.0
+    placement_timeout_s: PositiveFloat = 30.0
+
+
+class IngressConfig(RoleConfig):
+    """The REST side. Serve's proxies listen on `host` and `port`.
+
+    `report_speculation` puts `metrics.speculative_decoding` into responses.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    max_ongoing_requests: PositiveInt = 512
+    max_body_bytes: PositiveInt = 4 << 20
+    report_speculation: bool = True
+
+
+class StreamsConfig(_Part):
+    """The data plane.
+
+    `host` is what every replica listens on, or "node" for its node's own address. `port_range` is
+    (first, last).
+    """
+
+    host: str = "127.0.0.1"
+    port_range: tuple[Port, Port] = (23_700, 23_899)
+    insecure_streams: bool = False
+    max_frame_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 16 << 20
+    max_buffer_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
+
+    @property
+    def ports(self) -> range:
+        """The port range as Python has it."""
+        return range(self.port_range[0], self.port_range[1] + 1)
+
+    def on_node(self, address: str) -> StreamsConfig:
+        """The same, with "node" replaced by the node's own address."""
+        return self.model_copy(update={"host": address}) if self.host == "node" else self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the streams stay on one machine."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class OutriderConfig(_Part):
+    """Everything. `OutriderConfig()` serves the embedded pocket pair on two CPU cores."""
+
+    model: ModelConfig = ModelConfig()
+    speculation: SpeculationConfig = SpeculationConfig()
+    ingress: IngressConfig = IngressConfig()
+    router: RouterConfig = RouterConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    drafter: DrafterConfig = DrafterConfig()
+    streams: StreamsConfig = StreamsConfig()
+
+    @property
+    def has_drafter(self) -> bool:
+        """Whether a drafter is deployed."""
+        return self.speculation.drafter != "none"
+
+    @model_validator(mode="after")
+    def _check(self) -> OutriderConfig:
+        problems = [problem for check in _CHECKS if (problem := check(self))]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def resolve(self) -> OutriderConfig:
+        """A new tree without "auto", checked against the model's own config.json; ConfigError if that does not fit."""
+        model = self.model
+        source, assistant = _folder(model.model_source, "model_source"), ""
+        if self.has_drafter:
+            if model.assistant_source != "auto":
+                assistant = _folder(model.assistant_source, "assistant_source")
+            else:
+                assistant = _folder(
+                    POCKET if model.model_source == POCKET else f"{source}-assistant", "assistant_source", "assistant"
+                )
+        own_context = _max_positions(source)
+        on_cpu = self.verifier.device == "cpu" and self.drafter.device == "cpu"
+        dtype = ("float32" if on_cpu else "bfloat16") if model.dtype == "auto" else model.dtype
+        asked, kept = model.max_context_tokens, self.verifier.kv_cache.num_tokens
+        context = asked if isinstance(asked, int) else min(own_context, _MAX_CONTEXT_TOKENS_BY_DEFAULT)
+        if context > own_context:
+            raise ConfigError(f"model.max_context_tokens: {context} is over the model's own {own_context}; lower it")
+        num_kv_tokens = kept if isinstance(kept, int) else 16 * (context + self.speculation.max_speculative_tokens)
+        return self.with_changes(
+            model={
+                "model_source": source,
+                "assistant_source": assistant or model.assistant_source,
+                "dtype": dtype,
+                "max_context_tokens": context,
+            },
+            verifier={"kv_cache": {"num_tokens": num_kv_tokens}},
+        )
+
+    def with_changes(self, **changes: Any) -> OutriderConfig:
+        """A new, checked tree with some fields replaced, given as nested mappings; ConfigError if it does not fit."""
+        return parse(_merged(self.model_dump(), changes))
+
+
+def _lookahead(config: OutriderConfig) -> str | None:
+    asked, most = config.speculation.num_speculative_tokens, config.speculation.max_speculative_tokens
+    if asked > most:
+        return (
+            f"speculation.num_speculative_tokens: {asked} is over max_speculative_tokens {most}; raise that or lower it"
+        )
+    return None
+
+
+def _step(config: OutriderConfig) -> str | None:
+    room, longest = config.verifier.max_step_tokens, config.speculation.max_speculative_tokens + 1
+    if room - config.verifier.prompt_tokens < longest:
+        return (
+            f"verifier.max_step_tokens: {room} less prompt_tokens {config.verifier.prompt_tokens} leaves no room for "
+            f"a proposal of {longest - 1} tokens; raise it"
+        )
+    return None
+
+
+def _cache(config: OutriderConfig) -> str | None:
+    held, context = config.verifier.kv_cache.num_tokens, config.model.max_context_tokens
+    if held == "auto" or context == "auto":
+        return None
+    needed = context + config.speculation.max_speculative_tokens
+    if held < needed:
+        return f"verifier.kv_cache.num_tokens: {held} does not hold one session of {needed} tokens; raise it"
+    return None
+
+
+def _streams(config: OutriderConfig) -> str | None:
+    streams = config.streams
+    if not streams.is_loopback and not streams.insecure_streams:
+        return (
+            f"streams.host: {streams.host!r} is reachable from other machines and streams are neither encrypted nor "
+            "bound to certificates yet; use 127.0.0.1, or set streams.insecure_streams: true on a network you trust"
+        )
+    replicas = config.router.num_replicas + config.verifier.num_replicas
+    replicas += config.drafter.num_replicas if config.has_drafter else 0
+    if len(streams.ports) < replicas:
+        return f"streams.port_range: {len(streams.ports)} ports for {replicas} replicas; widen it (first, last)"
+    return None
+
+
+_CHECKS = (_lookahead, _step, _cache, _streams)
+
+
+def parse(fields: Any) -> OutriderConfig:
+    """Check fields as YAML or Serve hands them over; ConfigError names each field that is wrong."""
+    try:
+        return OutriderConfig.model_validate(fields if fields is not None else {})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_as_line(detail) for detail in error.errors())) from None
+
+
+def load(path: Path | None) -> OutriderConfig:
+    """Read a YAML file (none: all defaults). Relative sources are relative to the file. ConfigError, OSError."""
+    if path is None:
+        return OutriderConfig()
+    try:
+        fields = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from None
+    try:
+        config = parse(fields)
+    except ConfigError as error:
+        raise ConfigError(f"in {path}:\n{error}") from None
+    sources = {
+        name: str((path.parent / source).resolve())
+        for name in ("model_source", "assistant_source")
+        if (source := getattr(config.model, name)) not in (POCKET, "auto")
+    }
+    return config.with_changes(model=sources)
+
+
+def _as_line(detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"] if part not in ("constrained-int", "literal['auto']"))
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: there is no such field; see docs/configuration.md for those there are"
+    message = detail["msg"].removeprefix("Value error, ")
+    if not where:  # a check across roles names its fields itself
+        return str(message)
+    return f"{where}: {message} (got {detail['input']!r})"
+
+
+def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(fields)
+    for name, change in changes.items():
+        merged[name] = _merged(merged[name], change) if isinstance(change, dict) else change
+    return merged
+
+
+def _folder(source: str, field: str, pocket_part: str = "target") -> str:
+    folder = Path(str(files("deployments.models"))) / POCKET / pocket_part if source == POCKET else Path(source)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"model.{field}: {str(folder)!r} holds no config.json; give the folder of a downloaded checkpoint "
+            "(`hf download <model> --local-dir <folder>`)"
+        )
+    return str(folder.resolve())
+
+
+def _max_positions(folder: str) -> int:
+    fields = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    found = {**fields, **fields.get("text_config", {})}.get("max_position_embeddings")
+    return int(found) if found is not None else _MAX_CONTEXT_TOKENS_BY_DEFAULT

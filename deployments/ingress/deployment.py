@@ -1,0 +1,62 @@
+"""The ingress on Ray Serve: the REST app, and its links to the routers on the same loop."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from cluster.discovery import Lessors, own_name
+from deployments.config import parse
+from deployments.ingress.app import create_app
+from deployments.ingress.context import ApiLimits, load_context
+from deployments.ingress.generation import RouterClient
+from deployments.link import Identity, LinkLimits
+from deployments.peers import Member, PeerSet
+from deployments.replica import follow, quicken
+
+
+@serve.ingress()
+class Ingress:
+    """One replica of the ingress; `config` is a resolved configuration."""
+
+    def __init__(self, config: dict[str, Any], router: DeploymentHandle[Any]) -> None:
+        quicken("ingress")
+        settings = parse(config)
+        identity = Identity(own_name(), "ingress")
+        lessors = Lessors(router)
+        client = RouterClient()
+        context_len = settings.model.max_context_tokens
+        self._context = load_context(
+            Path(settings.model.model_source),
+            settings.model.model_id,
+            client,
+            max_model_len=context_len if isinstance(context_len, int) else None,
+            limits=ApiLimits(
+                max_num_speculative_tokens=settings.speculation.max_speculative_tokens,
+                max_body_bytes=settings.ingress.max_body_bytes,
+                reports_speculation=settings.ingress.report_speculation,
+            ),
+        )
+
+        async def acquire(member: Member) -> Any:
+            return await lessors.acquire(member.identity.peer, *identity)
+
+        limits = LinkLimits(
+            max_frame_bytes=settings.streams.max_frame_bytes, max_buffer_bytes=settings.streams.max_buffer_bytes
+        )
+        self._peers = PeerSet(client, identity, acquire, limits=limits)
+        follow(lessors, self._peers, asyncio.get_running_loop())
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve after the constructor."""
+        return create_app(self._context)
+
+    async def __del__(self) -> None:
+        """Awaited by Serve when the replica has drained."""
+        if (peers := getattr(self, "_peers", None)) is not None:
+            await peers.close()

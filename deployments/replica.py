@@ -1,0 +1,157 @@
+"""What the Serve classes of router, verifier and drafter have in common; ray itself is handed in.
+
+Serve's loop:  lease, check_health, record_replica_metadata        control plane
+own thread:    the service, its engine and all its links           data plane
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import contextvars
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol
+
+from deployments.config import StreamsConfig
+from deployments.link import Identity, LinkLimits
+from deployments.messages import Role
+from deployments.peers import Acquire, Lease, Member, PeerSet
+from deployments.service_host import DataPlane, Service, ServiceHost
+
+logger = logging.getLogger("outrider.replica")
+
+_STOP_TIMEOUT_S = 5.0
+
+
+class Lessors(Protocol):
+    """The replicas of another deployment, that leases can be taken of."""
+
+    def subscribe(self, listener: Callable[[Mapping[str, Mapping[str, object]]], None]) -> None:
+        """Call the listener now and at every change of membership, on any thread."""
+
+    async def acquire(self, replica: str, guest_name: str, guest_role: str) -> Lease:
+        """A lease of the named replica; waits without end."""
+
+
+class ServedReplica:
+    """Base of a Serve class: `await self.start(...)` in its constructor, everything else is here."""
+
+    async def start(
+        self, identity: Identity, build: Callable[[], Service], streams: StreamsConfig, peers: Sequence[Lessors] = ()
+    ) -> None:
+        """Build the service on its data plane, listen, run, and link to the peers' deployments."""
+        quicken(identity.role)
+        self._health_timeout_s = 20.0
+        self._plane = DataPlane(f"{identity.role} data plane")
+        service = await self._plane.call(build)
+        limits = LinkLimits(max_frame_bytes=streams.max_frame_bytes, max_buffer_bytes=streams.max_buffer_bytes)
+        self._host = ServiceHost(service, identity, host=streams.host, ports=streams.ports, limits=limits)
+        self._member = await self._plane.run(self._host.start())
+        serve_loop = asyncio.get_running_loop()
+        for lessors in peers:
+            peer_set = PeerSet(service, identity, _across(lessors, identity, serve_loop), limits=limits)
+            self._host.add_peers(peer_set)
+            follow(lessors, peer_set, self._plane.loop)
+        logger.info("%s %s listens on %s:%d", identity.role, identity.peer, self._member.host, self._member.port)
+
+    async def lease(self, guest_name: str, guest_role: Role, replica: str) -> AsyncIterator[str]:
+        """Grant a lease: yields the one-time token, then stays open until either side ends it."""
+        lease = await self._plane.run(self._host.grant(Identity(guest_name, guest_role)))
+        try:
+            yield lease.token
+            await self._plane.run(lease.ended.wait())
+        finally:
+            self._plane.submit(self._host.give_back(lease))
+
+    def record_replica_metadata(self) -> dict[str, str | int]:
+        """Asked by Serve once the constructor has returned, and broadcast to every caller's request router."""
+        return self._member.as_metadata()
+
+    async def check_health(self) -> None:
+        """Raise when the service has stopped, or its thread does not answer."""
+        try:
+            await self._plane.run(self._host.check(), timeout_s=self._health_timeout_s)
+        except TimeoutError:
+            raise RuntimeError(f"the data plane has not answered for {self._health_timeout_s} s") from None
+
+    async def __del__(self) -> None:
+        """Awaited by Serve when the replica has drained: part from the peers and stop."""
+        if (plane := getattr(self, "_plane", None)) is None:
+            return
+        try:
+            if (host := getattr(self, "_host", None)) is not None:
+                await plane.run(host.close(), timeout_s=_STOP_TIMEOUT_S)
+        finally:
+            plane.stop()
+
+
+def follow(lessors: Lessors, peer_set: PeerSet, loop: asyncio.AbstractEventLoop) -> None:
+    """Keep the peer set at the deployment's membership; the peer set lives on `loop`."""
+
+    def apply(replicas: Mapping[str, Mapping[str, object]]) -> None:
+        peer_set.set_members(_members(replicas))
+
+    def on_change(replicas: Mapping[str, Mapping[str, object]]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: this replica is going away
+            # A context of its own: Serve's would tie the leases to whatever request came first.
+            loop.call_soon_threadsafe(apply, replicas, context=contextvars.Context())
+
+    lessors.subscribe(on_change)
+
+
+def quicken(role: Role) -> None:
+    """Process-wide settings of a replica: a readable log, and threads that wait less for each other."""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {role} %(name)s %(levelname)s %(message)s")
+    # The data plane takes the GIL back after every operator; at the default it may wait 5 ms for Serve's loop.
+    sys.setswitchinterval(0.0005)
+
+
+def _members(replicas: Mapping[str, Mapping[str, object]]) -> list[Member]:
+    members = []
+    for name, metadata in replicas.items():
+        try:
+            members.append(Member.from_metadata(metadata))
+        except ValueError as error:
+            logger.warning("replica %s is left alone: %s", name, error)
+    return members
+
+
+class _CarriedLease:
+    """A lease of another loop: every call is carried there."""
+
+    def __init__(self, lease: Lease, home: asyncio.AbstractEventLoop) -> None:
+        self._lease = lease
+        self._home = home
+
+    @property
+    def token(self) -> str:
+        return self._lease.token
+
+    async def wait_ended(self) -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._lease.wait_ended(), self._home))
+
+    def release(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and every call on it has ended
+            self._home.call_soon_threadsafe(self._lease.release)
+
+
+def _across(lessors: Lessors, identity: Identity, home: asyncio.AbstractEventLoop) -> Acquire:
+    """Acquire on Serve's loop, where its handles live, for a caller on the data plane."""
+
+    async def acquire(member: Member) -> Lease:
+        future = asyncio.run_coroutine_threadsafe(lessors.acquire(member.identity.peer, *identity), home)
+        try:
+            return _CarriedLease(await asyncio.wrap_future(future), home)
+        except asyncio.CancelledError:
+            # It may have come through in this very moment: then nobody else would give it back.
+            future.add_done_callback(_release)
+            raise
+
+    def _release(future: concurrent.futures.Future[Lease]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            home.call_soon_threadsafe(future.result().release)
+
+    return acquire

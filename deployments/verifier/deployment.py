@@ -1,0 +1,63 @@
+"""The verifier on Ray Serve: the target and its service on a data plane of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from cluster.discovery import Lessors, own_address, own_name
+from deployments.config import OutriderConfig, parse
+from deployments.link import Identity
+from deployments.replica import ServedReplica
+from deployments.verifier.service import VerifierService, VerifierSettings
+
+
+class Verifier(ServedReplica):
+    """One replica of the verifier; `config` is a resolved configuration, `drafter` its drafters' deployment."""
+
+    # Serve awaits a constructor that is a coroutine; mypy knows none.
+    async def __init__(self, config: dict[str, Any], drafter: DeploymentHandle[Any] | None = None) -> None:  # type: ignore[misc]
+        settings = parse(config)
+        await self.start(
+            Identity(own_name(), "verifier"),
+            lambda: build_service(settings),
+            settings.streams.on_node(own_address()),
+            [Lessors(drafter)] if drafter is not None else [],
+        )
+
+
+def build_service(config: OutriderConfig) -> VerifierService:
+    """Load the target and put an engine and a service around it."""
+    # Here, not above: the process that builds the application never loads torch.
+    import torch
+
+    from deployments.models.cpu_kernels import use_cpu_kernels
+    from deployments.models.loading import load_target
+    from deployments.verifier.paged_engine import CacheLimits, PagedEngine
+
+    verifier, speculation = config.verifier, config.speculation
+    torch.set_num_threads(verifier.num_threads)
+    context, num_kv_tokens = config.model.max_context_tokens, verifier.kv_cache.num_tokens
+    assert isinstance(context, int)
+    assert isinstance(num_kv_tokens, int)
+    target = load_target(config.model.model_source, dtype=getattr(torch, config.model.dtype), device=verifier.device)
+    use_cpu_kernels(target.model)
+    engine = PagedEngine(
+        target,
+        CacheLimits(
+            max_context_tokens=context,
+            num_kv_tokens=num_kv_tokens,
+            max_sessions=verifier.max_sessions,
+            max_lookahead=speculation.max_speculative_tokens,
+            block_size=verifier.kv_cache.block_size,
+        ),
+    )
+    return VerifierService(
+        engine,
+        VerifierSettings(
+            max_step_tokens=verifier.max_step_tokens,
+            prompt_tokens=verifier.prompt_tokens,
+            max_lookahead=speculation.max_speculative_tokens,
+        ),
+    )
