@@ -11,7 +11,7 @@ device; right shifts of int64 copy the sign, so each is masked. Only the two log
 floating point, in float64.
 
 A Gumbel variable is -log(E) for an exponential E, and the largest noise, which decides an argmax, comes
-from the smallest E. So the 63 upper bits make W in (0, 1), precise where it is small, and
+from the smallest E. So 63 bits make W in (0, 1), precise where it is small, and
 E = -log1p(-W) keeps that precision: the noise reaches 44, where drawing U = 1 - W in float32 would stop
 (or become infinite) at 17, which one row in a hundred of 262,144 tokens exceeds.
 
@@ -38,8 +38,8 @@ _GAMMA = to_int64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = to_int64(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = to_int64(0x94D049BB133111EB)
 
-# The largest float64 below 1: W must not round up to 1, whose noise is minus infinity.
-_MAX_W = 1.0 - 2.0**-53
+_LOWER_63_BITS = (1 << 63) - 1
+_W_PER_COUNT = 2.0**-63 * (1.0 - 2.0**-53)
 
 # Elements worked on at once: int64 and float64 temporaries of 2 MiB stay in a core's cache, a GPU wants more.
 _CPU_SLICE_ELEMENTS = 1 << 18
@@ -56,7 +56,7 @@ def gumbel_RV(key_R: Tensor, vocab_size: int) -> Tensor:
 
     Rows are worked on in slices, so the temporaries stay small at any number of rows.
     """
-    offset_V = _token_offsets(torch.arange(vocab_size, device=key_R.device))
+    offset_V = _vocabulary_offsets(vocab_size, key_R.device)
     parts = row_slices(key_R.shape[0], vocab_size, key_R.device)
     if len(parts) == 1:
         return _gumbel(_mix_(key_R[:, None] + offset_V))
@@ -96,6 +96,11 @@ def _token_offsets(token_N: Tensor) -> Tensor:
     return (token_N + 1).mul_(_GAMMA)
 
 
+@lru_cache(maxsize=4)
+def _vocabulary_offsets(vocab_size: int, device: torch.device) -> Tensor:
+    return _token_offsets(torch.arange(vocab_size, device=device))
+
+
 def _mix_(bits: Tensor) -> Tensor:
     """The second half of `_draw` on int64 tensors, in place."""
     bits.bitwise_xor_(_logical_shift(bits, 30)).mul_(_MULTIPLIER_1)
@@ -108,6 +113,10 @@ def _logical_shift(bits: Tensor, num_bits: int) -> Tensor:
 
 
 def _gumbel(bits: Tensor) -> Tensor:
-    """-log(-log1p(-W)) for W = (upper 63 bits + 1/2) / 2**63, float32; W is rounded once, never to 0 or 1."""
-    minus_w = _logical_shift(bits, 1).to(torch.float64).add_(0.5).mul_(-(2.0**-63)).clamp_min_(-_MAX_W)
-    return minus_w.log1p_().neg_().log_().neg_().to(torch.float32)
+    """-log(-log1p(-W)) for W = (lower 63 bits + 1/2) / 2**63, float32; uses up `bits`.
+
+    The bits are rounded once, to float64; the factor just below 2**-63 keeps those that round up to
+    2**63 from making W = 1, whose noise is minus infinity.
+    """
+    count = bits.bitwise_and_(_LOWER_63_BITS).to(torch.float64)
+    return count.mul_(-_W_PER_COUNT).sub_(0.5 * _W_PER_COUNT).log1p_().neg_().log_().neg_().to(torch.float32)

@@ -28,8 +28,8 @@ from deployments.decoding.rows import SamplingRows
 _FIRST_HEAD = 128
 _HEAD_GROWTH = 16
 
-# Rows at least this long are searched in blocks: amax is vectorised on a CPU, argmax is not.
-_MIN_BLOCKED_VOCAB = 16384
+# Batches at least this large are searched in blocks: amax is vectorised on a CPU, argmax is not.
+_MIN_BLOCKED_ELEMENTS = 1 << 16
 _BLOCK = 512
 
 
@@ -81,7 +81,7 @@ def warp(logits_RV: Tensor, rows: SamplingRows) -> Tensor:
 def argmax(values_RV: Tensor) -> Tensor:
     """The lowest id among each row's largest values, int64 [R]."""
     num_rows, vocab_size = values_RV.shape
-    if values_RV.device.type != "cpu" or vocab_size < _MIN_BLOCKED_VOCAB or vocab_size % _BLOCK or not num_rows:
+    if values_RV.device.type != "cpu" or values_RV.numel() < _MIN_BLOCKED_ELEMENTS or vocab_size % _BLOCK:
         return values_RV.argmax(-1)
     blocks = values_RV.view(num_rows, -1, _BLOCK)
     block_R = blocks.amax(-1).argmax(-1)
@@ -140,7 +140,7 @@ def _sorted_cuts(scores_RV: Tensor, rows: SamplingRows) -> Tensor:
         open_R = is_open_R.nonzero().squeeze(1)
         head_RK = scores_RV[open_R].topk(size).values
         cut_R[open_R], is_open_R[open_R] = _nucleus_cuts(head_RK, mass_R[open_R], rows.top_p_R[open_R])
-    return torch.where(has_top_p_R, torch.maximum(cut_R, kth_R), kth_R)
+    return torch.where(has_top_p_R, cut_R, kth_R)
 
 
 def _kept_mass(scores_RV: Tensor, head_RK: Tensor, kth_R: Tensor, has_top_k_R: Tensor, rows: SamplingRows) -> Tensor:

@@ -24,7 +24,7 @@ def noise_bits(seed: int, choice: int, position: int, token: int) -> int:
 
 
 def gumbel(bits: int) -> float:
-    w = ((bits >> 1) + 0.5) / 2.0**63
+    w = ((bits & (2**63 - 1)) + 0.5) / 2.0**63
     return -math.log(-math.log1p(-min(w, 1 - 2.0**-53)))
 
 

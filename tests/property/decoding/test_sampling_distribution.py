@@ -131,7 +131,7 @@ def test_the_chi_square_rejects_noise_that_ignores_part_of_its_key(
 
 
 def test_the_chi_square_rejects_noise_that_ignores_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "_token_offsets", lambda token_N: torch.ones_like(token_N))
+    monkeypatch.setattr(noise, "_vocabulary_offsets", lambda size, device: torch.ones(size, dtype=torch.int64))
     assert fit(draws(_UNWARPED, "position"), target(_UNWARPED)) < SIGNIFICANCE
 
 

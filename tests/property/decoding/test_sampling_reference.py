@@ -30,6 +30,7 @@ logits = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(seed=seeds, choice=st.integers(0, 2**40), position=positions, vocab_size=st.integers(1, 40))
 def test_noise_equals_the_reference(seed: int, choice: int, position: int, vocab_size: int) -> None:
     noise_RV = gumbel_RV(torch.tensor([row_key(seed, choice, position)]), vocab_size)
@@ -37,7 +38,7 @@ def test_noise_equals_the_reference(seed: int, choice: int, position: int, vocab
     torch.testing.assert_close(noise_RV[0], torch.tensor(expected), rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(logits=logits, params=params)
 def test_warp_equals_the_reference(logits: list[float], params: SamplingParams) -> None:
     expected, margin = reference.warp(logits, params)
@@ -46,7 +47,7 @@ def test_warp_equals_the_reference(logits: list[float], params: SamplingParams) 
     torch.testing.assert_close(warped_RV[0], torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(logits=logits, params=params, position=positions)
 def test_choice_equals_the_reference(logits: list[float], params: SamplingParams, position: int) -> None:
     expected, margin = reference.choose(logits, params, position)
@@ -64,7 +65,7 @@ def test_choice_equals_the_reference(logits: list[float], params: SamplingParams
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
-    vocab_size=st.sampled_from([3, 40, 777, 4096, 20_000]),
+    vocab_size=st.sampled_from([3, 40, 777, 4096, 8192]),
     spread=st.sampled_from([0.5, 3.0, 12.0]),
     seed=st.integers(0, 2**32),
 )

@@ -37,10 +37,10 @@ def test_golden_noise() -> None:
     key_R = torch.tensor([row_key(*key) for key in zip(seeds, range(4), (0, 17, 4096, 131071), strict=True)])
     noise_RV = gumbel_RV(key_R, GEMMA_VOCAB)
     expected_RN = [
-        [1.901641, -1.265252, 0.527955, 0.002689],
-        [0.66359, -0.442528, 0.084897, 3.422958],
-        [0.109746, -0.570123, -0.441892, -0.018253],
-        [-0.274241, -0.052849, -0.439295, 3.048092],
+        [1.124159, -1.047613, -0.796445, 1.190178],
+        [-0.491487, 0.146773, 1.489614, 2.713092],
+        [1.59497, -0.072634, 0.14792, 1.123089],
+        [0.474196, 1.018536, 0.152608, 2.330338],
     ]
     torch.testing.assert_close(
         noise_RV[:, [0, 1, 4095, GEMMA_VOCAB - 1]], torch.tensor(expected_RN), rtol=1e-6, atol=1e-6
@@ -49,17 +49,19 @@ def test_golden_noise() -> None:
 
 def test_every_64_bit_pattern_gives_a_finite_value_in_order() -> None:
     """Smallest bits, largest noise; the extremes of W are 2**-64 and the float64 below 1."""
-    patterns = [0, 1, 2, 3, 2**10, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 2**12, 2**64 - 2, 2**64 - 1]
+    patterns = [0, 1, 2, 3, 2**10, 2**32, 2**53 + 1, 2**62, 2**63 - 2**12, 2**63 - 2**9, 2**63 - 2, 2**63 - 1]
     values = noise._gumbel(torch.tensor([to_int64(bits) for bits in patterns])).tolist()
     assert all(math.isfinite(value) for value in values)
     assert values == sorted(values, reverse=True)
     assert values[0] == pytest.approx(64 * math.log(2), rel=1e-6)
     assert values[-1] == pytest.approx(-math.log(53 * math.log(2)), rel=1e-6)
+    # The top bit is left out.
+    assert noise._gumbel(torch.tensor([-(2**63), -1])).tolist() == [values[0], values[-1]]
 
 
 def test_the_right_tail_is_precise() -> None:
     for bits in (1, 12345, 2**20 + 7, 2**33 + 1, 2**45 + 3):
-        w = Fraction(2 * (bits >> 1) + 1, 2**64)
+        w = Fraction(2 * bits + 1, 2**64)
         value = float(noise._gumbel(torch.tensor([bits])))
         assert value == pytest.approx(-math.log(float(w)) - float(w) / 2, rel=2e-7)
 

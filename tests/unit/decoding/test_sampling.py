@@ -73,7 +73,11 @@ def test_inputs_are_left_alone() -> None:
         pytest.param(
             SamplingParams(temperature=1.0, top_k=2, top_p=0.85), [1, 2, 3], id="top-p shares what top-k left"
         ),
+        pytest.param(
+            SamplingParams(temperature=1.0, top_k=2, top_p=0.45), [1, 2, 3], id="equals past the k-th place have mass"
+        ),
         pytest.param(SamplingParams(temperature=1.0, min_p=0.3), [1, 2, 3], id="min-p"),
+        pytest.param(SamplingParams(temperature=1.0, min_p=1.5), [1], id="min-p over 1 keeps the likeliest"),
         pytest.param(SamplingParams(temperature=1.0, min_p=1.0), [1], id="min-p 1 keeps the likeliest"),
         pytest.param(SamplingParams(temperature=0.25, min_p=0.3), [1], id="min-p acts after temperature"),
         pytest.param(SamplingParams(temperature=0.25, top_p=0.75), [1], id="top-p acts after temperature"),
@@ -168,6 +172,8 @@ def test_half_precision_logits(temperature: float) -> None:
 def test_a_long_row_is_searched_in_blocks_with_the_same_result() -> None:
     generator = torch.Generator().manual_seed(4)
     values_RV = torch.randint(0, 40, (6, 65_536), generator=generator).float()
+    for row in range(4):
+        values_RV[row, torch.randint(0, 65_536, (2,), generator=generator)] = 50.0
     values_RV[5] = -INF
     assert torch.equal(argmax(values_RV), values_RV.argmax(-1))
     # A view whose rows do not lie next to each other, and a vocabulary that no block divides.
