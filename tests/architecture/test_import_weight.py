@@ -17,7 +17,7 @@ def modules_of(package: str) -> list[str]:
 
 def run(script: str) -> str:
     """Run a script in a fresh interpreter and return what it printed."""
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -48,8 +48,8 @@ def test_the_command_starts_light() -> None:
     assert loaded_after("deployments.cli.main").isdisjoint({"torch", "ray", "transformers"})
 
 
-def test_the_probe_notices_torch() -> None:
-    assert "torch" in loaded_after("torch")
+def test_the_probe_notices_numpy() -> None:
+    assert "numpy" in loaded_after("numpy")
 
 
 BLOCK_RAY = """
@@ -62,10 +62,10 @@ sys.meta_path.insert(0, NoRay())
 """
 
 
-@pytest.mark.parametrize("room", ["decoding", "models", "verifier", "drafter", "router", "ingress"])
-def test_engines_and_services_import_on_a_machine_without_ray(room: str) -> None:
-    modules = modules_of(f"deployments.{room}")
-    assert modules
+def test_engines_and_services_import_on_a_machine_without_ray() -> None:
+    rooms = ["decoding", "models", "verifier", "drafter", "router", "ingress"]
+    modules = [module for room in rooms for module in modules_of(f"deployments.{room}")]
+    assert len(modules) > 30
     run(f"{BLOCK_RAY}\nimport {', '.join(modules)}")
 
 
