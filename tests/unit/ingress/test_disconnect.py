@@ -20,7 +20,7 @@ class Browser:
     def __init__(self, body: dict[str, Any]) -> None:
         self.sent: list[dict[str, Any]] = []
         self.gone = asyncio.Event()
-        self.breaks_on_send = False
+        self.num_sends: int | None = None
         self._body: bytes | None = json.dumps(body).encode()
 
     async def receive(self) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class Browser:
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
-        if self.breaks_on_send and self.sent:
+        if len(self.sent) == self.num_sends:
             raise OSError("broken pipe")
         self.sent.append(message)
 
@@ -71,15 +71,17 @@ async def test_leaving_ends_the_generation_at_once(tmp_path: Path, stream: bool,
     assert "request_success_total{" not in text
 
 
-async def test_a_connection_that_breaks_on_sending_ends_the_generation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_sends", [1, 3])
+async def test_a_connection_that_breaks_on_sending_ends_the_generation(tmp_path: Path, num_sends: int) -> None:
     client = ScriptedClient()
     context = make_context(tmp_path, client)
     client.tokens = plain_ids(context, "one two three")
     browser = Browser({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]})
-    browser.breaks_on_send = True
+    browser.num_sends = num_sends
     await asyncio.wait_for(create_app(context)(scope(), browser.receive, browser.send), 2)
-    assert [message["type"] for message in browser.sent] == ["http.response.start"]
+    assert len(browser.sent) == num_sends
     assert client.num_open == 0
+    assert "request_failure_total{" not in context.metrics.render().decode()  # the client left: nothing failed
 
 
 async def test_a_slow_client_holds_the_generation_back(tmp_path: Path) -> None:

@@ -208,6 +208,22 @@ async def test_a_router_that_gives_up_is_tried_again_with_pauses_until_it_works(
     assert await task == [20]
 
 
+async def test_a_router_that_always_gives_up_fails_the_request_after_its_deadline() -> None:
+    rig = Rig()
+    link = rig.links[0]
+    task = await begin(rig.client.generate(request()))
+    for attempt in range(1, 1000):
+        await rig.generated(link, attempt)
+        rig.fail(link, "unavailable")
+        await asyncio.wait({task}, timeout=0.011)
+        if task.done():
+            break
+    with pytest.raises(ApiError) as caught:
+        await asyncio.wait_for(task, 0.1)
+    assert caught.value.status == 503
+    assert 3 <= len(rig.generates(link)) <= 40  # pauses, not a storm
+
+
 async def test_an_admitted_request_outlives_an_overloaded_router() -> None:
     rig = Rig(num_routers=2)
     task = await begin(rig.client.generate(request()))
