@@ -33,12 +33,8 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _options(name: str, role: RoleConfig) -> dict[str, Any]:
-    actor: dict[str, Any] = {
-        "num_cpus": role.num_cpus,
-        "num_gpus": role.num_gpus,
-        # Read when torch is loaded, which is before any line of ours could set it.
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(role.num_threads)}},
-    }
+    # No runtime_env: it would keep replicas from using the processes that Ray starts ahead.
+    actor: dict[str, Any] = {"num_cpus": role.num_cpus, "num_gpus": role.num_gpus}
     if role.accelerator_type is not None:
         actor["accelerator_type"] = role.accelerator_type
     return {

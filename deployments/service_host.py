@@ -46,7 +46,14 @@ class DataPlane:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        try:
+            self._loop.run_forever()
+            tasks = asyncio.all_tasks(self._loop)
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        finally:
+            self._loop.close()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Start a coroutine on the data plane, from any thread."""
@@ -65,10 +72,11 @@ class DataPlane:
 
         return await self.run(work())
 
-    def stop(self) -> None:
-        """Stop the loop, once what it does now is done; the thread ends by itself. Idempotent."""
+    def stop(self, timeout_s: float = 1.0) -> None:
+        """Stop the loop once what it does now is done, and wait a moment for that. Idempotent."""
         with contextlib.suppress(RuntimeError):  # closed already
             self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout_s)
 
 
 @dataclass(eq=False, slots=True)

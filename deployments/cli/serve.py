@@ -104,7 +104,7 @@ def _greet(config: OutriderConfig, dashboard_port: int, start_s: float) -> None:
 
   endpoint    {base}/v1
   page        {base}/
-  dashboard   http://127.0.0.1:{dashboard_port}
+  dashboard   http://127.0.0.1:{dashboard_port}   (if it asks for a token: `ray get-auth-token`)
 
   curl {base}/v1/chat/completions -H 'content-type: application/json' -d '{{
     "model": "{config.model.model_id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'

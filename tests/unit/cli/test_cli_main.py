@@ -1,0 +1,80 @@
+"""The command: verbs load when they are used, and mistakes are told before anything starts."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployments.cli import config_cmd
+from deployments.cli.main import VERBS, main
+from deployments.config import parse
+
+
+def test_help_loads_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys\nfrom deployments.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'ray', 'transformers', 'pydantic'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert all(verb in result.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main([verb, "--help"])
+    assert exit_status.value.code == 0
+    assert f"outrider {verb}" in capsys.readouterr().out
+
+
+def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main(["sevre"])
+    assert exit_status.value.code == 2
+    assert "serve" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--port", "--dashboard-port"])
+def test_a_port_in_use_is_told_before_anything_starts(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", flag, str(port)]) == 1
+    said = capsys.readouterr()
+    assert f"port {port}" in said.err
+    assert flag in said.err
+    assert "starting" not in said.out
+
+
+def test_a_bad_configuration_is_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("router:\n  max_sesions: 3\n")
+    assert main(["serve", "--config", str(file)]) == 1
+    assert "router.max_sesions" in capsys.readouterr().err
+    assert main(["serve", "--config", str(tmp_path / "none.yaml")]) == 1
+    assert "none.yaml" in capsys.readouterr().err
+
+
+def test_config_prints_what_serve_deploy_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("ingress: {port: 8123}\nspeculation: {num_speculative_tokens: 2}\n")
+    assert main(["config", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert main(["config", "--config", str(file)]) == 0
+    assert capsys.readouterr().out == printed
+    fields = yaml.safe_load(printed)
+    assert fields["http_options"] == {"host": "127.0.0.1", "port": 8123}
+    (application,) = fields["applications"]
+    assert application["import_path"] == "deployments.app:build"
+    assert parse(application["args"]).speculation.num_speculative_tokens == 2
+
+
+def test_streams_between_machines_get_a_proxy_on_each() -> None:
+    config = parse({"streams": {"host": "node", "insecure_streams": True}})
+    assert config_cmd.to_serve_config(config)["proxy_location"] == "EveryNode"

@@ -1,0 +1,141 @@
+"""The configuration: defaults that serve, errors that name the field and the way out, "auto" made concrete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from deployments.config import ConfigError, OutriderConfig, load, parse
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Folders that look like checkpoints to a configuration."""
+    for name, positions in (("gemma", 4096), ("gemma-assistant", 4096), ("short", 128)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(
+            json.dumps({"text_config": {"max_position_embeddings": positions}})
+        )
+    return tmp_path
+
+
+def test_the_defaults_serve_the_pocket_pair() -> None:
+    config = OutriderConfig().resolve()
+    assert Path(config.model.model_source, "config.json").is_file()
+    assert Path(config.model.assistant_source, "config.json").is_file()
+    assert config.model.dtype == "float32"
+    assert (config.ingress.host, config.ingress.port) == ("127.0.0.1", 8000)
+
+
+def test_the_default_deployment_fits_on_two_cores() -> None:
+    config = OutriderConfig()
+    roles = (config.ingress, config.router, config.verifier, config.drafter)
+    assert sum(role.num_cpus * role.num_replicas for role in roles) <= 1.5
+
+
+def test_a_resolved_configuration_has_no_auto_and_stays_as_it_is() -> None:
+    config = OutriderConfig().resolve()
+    assert '"auto"' not in config.model_dump_json()
+    assert config.resolve() == config
+    assert parse(json.loads(config.model_dump_json())) == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"verifer": {}}, r"verifer: there is no such field"),
+        ({"router": {"max_session": 3}}, r"router\.max_session: there is no such field"),
+        ({"drafter": {"num_replicas": 0}}, r"drafter\.num_replicas: .*greater than 0 \(got 0\)"),
+        ({"ingress": {"port": 70_000}}, r"ingress\.port: .*65535 \(got 70000\)"),
+        ({"speculation": {"drafter": "eagle"}}, r"speculation\.drafter: .*'mtp'.*\(got 'eagle'\)"),
+        ({"speculation": {"num_speculative_tokens": 20}}, r"speculation\.num_speculative_tokens: 20 .*lower it"),
+        ({"verifier": {"max_step_tokens": 100}}, r"verifier\.max_step_tokens: 100 .*raise it"),
+        (
+            {"model": {"max_context_tokens": 1000}, "verifier": {"kv_cache": {"num_tokens": 999}}},
+            r"verifier\.kv_cache\.num_tokens: 999 .*raise it",
+        ),
+        ({"streams": {"port_range": [5000, 5001]}}, r"streams\.port_range: 2 ports for 3 replicas; widen it"),
+        ({"streams": {"host": "0.0.0.0"}}, r"streams\.host: '0\.0\.0\.0' .*insecure_streams: true"),
+        ({"streams": {"host": "node"}}, r"streams\.host: 'node' .*insecure_streams: true"),
+        ([1, 2], r"valid dictionary"),
+    ],
+)
+def test_an_error_names_the_field_and_the_way_out(fields: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse(fields)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
+def test_streams_on_loopback_need_no_permission(host: str) -> None:
+    assert parse({"streams": {"host": host}}).streams.is_loopback
+
+
+def test_streams_off_loopback_are_allowed_by_name() -> None:
+    streams = parse({"streams": {"host": "node", "insecure_streams": True}}).streams
+    assert streams.on_node("10.1.2.3").host == "10.1.2.3"
+    assert OutriderConfig().streams.on_node("10.1.2.3").host == "127.0.0.1"
+
+
+def test_the_configuration_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValidationError):
+        OutriderConfig().router.max_sessions = 1
+
+
+def test_changes_are_checked_like_the_rest() -> None:
+    config = OutriderConfig().with_changes(ingress={"port": 8010})
+    assert config.ingress.port == 8010
+    assert config.router == OutriderConfig().router
+    with pytest.raises(ConfigError, match=r"ingress\.port"):
+        config.with_changes(ingress={"port": 0})
+
+
+def test_a_file_is_read_and_its_sources_are_relative_to_it(folder: Path) -> None:
+    file = folder / "outrider.yaml"
+    file.write_text("model:\n  model_id: g\n  model_source: gemma\nverifier:\n  num_threads: 2\n")
+    config = load(file).resolve()
+    assert config.model.model_source == str(folder / "gemma")
+    assert config.model.assistant_source == str(folder / "gemma-assistant")
+    assert config.model.max_context_tokens == 4096
+    assert config.verifier.num_threads == 2
+    assert config.verifier.kv_cache.num_tokens == 16 * (4096 + 16)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "# nothing\n"])
+def test_an_empty_file_means_the_defaults(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert load(tmp_path / "c.yaml") == load(None) == OutriderConfig()
+
+
+@pytest.mark.parametrize("text", ["a: [", "model: {model_id: ''}"])
+def test_a_bad_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load(tmp_path / "c.yaml")
+
+
+def test_a_missing_checkpoint_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.model_source: .*nowhere.*hf download"):
+        parse({"model": {"model_source": str(folder / "nowhere")}}).resolve()
+    with pytest.raises(ConfigError, match=r"model\.assistant_source: .*short-assistant"):
+        parse({"model": {"model_source": str(folder / "short")}}).resolve()
+
+
+def test_without_a_drafter_no_assistant_is_needed(folder: Path) -> None:
+    config = parse({"model": {"model_source": str(folder / "short")}, "speculation": {"drafter": "none"}}).resolve()
+    assert not config.has_drafter
+    assert config.model.max_context_tokens == 128
+
+
+def test_a_context_longer_than_the_models_is_refused(folder: Path) -> None:
+    fields = {"model": {"model_source": str(folder / "gemma"), "max_context_tokens": 5000}}
+    with pytest.raises(ConfigError, match=r"model\.max_context_tokens: 5000 .*4096; lower it"):
+        parse(fields).resolve()
+
+
+def test_on_a_gpu_the_weights_are_bfloat16() -> None:
+    assert parse({"verifier": {"num_gpus": 1}}).resolve().model.dtype == "bfloat16"
+    assert parse({"verifier": {"num_gpus": 1}, "model": {"dtype": "float32"}}).resolve().model.dtype == "float32"
