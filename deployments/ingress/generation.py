@@ -256,8 +256,6 @@ class RouterClient:
         stream.link = previous  # the one to avoid
         stream.failure = failure
         stream.num_losses += 1
-        if stream.lost_at_s is None:
-            stream.lost_at_s = asyncio.get_running_loop().time()
         stream.progress.set()
 
     async def _recover(self, stream: _Stream, failure: Failure) -> None:
@@ -267,7 +265,8 @@ class RouterClient:
         if failure.code == "overloaded" and not stream.has_output:
             raise errors.overloaded(failure.detail, self._limits.retry_after_s)
         loop = asyncio.get_running_loop()
-        assert stream.lost_at_s is not None
+        if stream.lost_at_s is None:  # counted from here, as a slow reader may come long after the loss
+            stream.lost_at_s = loop.time()
         deadline_s = stream.lost_at_s + self._limits.recovery_timeout_s
         # The first move is immediate; only a request that fails again and again waits.
         pause_s = min(self._limits.max_backoff_s, self._limits.first_backoff_s * 2 ** (stream.num_losses - 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 from deployments.ingress.tokenizer import Tokenizer
 from tests.support.tiny_tokenizer import write_model_folder
 
+POCKET = Path(str(files("deployments.models"))) / "pocket" / "target"
 CONVERSATIONS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": "hello"}],
     [
@@ -48,6 +50,12 @@ def test_chat_ids_equal_those_of_transformers(
         conversation = [turn for turn in conversation if isinstance(turn["content"], str)]
     theirs = AutoTokenizer.from_pretrained(folder).apply_chat_template(conversation, add_generation_prompt=True)
     assert Tokenizer.load(folder).encode_chat(conversation) == theirs["input_ids"]
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=["short", "long", "special"])
+def test_the_pocket_model_is_prompted_as_by_transformers(conversation: list[dict[str, Any]]) -> None:
+    theirs = AutoTokenizer.from_pretrained(POCKET).apply_chat_template(conversation, add_generation_prompt=True)
+    assert Tokenizer.load(POCKET).encode_chat(conversation) == theirs["input_ids"]
 
 
 @pytest.mark.parametrize("text", ["", "hello", "  hé 🙂\n", "x <turn|> y"])

@@ -60,10 +60,10 @@ async def test_leaving_ends_the_generation_at_once(tmp_path: Path, stream: bool,
     client.tokens = plain_ids(context, "one two three")
     browser = Browser({"model": MODEL, "stream": stream, "messages": [{"role": "user", "content": "hi"}]})
     served = asyncio.ensure_future(create_app(context)(scope(), browser.receive, browser.send))
-    await asyncio.wait_for(client.reached_hang.wait(), 2)
+    await asyncio.wait_for(client.reached_hang.wait(), 10)
     assert client.num_open == 1
     browser.gone.set()
-    await asyncio.wait_for(served, 2)
+    await asyncio.wait_for(served, 10)
     assert client.num_open == 0
     text = context.metrics.render().decode()
     for gauge in ("num_requests_running", "num_requests_waiting"):
@@ -78,7 +78,7 @@ async def test_a_connection_that_breaks_on_sending_ends_the_generation(tmp_path:
     client.tokens = plain_ids(context, "one two three")
     browser = Browser({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]})
     browser.num_sends = num_sends
-    await asyncio.wait_for(create_app(context)(scope(), browser.receive, browser.send), 2)
+    await asyncio.wait_for(create_app(context)(scope(), browser.receive, browser.send), 10)
     assert len(browser.sent) == num_sends
     assert client.num_open == 0
     assert "request_failure_total{" not in context.metrics.render().decode()  # the client left: nothing failed
@@ -89,21 +89,23 @@ async def test_a_slow_client_holds_the_generation_back(tmp_path: Path) -> None:
     context = make_context(tmp_path, client)
     client.tokens = plain_ids(context, "one two three four five six")
     browser = Browser({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]})
-    gate = asyncio.Event()
+    gate, blocked = asyncio.Event(), asyncio.Event()
     taken: list[int] = []
     take = context.metrics.generation_tokens.inc
 
     async def slow_send(message: dict[str, Any]) -> None:
         browser.sent.append(message)
         if len(browser.sent) > 3:
+            blocked.set()
             await gate.wait()
 
     context.metrics.generation_tokens.inc = lambda amount=1: (taken.append(amount), take(amount))  # type: ignore
     served = asyncio.ensure_future(create_app(context)(scope(), browser.receive, slow_send))
-    await asyncio.sleep(0.05)
+    await asyncio.wait_for(blocked.wait(), 10)
+    await asyncio.sleep(0.02)
     assert 0 < len(taken) < len(client.tokens) // 2
     gate.set()
-    await asyncio.wait_for(served, 2)
+    await asyncio.wait_for(served, 10)
     assert len(taken) == len(client.tokens)
 
 

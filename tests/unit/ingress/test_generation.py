@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
@@ -17,11 +18,12 @@ PARAMS = SamplingParams(temperature=0.8, seed=7)
 LIMITS = FlowLimits(
     high_water_tokens=4,
     low_water_tokens=2,
-    recovery_timeout_s=0.15,
-    silence_timeout_s=5.0,
+    recovery_timeout_s=10.0,
+    silence_timeout_s=10.0,
     first_backoff_s=0.001,
     max_backoff_s=0.01,
 )
+IMPATIENT = replace(LIMITS, recovery_timeout_s=0.15)
 
 
 def request(name: str = "a") -> GenerateRequest:
@@ -59,7 +61,7 @@ class Rig:
 
     async def generated(self, link: FakeLink, number: int) -> None:
         """Wait until the link was sent so many Generates."""
-        for _ in range(1000):
+        for _ in range(5000):
             if len(self.generates(link)) >= number:
                 return
             await asyncio.sleep(0.001)
@@ -170,8 +172,23 @@ async def test_a_request_waits_for_the_next_router_when_the_only_one_is_lost() -
     assert await task == [20, 21]
 
 
+async def test_a_reader_that_comes_long_after_the_loss_still_gets_a_new_router() -> None:
+    rig = Rig(num_routers=2, limits=IMPATIENT)
+    stream = rig.client.generate(request())
+    reading = asyncio.ensure_future(anext(stream))
+    await settle()
+    first, second = sorted(rig.links, key=lambda link: -len(rig.generates(link)))
+    rig.commit(first, 3, 20)
+    await reading
+    rig.lose(first)
+    await asyncio.sleep(2 * IMPATIENT.recovery_timeout_s)
+    task = await begin(stream)
+    rig.commit(second, 4, 21, end="stop")
+    assert await task == [21]
+
+
 async def test_without_any_router_the_request_fails_after_its_deadline() -> None:
-    rig = Rig()
+    rig = Rig(limits=IMPATIENT)
     task = await begin(rig.client.generate(request()))
     rig.lose(rig.links[0])
     with pytest.raises(ApiError) as caught:
@@ -209,7 +226,7 @@ async def test_a_router_that_gives_up_is_tried_again_with_pauses_until_it_works(
 
 
 async def test_a_router_that_always_gives_up_fails_the_request_after_its_deadline() -> None:
-    rig = Rig()
+    rig = Rig(limits=IMPATIENT)
     link = rig.links[0]
     task = await begin(rig.client.generate(request()))
     for attempt in range(1, 1000):
@@ -238,8 +255,7 @@ async def test_an_admitted_request_outlives_an_overloaded_router() -> None:
 
 
 async def test_a_silent_router_loses_the_request() -> None:
-    limits = FlowLimits(silence_timeout_s=0.03, recovery_timeout_s=1.0)
-    rig = Rig(num_routers=2, limits=limits)
+    rig = Rig(num_routers=2, limits=replace(LIMITS, silence_timeout_s=0.2))
     task = await begin(rig.client.generate(request()))
     first, second = sorted(rig.links, key=lambda link: -len(rig.generates(link)))
     await rig.generated(second, 1)
