@@ -40,11 +40,11 @@ class FusedRmsNorm(nn.Module):
     def __init__(self, norm: Gemma4RMSNorm) -> None:
         super().__init__()
         self.eps = norm.eps
-        self.weight = norm.weight if norm.with_scale else None
+        self._weight = norm.weight.detach() if norm.with_scale else None  # no parameter: found without a search
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scale the last dimension to unit mean square, then by the weight."""
-        return torch.rms_norm(hidden, hidden.shape[-1:], self.weight, self.eps)
+        return torch.rms_norm(hidden, hidden.shape[-1:], self._weight, self.eps)
 
 
 def use_cpu_kernels(model: nn.Module, *, keep: Collection[str] = ()) -> int:

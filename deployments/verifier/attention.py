@@ -41,13 +41,27 @@ class Span:
         return self.start + self.num_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _View:
-    """What one group reads through one window: slots, shape (B * L,), and a mask, None when all is visible."""
+    """What a group reads through one window: entries per sequence, where they lie, and which queries see them.
 
-    slots: torch.Tensor
+    A lone sequence in consecutive blocks is read in place from `run`, everything else gathered from
+    `slots`, shape (B * L,). A mask of None hides nothing.
+    """
+
     length: int
+    run: int | None
+    slots: torch.Tensor | None
     mask_B1QL: torch.Tensor | None
+
+    def read(self, pool_SGD: torch.Tensor, num_sequences: int) -> torch.Tensor:
+        """A pool's entries as the attention kernel wants them, shape (B, G, L, D)."""
+        if self.slots is None:
+            assert self.run is not None
+            entries = pool_SGD.narrow(0, self.run, self.length)
+        else:
+            entries = pool_SGD.index_select(0, self.slots)
+        return entries.view(num_sequences, self.length, *pool_SGD.shape[1:]).transpose(1, 2)
 
 
 class Group:
@@ -58,54 +72,71 @@ class Group:
         self.last = first + sum(span.num_tokens for span in spans)
         self.num_sequences = len(spans)
         self.num_queries = max(span.num_tokens for span in spans)
+        self.pad: torch.Tensor | None = None
+        self.unpad: torch.Tensor | None = None
         self._spans = spans
         self._tables = tables
         self._dtype = dtype
+        self._device = tables.blocks_RM.device
         self._views: dict[int | None, _View] = {}
-        device = tables.blocks_RM.device
-        self._rows_B, starts_B, counts_B = torch.tensor(
-            [[s.row for s in spans], [s.start for s in spans], [s.num_tokens for s in spans]], device=device
-        )
-        # A query beyond its sequence's last repeats that last one: finite, and thrown away.
-        steps_BQ = torch.minimum(torch.arange(self.num_queries, device=device), counts_B[:, None] - 1)
-        self._positions_BQ = starts_B[:, None] + steps_BQ
-        self._starts_B, self._stops_B = starts_B, starts_B + counts_B
-        self.pad: torch.Tensor | None = None
-        self.unpad: torch.Tensor | None = None
         if self.last - first < self.num_sequences * self.num_queries:
-            offsets_B = counts_B.cumsum(0) - counts_B
-            self.pad = (offsets_B[:, None] + steps_BQ).flatten()
-            is_real_BQ = torch.arange(self.num_queries, device=device) < counts_B[:, None]
-            self.unpad = is_real_BQ.flatten().nonzero().flatten()
+            self._make_padding()
 
     def view(self, window: int | None) -> _View:
-        """Gather indices and mask for layers that see `window` entries back (None: all), built once."""
+        """What layers read that see `window` entries back (None: all); built at the first such layer."""
         view = self._views.get(window)
         if view is None:
             view = self._views[window] = self._build(window)
         return view
 
-    def _build(self, window: int | None) -> _View:
-        tables = self._tables
-        first_B = torch.zeros_like(self._starts_B)
-        if window is not None:
-            first_B = (self._starts_B - (window - 1)).clamp_(min=0)
-        length = max(s.stop - (max(0, s.start - window + 1) if window is not None else 0) for s in self._spans)
-        positions_BL = first_B[:, None] + torch.arange(length, device=first_B.device)
-        is_own_BL = positions_BL < self._stops_B[:, None]
-        columns_BL = (positions_BL // tables.block_size).clamp_(max=tables.blocks_RM.shape[1] - 1)
-        blocks_BL = tables.blocks_RM[self._rows_B[:, None], columns_BL]
-        slots_BL = torch.where(is_own_BL, blocks_BL * tables.block_size + positions_BL % tables.block_size, 0)
-        return _View(slots_BL.flatten(), length, self._mask(positions_BL, window))
+    def _make_padding(self) -> None:
+        """A query beyond its sequence's last repeats that last one: finite, and dropped afterwards."""
+        pad: list[int] = []
+        unpad: list[int] = []
+        offset = 0
+        for b, span in enumerate(self._spans):
+            pad.extend(offset + min(q, span.num_tokens - 1) for q in range(self.num_queries))
+            unpad.extend(range(b * self.num_queries, b * self.num_queries + span.num_tokens))
+            offset += span.num_tokens
+        self.pad = torch.tensor(pad, device=self._device)
+        self.unpad = torch.tensor(unpad, device=self._device)
 
-    def _mask(self, positions_BL: torch.Tensor, window: int | None) -> torch.Tensor | None:
-        if self.num_sequences == 1 and self.num_queries == 1:
-            return None  # The gather already ends at the one query and begins where its window does.
-        distance_BQL = self._positions_BQ[:, :, None] - positions_BL[:, None, :]
+    def _build(self, window: int | None) -> _View:
+        firsts = [0 if window is None else max(0, span.start - window + 1) for span in self._spans]
+        length = max(span.stop - first for span, first in zip(self._spans, firsts, strict=True))
+        run = self._tables.run_start(self._spans[0].row) if self.num_sequences == 1 else None
+        if run is not None:
+            run += firsts[0]
+        is_simple = self.num_sequences == 1 and self.num_queries == 1
+        if run is not None and is_simple:
+            return _View(length=length, run=run, slots=None, mask_B1QL=None)
+        positions_BL = torch.tensor(firsts, device=self._device)[:, None] + torch.arange(length, device=self._device)
+        return _View(
+            length=length,
+            run=run,
+            slots=None if run is not None else self._slots(positions_BL),
+            # A lone query sees all that is read: the view ends at it, and begins where its window does.
+            mask_B1QL=None if is_simple else self._mask(positions_BL, window),
+        )
+
+    def _slots(self, positions_BL: torch.Tensor) -> torch.Tensor:
+        """Where the entries at these positions lie; padding beyond a sequence's last reads the null block."""
+        tables = self._tables
+        rows_B, stops_B = torch.tensor(
+            [[span.row for span in self._spans], [span.stop for span in self._spans]], device=self._device
+        )
+        columns_BL = (positions_BL // tables.block_size).clamp_(max=tables.blocks_RM.shape[1] - 1)
+        slots_BL = tables.blocks_RM[rows_B[:, None], columns_BL] * tables.block_size + positions_BL % tables.block_size
+        return slots_BL.mul_(positions_BL < stops_B[:, None]).flatten()
+
+    def _mask(self, positions_BL: torch.Tensor, window: int | None) -> torch.Tensor:
+        """0 where a query sees an entry: itself and before, within its window; minus infinity elsewhere."""
+        queries = [[s.start + min(q, s.num_tokens - 1) for q in range(self.num_queries)] for s in self._spans]
+        distance_BQL = torch.tensor(queries, device=self._device)[:, :, None] - positions_BL[:, None, :]
         is_hidden_BQL = distance_BQL < 0
         if window is not None:
             is_hidden_BQL |= distance_BQL >= window
-        mask_BQL = torch.zeros(is_hidden_BQL.shape, dtype=self._dtype, device=positions_BL.device)
+        mask_BQL = torch.zeros(is_hidden_BQL.shape, dtype=self._dtype, device=self._device)
         return mask_BQL.masked_fill_(is_hidden_BQL, -torch.inf)[:, None]
 
 
@@ -159,18 +190,16 @@ def _attend(
     view = group.view(window)
     num_sequences, num_queries = group.num_sequences, group.num_queries
     num_heads, head_dim = query_THD.shape[1:]
-    num_kv_heads = keys_SGD.shape[1]
     query = query_THD[group.first : group.last]
     if group.pad is not None:
         query = query.index_select(0, group.pad)
-    kv_shape = (num_sequences, view.length, num_kv_heads, head_dim)
     output_BHQD = scaled_dot_product_attention(
         query.view(num_sequences, num_queries, num_heads, head_dim).transpose(1, 2),
-        keys_SGD.index_select(0, view.slots).view(kv_shape).transpose(1, 2),
-        values_SGD.index_select(0, view.slots).view(kv_shape).transpose(1, 2),
+        view.read(keys_SGD, num_sequences),
+        view.read(values_SGD, num_sequences),
         attn_mask=view.mask_B1QL,
         scale=scaling,
-        enable_gqa=num_heads != num_kv_heads,
+        enable_gqa=num_heads != keys_SGD.shape[1],
     )
     output = output_BHQD.transpose(1, 2).reshape(num_sequences * num_queries, num_heads, head_dim)
     return output if group.unpad is None else output.index_select(0, group.unpad)

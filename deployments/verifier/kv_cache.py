@@ -41,6 +41,7 @@ class BlockTables:
         self._free_blocks = list(range(num_blocks, NULL_BLOCK, -1))
         self._free_rows = list(range(max_sessions - 1, -1, -1))
         self._reservations: dict[SessionId, _Reservation] = {}
+        self._run_starts: list[int | None] = [None] * max_sessions
         max_blocks = -(-max_session_tokens // block_size)
         self.blocks_RM = torch.full((max_sessions, max_blocks), NULL_BLOCK, dtype=torch.int64, device=device)
 
@@ -69,6 +70,8 @@ class BlockTables:
         row = self._free_rows.pop()
         self.blocks_RM[row, : len(blocks)] = torch.tensor(blocks, device=self.blocks_RM.device)
         self._reservations[session] = _Reservation(row=row, blocks=blocks)
+        is_run = blocks == list(range(blocks[0], blocks[0] + len(blocks)))
+        self._run_starts[row] = blocks[0] * self.block_size if is_run else None
 
     def release(self, session: SessionId) -> None:
         """Take a session's room back. Idempotent."""
@@ -82,6 +85,10 @@ class BlockTables:
     def row(self, session: SessionId) -> int:
         """The session's row of `blocks_RM`."""
         return self._reservations[session].row
+
+    def run_start(self, row: int) -> int | None:
+        """The slot of position 0 when the row's blocks are consecutive, so that its entries are too."""
+        return self._run_starts[row]
 
     def capacity(self, session: SessionId) -> int:
         """How many entries the session has room for."""

@@ -47,29 +47,36 @@ class ModelRunner:
         grouping = group_spans(spans)
         order = [i for group in grouping for i in group]
         firsts = _first_tokens(chunks, order)
-        groups: list[Group] = []
-        for members in grouping:
-            groups.append(Group([spans[i] for i in members], firsts[members[0]], self._tables, self._model.dtype))
-        rows, partial_rows = _rows_of_interest(chunks, firsts)
-        token_ids = [token for i in order for token in chunks[i].tokens]
-        positions = [p for i in order for p in range(spans[i].start, spans[i].stop)]
-        table_rows = [spans[i].row for i in order for _ in range(spans[i].num_tokens)]
-        packed_3T = torch.tensor([token_ids, positions, table_rows], device=self._device)
+        groups = [
+            Group([spans[i] for i in members], firsts[members[0]], self._tables, self._model.dtype)
+            for members in grouping
+        ]
+        packed_3T = self._pack(chunks, spans, order)
         self._pools.begin_step(self._slots(packed_3T[1], packed_3T[2]))
+        rows, partial_rows = _rows_of_interest(chunks, firsts)
+        # The library takes no empty selection: a pass of partial chunks alone computes one row for nothing.
+        rows_R = torch.tensor(rows or [0], device=self._device)
         logits_1RV = self._model(
             input_ids=packed_3T[0:1],
             position_ids=packed_3T[1:2],
             past_key_values=self._pools,
             use_cache=True,
-            logits_to_keep=torch.tensor(rows, dtype=torch.int64, device=self._device),
+            logits_to_keep=rows_R,
             groups=groups,
         ).logits
         hidden_TH = self._take_hidden()
         return Output(
-            logits_RV=logits_1RV[0],
-            hidden_RH=hidden_TH[rows],
-            partial_hidden_CH=hidden_TH[partial_rows],
+            logits_RV=logits_1RV[0, : len(rows)],
+            hidden_RH=hidden_TH.index_select(0, rows_R),
+            partial_hidden_CH=hidden_TH[partial_rows] if partial_rows else hidden_TH[:0],
         )
+
+    def _pack(self, chunks: Sequence[Chunk], spans: Sequence[Span], order: Sequence[int]) -> torch.Tensor:
+        """Token ids, positions and block table rows of all tokens, one row each."""
+        token_ids = [token for i in order for token in chunks[i].tokens]
+        positions = [position for i in order for position in range(spans[i].start, spans[i].stop)]
+        table_rows = [spans[i].row for i in order for _ in range(spans[i].num_tokens)]
+        return torch.tensor([token_ids, positions, table_rows], device=self._device)
 
     def _slots(self, positions_T: torch.Tensor, rows_T: torch.Tensor) -> torch.Tensor:
         size = self._tables.block_size

@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from deployments.messages import SamplingParams, Token
+from deployments.models.cpu_kernels import use_cpu_kernels
 from deployments.models.loading import kv_shape, load_target
 from deployments.verifier.engine import Chunk
 from deployments.verifier.kv_cache import BlockTables, KvPools
@@ -72,6 +73,7 @@ class Bench:
 @pytest.fixture
 def bench(folder: Path) -> Bench:
     target = load_target(str(folder), dtype=torch.float32, device="cpu")
+    use_cpu_kernels(target.model)
     config = target.text_config
     tables = BlockTables(num_blocks=700, block_size=4, max_sessions=12, max_session_tokens=320, device="cpu")
     churn(tables)

@@ -48,6 +48,18 @@ def test_slots_of_all_sessions_are_distinct_and_never_null() -> None:
     assert torch.equal(tables.slots(2, 7, 13), tables.slots(2, 0, 20)[7:13])
 
 
+def test_consecutive_blocks_are_known_as_a_run() -> None:
+    tables = make_tables()
+    for session, num_tokens in enumerate((8, 4, 8)):
+        tables.reserve(session, num_tokens)
+        assert tables.run_start(tables.row(session)) == int(tables.slots(session, 0, 1))
+    tables.release(0)
+    tables.release(2)
+    tables.reserve(3, 16)
+    assert set(tables.slots(3, 0, 16).diff().tolist()) != {1}
+    assert tables.run_start(tables.row(3)) is None
+
+
 def test_books_balance_after_any_opening_and_closing() -> None:
     tables, rng = make_tables(), random.Random(0)
     is_open: set[int] = set()
