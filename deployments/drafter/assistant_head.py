@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from deployments.drafter.products import product
+
 
 class AssistantHead:
     """The assistant's output layer; logits are float32.
@@ -21,10 +23,12 @@ class AssistantHead:
 
     def __init__(self, assistant: PreTrainedModel) -> None:
         text_config = assistant.config.get_text_config()
-        self._weight_VD: torch.Tensor = assistant.lm_head.weight
         self._softcap: float | None = text_config.final_logit_softcapping
         self._num_selected = 0
-        if assistant.config.use_ordered_embeddings:
+        if not assistant.config.use_ordered_embeddings:
+            self._scores = product(assistant.lm_head.weight)
+        else:
+            self._weight_VD: torch.Tensor = assistant.lm_head.weight
             embedder = assistant.masked_embedding
             self._num_selected = int(embedder.centroid_intermediate_top_k)
             self._centroids_CD: torch.Tensor = embedder.centroids.weight
@@ -33,7 +37,7 @@ class AssistantHead:
     def __call__(self, state_BD: torch.Tensor) -> torch.Tensor:
         """Logits of shape (B, V), capped where the assistant's configuration says so."""
         if self._num_selected == 0:
-            return self._capped(F.linear(state_BD, self._weight_VD).float())
+            return self._capped(self._scores(state_BD).float())
         centroids_BC = F.linear(state_BD, self._centroids_CD).topk(self._num_selected, dim=-1).indices
         tokens_BS = self._tokens_CP[centroids_BC].flatten(1)
         scores_BS = torch.bmm(self._weight_VD[tokens_BS], state_BD[:, :, None]).squeeze(-1)

@@ -31,6 +31,7 @@ from transformers.models.gemma4.modeling_gemma4 import Gemma4TextDecoderLayer
 
 from deployments.drafter.assistant_head import AssistantHead
 from deployments.drafter.attention_inputs import AttentionInputs, AttentionPart, narrowed
+from deployments.drafter.products import Product, product
 from deployments.messages import LayerType
 from deployments.models.loading import EmbeddingTable
 
@@ -44,13 +45,11 @@ class LeanLayer:
     layer_type: LayerType
     index_in_type: int
     head_dim: int
-    query: torch.Tensor  # (Q E, D)
-    query_bias: torch.Tensor | None
-    output: torch.Tensor  # (D, Q E)
-    output_bias: torch.Tensor | None
+    query: Product  # D -> Q E
+    output: Product  # Q E -> D
     after_attention_D: torch.Tensor  # float32
-    gate_up: torch.Tensor  # (2 F, D)
-    down: torch.Tensor  # (D, F)
+    gate_up: Product  # D -> 2 F
+    down: Product  # F -> D
     after_mlp_D: torch.Tensor  # float32
     activation: Callable[[torch.Tensor], torch.Tensor]
     scalar: float
@@ -141,13 +140,13 @@ class LeanSteps:
     def _layer(self, layer: LeanLayer, stream_BD: torch.Tensor) -> torch.Tensor:
         floor, dtype = self._forward.stream_floor, self._forward.dtype
         normed_BD = _normalised(stream_BD, floor).to(dtype)
-        query_BQE = F.linear(normed_BD, layer.query, layer.query_bias).view(len(stream_BD), -1, layer.head_dim)
+        query_BQE = layer.query(normed_BD).view(len(stream_BD), -1, layer.head_dim)
         attended = attend(self._rotated(layer, query_BQE).to(dtype), self._attention[layer.layer_type])
-        output_BD = F.linear(attended.view(len(stream_BD), -1), layer.output, layer.output_bias)
+        output_BD = layer.output(attended.view(len(stream_BD), -1))
         stream_BD = torch.addcmul(stream_BD, _normalised(output_BD, floor), layer.after_attention_D)
         normed_BD = _normalised(stream_BD, floor).to(dtype)
-        gate_BF, up_BF = F.linear(normed_BD, layer.gate_up).chunk(2, dim=-1)
-        output_BD = F.linear(layer.activation(gate_BF) * up_BF, layer.down)
+        gate_BF, up_BF = layer.gate_up(normed_BD).chunk(2, dim=-1)
+        output_BD = layer.down(layer.activation(gate_BF) * up_BF)
         stream_BD = torch.addcmul(stream_BD, _normalised(output_BD, floor), layer.after_mlp_D)
         return stream_BD if layer.scalar == 1.0 else stream_BD * layer.scalar
 
@@ -211,13 +210,11 @@ def _lean_layers(assistant: PreTrainedModel) -> tuple[LeanLayer, ...]:
                 layer_type=layer_type,
                 index_in_type=counts.get(layer_type, 0),
                 head_dim=attention.head_dim,
-                query=(attention.q_proj.weight.float() * before_attention).to(dtype),
-                query_bias=attention.q_proj.bias,
-                output=attention.o_proj.weight,
-                output_bias=attention.o_proj.bias,
+                query=product((attention.q_proj.weight.float() * before_attention).to(dtype), attention.q_proj.bias),
+                output=product(attention.o_proj.weight, attention.o_proj.bias),
                 after_attention_D=_scaled(layer.post_attention_layernorm),
-                gate_up=(gate_up * before_mlp).to(dtype),
-                down=mlp.down_proj.weight,
+                gate_up=product((gate_up * before_mlp).to(dtype)),
+                down=product(mlp.down_proj.weight),
                 after_mlp_D=_scaled(layer.post_feedforward_layernorm),
                 activation=mlp.act_fn,
                 scalar=float(layer.layer_scalar),

@@ -41,6 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
             "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.5},
         }
     },
+    "weights large enough to be packed": {"target": {"vocab_size": 12_000}, "vocab_size": 12_000},
     "large norm epsilon": {"rms_norm_eps": 0.3},
 }
 
