@@ -56,6 +56,7 @@ def start_serve(*, host: str, port: int) -> None:
     """Start Serve's controller and its proxy on this machine."""
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process; the cluster's own logs stay
     options: dict[str, Any] = {"host": host, "port": port}
     serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"log_level": "WARNING"})
 

@@ -24,6 +24,8 @@ from deployments.service_host import DataPlane, Service, ServiceHost
 logger = logging.getLogger("outrider.replica")
 
 _STOP_TIMEOUT_S = 5.0
+_HEALTH_TIMEOUT_S = 20.0
+"""A step runs inline on the data plane, so this is longer than any step; Serve asks three times before it acts."""
 
 
 class Lessors(Protocol):
@@ -44,7 +46,6 @@ class ServedReplica:
     ) -> None:
         """Build the service on its data plane, listen, run, and link to the peers' deployments."""
         quicken(identity.role)
-        self._health_timeout_s = 20.0
         self._plane = DataPlane(f"{identity.role} data plane")
         service = await self._plane.call(build)
         limits = LinkLimits(max_frame_bytes=streams.max_frame_bytes, max_buffer_bytes=streams.max_buffer_bytes)
@@ -73,9 +74,9 @@ class ServedReplica:
     async def check_health(self) -> None:
         """Raise when the service has stopped, or its thread does not answer."""
         try:
-            await self._plane.run(self._host.check(), timeout_s=self._health_timeout_s)
+            await self._plane.run(self._host.check(), timeout_s=_HEALTH_TIMEOUT_S)
         except TimeoutError:
-            raise RuntimeError(f"the data plane has not answered for {self._health_timeout_s} s") from None
+            raise RuntimeError(f"the data plane has not answered for {_HEALTH_TIMEOUT_S} s") from None
 
     async def __del__(self) -> None:
         """Awaited by Serve when the replica has drained: part from the peers and stop."""
