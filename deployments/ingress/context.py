@@ -112,7 +112,7 @@ def load_context(
         client=client,
         tokenizer=Tokenizer.load(folder),
         model=ModelCard.load(folder, model_id, max_model_len),
-        metrics=IngressMetrics(model_id),
+        metrics=IngressMetrics(model_id, lambda: client.router_statuses),
         limits=limits or ApiLimits(),
     )
 

@@ -7,9 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deployments.link import Link
-from deployments.messages import Cancel, Commit, Commits, Failure, Generate, Message, SetFlow, Token
+from deployments.messages import Cancel, Commit, Commits, Failure, Generate, Message, RouterStatus, SetFlow, Token
 
 Reply = Callable[[Generate], Sequence[Token]]
+
+
+_STATUS = RouterStatus(
+    num_verifiers=1,
+    num_drafters=1,
+    num_sessions=0,
+    num_waiting=0,
+    kv_usage=0.25,
+    num_rounds=4,
+    round_seconds_sum=0.08,
+    verify_seconds_sum=0.05,
+    draft_seconds_sum=0.02,
+)
 
 
 @dataclass(slots=True)
@@ -39,8 +52,9 @@ class FakeRouter:
         return len(self._running)
 
     def link_opened(self, link: Link) -> None:
-        """An ingress is there."""
+        """An ingress is there: it is told of a verifier."""
         self.links.append(link)
+        link.send(_STATUS)
 
     def link_closed(self, link: Link) -> None:
         """An ingress is gone, and its requests with it."""

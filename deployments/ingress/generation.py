@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from deployments.messages import (
     Failure,
     Generate,
     Message,
+    RouterStatus,
     SamplingParams,
     SetFlow,
     Token,
@@ -74,7 +75,11 @@ class GenerationClient(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request sent now would find a router."""
+        """Whether a request sent now would find a router that has a verifier."""
+
+    @property
+    def router_statuses(self) -> Collection[RouterStatus]:
+        """The last word of each linked router about itself."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Commit, None]:
         """The request's commits, in order and without gaps; raises ApiError. Closing it cancels the request."""
@@ -113,13 +118,19 @@ class RouterClient:
         self._limits = limits or FlowLimits()
         self._streams: dict[str, _Stream] = {}
         self._routers: dict[Link, set[_Stream]] = {}
+        self._statuses: dict[Link, RouterStatus] = {}
         self._router_came = asyncio.Event()
         self._wire_ids = itertools.count()
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request sent now would find a router."""
-        return any(not link.is_closed for link in self._routers)
+        """Whether a request sent now would find a router that has a verifier."""
+        return any(status.num_verifiers > 0 and not link.is_closed for link, status in self._statuses.items())
+
+    @property
+    def router_statuses(self) -> Collection[RouterStatus]:
+        """The last word of each linked router about itself."""
+        return self._statuses.values()
 
     @property
     def num_requests(self) -> int:
@@ -134,17 +145,20 @@ class RouterClient:
         self._router_came.set()
 
     def received(self, link: Link, message: Message) -> None:
-        """Commits and Failures; what belongs to no request any more is dropped."""
+        """Commits, Failures and a router's status; what belongs to no request any more is dropped."""
         if isinstance(message, Commits):
             for commit in message.items:
                 if (stream := self._streams.get(commit.request)) is not None:
                     self._take(stream, commit)
+        elif isinstance(message, RouterStatus):
+            self._statuses[link] = message
         elif isinstance(message, Failure) and (stream := self._streams.get(message.request)) is not None:
             self._leave(stream)  # the router holds nothing of it any more: there is nothing to cancel
             self._lose(stream, message)
 
     def link_closed(self, link: Link) -> None:
         """A router is gone: its requests look for another one."""
+        self._statuses.pop(link, None)
         for stream in self._routers.pop(link, set()).copy():
             detail = f"the router {link.peer} is gone"
             self._lose(stream, Failure(request=stream.wire_id, code="unavailable", detail=detail))

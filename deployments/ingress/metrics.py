@@ -7,13 +7,14 @@ Each replica of the ingress counts its own requests: scrape them all, and sum.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from deployments.messages import Commit
+from deployments.ingress.router_metrics import RouterFamilies
+from deployments.messages import Commit, RouterStatus
 
 PREFIXES = ("outrider_", "vllm:")
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -26,8 +27,9 @@ _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 5
 class IngressMetrics:
     """The counters of one ingress replica; requests report to it through RequestTimer."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, router_statuses: Callable[[], Collection[RouterStatus]] = lambda: ()) -> None:
         self._registry = CollectorRegistry()
+        self._registry.register(RouterFamilies(model_name, router_statuses))
         self._model_name = model_name
         self.running = self._gauge("num_requests_running", "Requests that have their first token and not their last.")
         self.waiting = self._gauge("num_requests_waiting", "Requests that wait for their first token.")

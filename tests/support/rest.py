@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deployments.ingress.context import ApiLimits, IngressContext, load_context
 from deployments.ingress.generation import GenerateRequest, GenerationClient
-from deployments.messages import Commit, FinishReason, Token
+from deployments.messages import Commit, FinishReason, RouterStatus, Token
 from tests.support.tiny_tokenizer import write_model_folder
 
 MODEL = "tiny"
@@ -47,6 +47,7 @@ class ScriptedClient:
     num_before_error: int = 0
     hangs_after: int | None = None
     is_ready: bool = True
+    router_statuses: tuple[RouterStatus, ...] = ()
     requests: list[GenerateRequest] = field(default_factory=list)
     num_open: int = 0
     reached_hang: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,0 +1,81 @@
+"""Speculation never changes the output: real engines and streams, judged by the library's own model."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from deployments.ingress.generation import GenerateRequest
+from deployments.messages import SamplingParams
+from tests.support.equality import Reference, Tally
+from tests.support.pocket import TARGET, chat_prompts, drafter_engine, safe_prompts, stop_token_ids, verifier_engine
+from tests.support.rig import Rig, running_rig
+
+NUM_TOKENS = 48
+GREEDY = SamplingParams()
+SAMPLED = SamplingParams(temperature=0.8, seed=2**63 + 11)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference(TARGET)
+
+
+@pytest.fixture(scope="module")
+def engines():
+    return verifier_engine(), drafter_engine()
+
+
+def make(index: int, prompt: tuple[int, ...], params: SamplingParams, **changes: object) -> GenerateRequest:
+    return GenerateRequest(
+        id=f"r{index}",
+        prompt=prompt,
+        max_context_tokens=len(prompt) + NUM_TOKENS,
+        params=params,
+        stop_token_ids=stop_token_ids(),
+        **changes,
+    )
+
+
+async def outputs(rig: Rig, made: list[GenerateRequest]) -> list[list[int]]:
+    return await asyncio.wait_for(asyncio.gather(*(rig.generate(request) for request in made)), 120)
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_eight_prompts_with_every_lookahead_and_drafter_alone_and_in_company(engines, reference, params):
+    stop = reference.eos_token_ids
+    prompts = chat_prompts(8, seed=3)
+    expected = [reference.generate(prompt, params, NUM_TOKENS, stop=stop) for prompt in prompts]
+    tally = Tally(reference)
+    company = chat_prompts(16, seed=4)
+    settings = [{"drafter": "none"}, *({"drafter": "mtp", "num_speculative_tokens": k} for k in (0, 1, 3, 8))]
+    async with running_rig(verifiers=[engines[0]], drafters=[engines[1]]) as rig:
+        for changes in settings:
+            for index, prompt in enumerate(prompts):
+                alone = await rig.generate(make(index, prompt, params, **changes))
+                tally.check(prompt, params, expected[index], alone)
+            crowd = [make(100 + i, prompt, SAMPLED, num_speculative_tokens=i % 6) for i, prompt in enumerate(company)]
+            made = [make(i, prompt, params, **changes) for i, prompt in enumerate(prompts)]
+            together = (await outputs(rig, [*made, *crowd]))[: len(prompts)]
+            for prompt, wanted, got in zip(prompts, expected, together, strict=True):
+                tally.check(prompt, params, wanted, got)
+        assert rig.of("drafter")[0].service.stats.num_draft_tokens > 0
+    tally.close()
+    engines[0].check_integrity()
+
+
+async def test_faults_in_the_middle_change_no_token(reference):
+    """A drafter and a verifier die while sixteen sessions run; every output is the reference's."""
+    safe = safe_prompts(reference, [GREEDY, SAMPLED], 16, NUM_TOKENS)
+    verifiers, drafters = [verifier_engine(), verifier_engine()], [drafter_engine(), drafter_engine()]
+    async with running_rig(verifiers=verifiers, drafters=drafters, num_routers=2) as rig:
+        made = [make(i, prompt, params, num_speculative_tokens=4) for i, (prompt, params, _) in enumerate(safe)]
+        running = asyncio.create_task(outputs(rig, made))
+        for role, when in (("drafter", 4), ("verifier", 8), ("router", 12)):
+            while rig.of("verifier")[1].service.num_steps < when and not running.done():
+                await asyncio.sleep(0.001)
+            rig.of(role)[0].kill()
+        got = await running
+    for (_, _, expected), output in zip(safe, got, strict=True):
+        assert output == expected

@@ -1,0 +1,77 @@
+"""Engines of the embedded pocket pair, and prompts that timing cannot tip over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from transformers import AutoTokenizer
+
+from deployments.drafter.mtp_engine import MtpEngine, build_mtp_engine
+from deployments.messages import SamplingParams, Token
+from deployments.models.loading import load_assistant, load_config, load_embedding_table, load_target, shadow_spec
+from deployments.verifier.paged_engine import CacheLimits, PagedEngine
+from evaluation.pocket.prompts import held_out
+from tests.support.equality import POCKET, SAFE_MARGIN, Reference
+
+TARGET = str(POCKET / "target")
+ASSISTANT = str(POCKET / "assistant")
+TASKS = ("structured", "code", "prose", "summary")
+
+
+def verifier_engine(*, num_kv_tokens: int = 16384, max_context_tokens: int = 1024) -> PagedEngine:
+    """A verifier engine as the deployment makes it, with a small cache."""
+    target = load_target(TARGET, dtype=torch.float32, device="cpu")
+    return PagedEngine(target, CacheLimits(max_context_tokens=max_context_tokens, num_kv_tokens=num_kv_tokens))
+
+
+def drafter_engine(*, shadow_bytes: int = 64 << 20) -> MtpEngine:
+    """An MTP engine as the deployment makes it."""
+    return build_mtp_engine(
+        load_assistant(ASSISTANT, dtype=torch.float32, device="cpu"),
+        load_embedding_table(TARGET, dtype=torch.float32, device="cpu"),
+        shadow_spec(load_config(TARGET), dtype=torch.float32),
+        shadow_bytes=shadow_bytes,
+    )
+
+
+@cache
+def tokenizer():
+    """The pair's tokenizer."""
+    return AutoTokenizer.from_pretrained(TARGET)
+
+
+def stop_token_ids() -> tuple[Token, ...]:
+    """The ids that end an answer."""
+    return tuple(tokenizer().convert_tokens_to_ids(["<eos>", "<turn|>"]))
+
+
+def chat_prompts(count: int, seed: int = 0) -> list[tuple[Token, ...]]:
+    """Token ids of held-out chat prompts, the tasks in turn."""
+    per_task = -(-count // len(TASKS))
+    by_task = [held_out(task, per_task, seed) for task in TASKS]
+    examples = [example for group in zip(*by_task, strict=True) for example in group][:count]
+    return [
+        tuple(tokenizer().apply_chat_template(e.prompt_messages, add_generation_prompt=True, return_dict=False))
+        for e in examples
+    ]
+
+
+def safe_prompts(
+    reference: Reference, params: Sequence[SamplingParams], num_prompts: int, num_tokens: int
+) -> list[tuple[tuple[Token, ...], SamplingParams, list[Token]]]:
+    """Prompts whose reference output stands clear of every near-tie, so that no timing can change it.
+
+    Returns (prompt, parameters, reference output) with the parameters in turn; DESIGN.md 4 asks for
+    a margin of at least 1e-3 throughout.
+    """
+    found = []
+    for prompt in chat_prompts(4 * num_prompts, seed=7):
+        chosen = params[len(found) % len(params)]
+        output = reference.generate(prompt, chosen, num_tokens, stop=reference.eos_token_ids)
+        if min(reference.margins(prompt, output, chosen)) >= SAFE_MARGIN:
+            found.append((prompt, chosen, output))
+        if len(found) == num_prompts:
+            return found
+    raise AssertionError(f"only {len(found)} of {4 * num_prompts} prompts stand clear of near-ties")
