@@ -223,6 +223,13 @@ class Verdict(Record):
     kv_usage: float
 
 
+class Load(Record):
+    """A verifier that has gone idle tells its routers what it still holds, since no Verdict will."""
+
+    num_waiting: int
+    kv_usage: float
+
+
 class Refusal(Record):
     """A session the verifier cannot serve: it does not know it, has no room for it, or its tokens are no tokens."""
 
@@ -329,6 +336,7 @@ Message = (
     | Verify
     | Verdict
     | Refusal
+    | Load
     | Delta
     | Need
     | Attach
@@ -340,7 +348,7 @@ TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
     ("ingress", "router"): Generate | Cancel | SetFlow,
     ("router", "ingress"): Commits | Failure | RouterStatus,
     ("router", "verifier"): Open | Close | Verify,
-    ("verifier", "router"): Verdict | Refusal,
+    ("verifier", "router"): Verdict | Refusal | Load,
     ("verifier", "drafter"): Delta,
     ("drafter", "verifier"): Need,
     ("router", "drafter"): Attach | Detach,

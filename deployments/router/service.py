@@ -17,6 +17,7 @@ from deployments.messages import (
     Failure,
     FailureCode,
     Generate,
+    Load,
     Message,
     Open,
     Proposal,
@@ -103,6 +104,9 @@ class RouterService:
             case Verdict():
                 if verifier := self._peers.verifiers.get(link.peer):
                     self._rounds.on_verdict(verifier, message)
+            case Load():
+                if verifier := self._peers.verifiers.get(link.peer):
+                    verifier.kv_usage, verifier.num_waiting = message.kv_usage, message.num_waiting
             case Generate():
                 self._on_generate(link, message)
             case Cancel():

@@ -21,6 +21,7 @@ from deployments.messages import (
     Close,
     Delta,
     DeltaItem,
+    Load,
     Message,
     Need,
     Open,
@@ -68,6 +69,8 @@ class VerifierService:
         self._queue: deque[Session] = deque()
         self._active: dict[SessionId, Session] = {}
         self._drafters: dict[str, Link] = {}
+        self._routers: dict[str, Link] = {}
+        self._told_usage = 0.0
         self._work = asyncio.Event()
         self.num_steps = 0
 
@@ -82,6 +85,8 @@ class VerifierService:
         """A router, or a drafter that deltas can go to from now on."""
         if link.role == "drafter":
             self._drafters[link.peer] = link
+        else:
+            self._routers[link.peer] = link
 
     def link_closed(self, link: Link) -> None:
         """A router that is gone takes its sessions along; a drafter that is gone holds nothing any more."""
@@ -91,6 +96,8 @@ class VerifierService:
                 for session in self._sessions.values():
                     session.sent_len.pop(link.peer, None)
             return
+        if self._routers.get(link.peer) is link:
+            del self._routers[link.peer]
         for session in [s for s in self._sessions.values() if s.link is link]:
             self._close(session)
 
@@ -119,6 +126,7 @@ class VerifierService:
             chunks = plan_step([self._pending(s) for s in self._active.values()], self._budget)
             if not chunks:
                 self._work.clear()
+                self._tell_load()
                 continue
             started_s = time.perf_counter()
             outcomes = self._engine.step(chunks)
@@ -245,13 +253,22 @@ class VerifierService:
         for link, items in verdicts.items():
             self._send(link, self._verdict(items, step_ms, num_tokens))
 
+    def _tell_load(self) -> None:
+        """Whoever reads the routers' metrics shall see that room has become free."""
+        usage = self._engine.kv_usage
+        if usage != self._told_usage:
+            self._told_usage = usage
+            for link in list(self._routers.values()):
+                self._send(link, Load(num_waiting=len(self._queue), kv_usage=usage))
+
     def _verdict(self, items: Sequence[VerdictItem], step_ms: float, num_tokens: int) -> Verdict:
+        self._told_usage = self._engine.kv_usage
         return Verdict(
             items=tuple(items),
             step_ms=step_ms,
             num_step_tokens=num_tokens,
             num_waiting=len(self._queue),
-            kv_usage=self._engine.kv_usage,
+            kv_usage=self._told_usage,
         )
 
     # -- what drafters need -------------------------------------------------------------------

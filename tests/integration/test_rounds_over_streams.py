@@ -234,6 +234,7 @@ async def test_a_reader_that_leaves_frees_its_blocks_within_a_round():
         await until(lambda: not engine.open_sessions and not drafter.params)
         assert len(engine.steps) <= num_steps + 2
         assert rig.of("router")[0].service.num_sessions == 0
+        await until(lambda: [status.kv_usage for status in rig.client.router_statuses] == [0.0])
 
 
 async def test_more_sessions_than_the_verifier_has_room_for_all_finish():
