@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from deployments.ingress.context import ApiLimits, IngressContext, load_context
 from deployments.ingress.generation import GenerateRequest, GenerationClient
@@ -13,6 +17,10 @@ from deployments.messages import Commit, FinishReason, RouterStatus, Token
 from tests.support.tiny_tokenizer import write_model_folder
 
 MODEL = "tiny"
+ANSWER = "zebras graze 🙂 behind quartz walls."
+HELLO = [{"role": "user", "content": "hello"}]
+CHAT = {"model": MODEL, "messages": HELLO}
+COMPLETION = {"model": MODEL, "prompt": "the quick"}
 
 
 def commits_of(
@@ -80,3 +88,10 @@ def make_context(
 def plain_ids(context: IngressContext, text: str) -> list[Token]:
     """The ids of a text without a beginning-of-text token: what a model would generate for it."""
     return context.tokenizer.encode(text)[1:]
+
+
+def events_of(response: httpx.Response) -> list[Any]:
+    blocks = response.text.split("\n\n")
+    assert blocks.pop() == ""
+    assert all(block.startswith("data: ") for block in blocks)
+    return [data if data == "[DONE]" else json.loads(data) for data in (block[6:] for block in blocks)]
