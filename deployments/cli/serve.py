@@ -104,7 +104,8 @@ def _greet(config: OutriderConfig, dashboard_port: int, start_s: float) -> None:
 
   endpoint    {base}/v1
   page        {base}/
-  dashboard   http://127.0.0.1:{dashboard_port}   (if it asks for a token: `ray get-auth-token`)
+  dashboard   http://127.0.0.1:{dashboard_port}   (asks for the token that `ray get-auth-token` prints;
+              `ray` and `serve` commands take it with RAY_AUTH_MODE=token)
 
   curl {base}/v1/chat/completions -H 'content-type: application/json' -d '{{
     "model": "{config.model.model_id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
