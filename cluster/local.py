@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from typing import Any
 
@@ -94,10 +95,19 @@ def problem_of(name: str) -> str | None:
         return None
     for deployment, state in status.deployments.items():
         if "failed to start" in state.message.lower() or state.status in ("UNHEALTHY", "DEPLOY_FAILED"):
-            return f"the {deployment} cannot start: {state.message}"
+            return f"the {deployment} cannot start: {reason_in(state.message)}"
     if status.status == "DEPLOY_FAILED":
-        return status.message
+        return reason_in(status.message)
     return None
+
+
+def reason_in(message: str) -> str:
+    """The error at the end of a message with tracebacks, or the message itself."""
+    lines = message.strip().splitlines()
+    for number in range(len(lines) - 1, 0, -1):
+        if re.match(r"[A-Za-z_][\w.]*(: |$)", lines[number]):
+            return "\n".join(lines[number:])
+    return message.strip()
 
 
 def describe(name: str) -> str:

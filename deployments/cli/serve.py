@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
             _greet(config, args.dashboard_port, time.monotonic() - begun_s)
         stopping.wait()
     except StartFailed as error:
-        return _fail(error)
+        _fail(error)
+        print("  the whole story is in /tmp/ray/session_latest/logs/serve/", file=sys.stderr, flush=True)
+        return 1
     finally:
         _say("stopping")
         local.stop()

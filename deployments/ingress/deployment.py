@@ -17,7 +17,7 @@ from deployments.ingress.context import ApiLimits, load_context
 from deployments.ingress.generation import RouterClient
 from deployments.link import Identity, LinkLimits
 from deployments.peers import Member, PeerSet
-from deployments.replica import follow, quicken
+from deployments.replica import follow, quicken, settle
 
 
 @serve.ingress()
@@ -51,6 +51,7 @@ class Ingress:
         )
         self._peers = PeerSet(client, identity, acquire, limits=limits)
         follow(lessors, self._peers, asyncio.get_running_loop())
+        settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""

@@ -142,3 +142,12 @@ def test_ctrl_c_stops_everything_and_it_starts_again(tmp_path: Path) -> None:
         assert any("gcs_server" in line for line in below.values())
         assert server.stop() == 0
         assert not [line for pid, line in below.items() if is_alive(pid)]
+
+
+@pytest.mark.system
+def test_a_replica_that_cannot_start_ends_the_command_with_its_reason(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path)
+    weights = tmp_path / "target" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+    with pytest.raises(AssertionError, match=r"the (verifier|drafter) cannot start: .*SafetensorError"):
+        start_server(tmp_path, settings)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.local import PortTaken, check_ports
+from cluster.local import PortTaken, check_ports, reason_in
 from cluster.membership import Membership, Replicas, membership_of
 
 
@@ -50,3 +50,13 @@ def test_a_port_whose_last_connection_lingers_is_free() -> None:
             accepted.shutdown(socket.SHUT_WR)  # this end closes first, and so keeps TIME_WAIT
             client.recv(1)
     check_ports("127.0.0.1", {"--port": port})
+
+
+def test_the_reason_is_the_last_error_of_the_tracebacks() -> None:
+    message = (
+        "A replica failed to start with exception. Retrying 2 more time(s). Error:\n"
+        'ray::Serve.initialize() (pid=1)\n  File "a.py", line 1, in f\n    raise\nRuntimeError: Traceback\n'
+        '  File "b.py", line 2, in g\n    load()\npackage.ShapeError: weight_VH has shape (3, 4),\n  not (4, 3)\n'
+    )
+    assert reason_in(message) == "package.ShapeError: weight_VH has shape (3, 4),\n  not (4, 3)"
+    assert reason_in("no resources") == "no resources"
