@@ -128,7 +128,7 @@ def margin(logits_V: torch.Tensor, params: SamplingParams, position: int) -> flo
     score_V = warp(logits_V[None], SamplingRows.build([(plain, position)]))[0]
     rows = SamplingRows.build([(params, position)])
     is_kept_V = warp(logits_V[None], rows)[0].isfinite()
-    noise_V = gumbel_RV(rows.seed_R, rows.choice_R, rows.position_R, len(logits_V))[0]
+    noise_V = gumbel_RV(rows.key_R, len(logits_V))[0]
     perturbed_V = score_V + noise_V
     best, second = perturbed_V.masked_fill(~is_kept_V, -torch.inf).topk(2).values.tolist()
     outside_V = _distance_outside(score_V, params)

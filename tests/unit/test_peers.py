@@ -96,7 +96,7 @@ class World:
 
     async def until(self, condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
         async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110 - conditions are on several objects
+            while not condition():
                 await asyncio.sleep(0.005)
 
 
