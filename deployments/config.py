@@ -132,8 +132,8 @@ class StreamsConfig(_Part):
     host: str = "127.0.0.1"
     port_range: tuple[Port, Port] = (23_700, 23_899)
     insecure_streams: bool = False
-    max_frame_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 16 << 20
-    max_buffer_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
+    max_frame_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64 << 20
+    max_buffer_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
 
     @property
     def ports(self) -> range:

@@ -37,8 +37,8 @@ class LinkLimits:
     how long a peer's machine may leave bytes or probes unacknowledged (the kernel watches that).
     """
 
-    max_frame_bytes: int = 16 << 20
-    max_buffer_bytes: int = 64 << 20
+    max_frame_bytes: int = 64 << 20
+    max_buffer_bytes: int = 256 << 20
     handshake_timeout_s: float = 10.0
     close_timeout_s: float = 2.0
     silence_timeout_s: int = 12

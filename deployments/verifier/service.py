@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -52,6 +52,14 @@ class VerifierSettings:
     max_waiting_sessions: int = 1024
     max_lookahead: int = 16
     max_delta_tokens: int = 1024
+
+
+@dataclass(slots=True)
+class DeltaBatch:
+    """What one Delta will carry, and how many shadow entries that is."""
+
+    items: list[DeltaItem] = field(default_factory=list)
+    num_entries: int = 0
 
 
 class VerifierService:
@@ -231,7 +239,7 @@ class VerifierService:
     def _publish(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome], step_ms: float) -> None:
         """Write down what the step decided and tell drafters and routers: one message each."""
         verdicts: dict[Link, list[VerdictItem]] = {}
-        deltas: dict[str, list[DeltaItem]] = {}
+        deltas: dict[str, DeltaBatch] = {}
         remaining = iter(outcomes)
         for chunk in chunks:
             session = self._active[chunk.session]
@@ -247,8 +255,7 @@ class VerifierService:
             item = msgspec.structs.replace(session.last_verdict, has_go_ahead=has_go_ahead)
             session.last_verdict = item
             verdicts.setdefault(session.link, []).append(item)
-        for peer, delta_items in deltas.items():
-            self._send(self._drafters[peer], Delta(items=tuple(delta_items)))
+        self._send_deltas(deltas)
         num_tokens = sum(len(chunk.tokens) for chunk in chunks)
         for link, items in verdicts.items():
             self._send(link, self._verdict(items, step_ms, num_tokens))
@@ -273,15 +280,19 @@ class VerifierService:
 
     # -- what drafters need -------------------------------------------------------------------
 
-    def _add_delta(self, session: Session, deltas: dict[str, list[DeltaItem]], *, is_go_ahead: bool) -> bool:
+    def _add_delta(self, session: Session, deltas: dict[str, DeltaBatch], *, is_go_ahead: bool) -> bool:
         """Add what the session's drafter lacks, at most one slice of it; whether that lets it begin to draft."""
         if session.drafter not in self._drafters or session.next_lookahead == 0:
             return False
+        batch = deltas.setdefault(session.drafter, DeltaBatch())
         have_len = session.sent_len.get(session.drafter, 0)
-        stop = min(session.computed_len, have_len + self._settings.max_delta_tokens)
+        stop = min(session.computed_len, have_len + self._settings.max_delta_tokens - batch.num_entries)
         is_complete = is_go_ahead and stop == session.computed_len
+        if stop == have_len and not is_complete:
+            return False
         session.sent_len[session.drafter] = stop
-        deltas.setdefault(session.drafter, []).append(
+        batch.num_entries += stop - have_len
+        batch.items.append(
             DeltaItem(
                 session=session.id,
                 epoch=session.epoch,
@@ -302,10 +313,14 @@ class VerifierService:
         session.sent_len[link.peer] = max(0, min(need.have_len, session.computed_len))
         if session.wants_verify or session.last_verdict is None:
             return
-        deltas: dict[str, list[DeltaItem]] = {}
+        deltas: dict[str, DeltaBatch] = {}
         self._add_delta(session, deltas, is_go_ahead=True)
-        for items in deltas.values():
-            self._send(link, Delta(items=tuple(items)))
+        self._send_deltas(deltas)
+
+    def _send_deltas(self, deltas: dict[str, DeltaBatch]) -> None:
+        for peer, batch in deltas.items():
+            if batch.items:
+                self._send(self._drafters[peer], Delta(items=tuple(batch.items)))
 
     def _send(self, link: Link, message: Message) -> None:
         """Send, or leave it: what a closed link's peer had is dropped when `link_closed` comes."""

@@ -116,16 +116,22 @@ async def test_a_drafter_killed_in_the_middle_costs_speed_only():
         assert drafters[1].num_attached > 4, "the other drafter took the sessions over"
 
 
-async def test_a_drafter_that_comes_late_catches_up_and_is_used():
+@pytest.mark.parametrize("max_delta_tokens", [1024, 12])
+async def test_a_drafter_that_comes_late_catches_up_and_is_used(max_delta_tokens: int):
     holder: list[Rig] = []
-    async with running_rig(verifiers=[FakeEngine()]) as rig:
+    settings = {"max_delta_tokens": max_delta_tokens}
+    async with running_rig(verifiers=[FakeEngine()], verifier=settings) as rig:
         holder.append(rig)
         running = asyncio.create_task(check_all(rig, requests(4)))
         await until(lambda: rig.of("verifier")[0].service.num_steps > 5)
         engine = toy_drafter(holder, 0.8)
-        await rig.add_drafter(engine)
+        drafter = await rig.add_drafter(engine)
         await running
         assert engine.num_extended > 4
+        assert drafter.service.stats.num_draft_tokens > 0
+        deltas = [message for _, message in drafter.tap.messages if isinstance(message, Delta)]
+        entries = [sum(max(r.stop - r.start for r in item.ranges) for item in delta.items) for delta in deltas]
+        assert max(entries) <= max_delta_tokens
 
 
 @pytest.mark.parametrize("lost", [Delta, Proposal, Attach])
