@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import signal
 import socket
+import time
 from typing import Any
+
+from cluster.processes import processes, processes_below
 
 OBJECT_STORE_BYTES = 256 << 20
 """Tokens and deltas travel on streams; the object store only carries Serve's own calls."""
+
+
+_LINGER_S = 3.0
 
 
 class PortTaken(OSError):
@@ -63,11 +71,18 @@ def start_serve(*, host: str, port: int) -> None:
 
 
 def stop() -> None:
-    """Stop every process of the cluster at once. Safe to call whatever has been started."""
+    """Stop every process of the cluster at once; returns when they are gone. Safe to call whatever has been started."""
     import ray
 
+    below = processes_below(os.getpid())
     # Not serve.shutdown(): it drains replica by replica for seconds, and nobody waits for a local cluster's drain.
     ray.shutdown()
+    deadline_s = time.monotonic() + _LINGER_S
+    while (left := below & processes()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    for process in left:  # helpers of Ray's dashboard, now and then
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def deploy(application: Any, name: str) -> None:

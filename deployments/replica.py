@@ -13,8 +13,8 @@ import contextvars
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from deployments.config import StreamsConfig
 from deployments.link import Identity, LinkLimits
@@ -42,53 +42,69 @@ class Lessors(Protocol):
 class ServedReplica:
     """Base of a Serve class: `await self.start(...)` in its constructor, everything else is here."""
 
+    _plane: DataPlane | None = None
+    _host: ServiceHost | None = None
+    _member: Member
+
     async def start(
         self, identity: Identity, build: Callable[[], Service], streams: StreamsConfig, peers: Sequence[Lessors] = ()
     ) -> None:
         """Build the service on its data plane, listen, run, and link to the peers' deployments."""
         quicken(identity.role)
-        self._plane = DataPlane(f"{identity.role} data plane")
-        service = await self._plane.call(build)
+        self._plane = plane = DataPlane(f"{identity.role} data plane")
+        service = await plane.call(build)
         settle()
         limits = LinkLimits(max_frame_bytes=streams.max_frame_bytes, max_buffer_bytes=streams.max_buffer_bytes)
-        self._host = ServiceHost(service, identity, host=streams.host, ports=streams.ports, limits=limits)
-        self._member = await self._plane.run(self._host.start())
+        self._host = host = ServiceHost(service, identity, host=streams.host, ports=streams.ports, limits=limits)
+        self._member = await plane.run(host.start())
         serve_loop = asyncio.get_running_loop()
         for lessors in peers:
             peer_set = PeerSet(service, identity, _across(lessors, identity, serve_loop), limits=limits)
-            self._host.add_peers(peer_set)
-            follow(lessors, peer_set, self._plane.loop)
+            host.add_peers(peer_set)
+            follow(lessors, peer_set, plane.loop)
         logger.info("%s %s listens on %s:%d", identity.role, identity.peer, self._member.host, self._member.port)
 
-    async def lease(self, guest_name: str, guest_role: Role, replica: str) -> AsyncIterator[str]:
+    async def lease(self, guest_name: str, guest_role: Role, replica: str) -> AsyncGenerator[str]:
         """Grant a lease: yields the one-time token, then stays open until either side ends it."""
-        lease = await self._plane.run(self._host.grant(Identity(guest_name, guest_role)))
+        plane, host = self._running()
+        lease = await plane.run(host.grant(Identity(guest_name, guest_role)))
         try:
             yield lease.token
-            await self._plane.run(lease.ended.wait())
+            await plane.run(lease.ended.wait())
         finally:
-            self._plane.submit(self._host.give_back(lease))
+            plane.submit(host.give_back(lease))
 
-    def record_replica_metadata(self) -> dict[str, str | int]:
+    async def record_replica_metadata(self) -> dict[str, str | int]:
         """Asked by Serve once the constructor has returned, and broadcast to every caller's request router."""
         return self._member.as_metadata()
 
     async def check_health(self) -> None:
         """Raise when the service has stopped, or its thread does not answer."""
+        plane, host = self._running()
         try:
-            await self._plane.run(self._host.check(), timeout_s=_HEALTH_TIMEOUT_S)
+            await plane.run(host.check(), timeout_s=_HEALTH_TIMEOUT_S)
         except TimeoutError:
             raise RuntimeError(f"the data plane has not answered for {_HEALTH_TIMEOUT_S} s") from None
 
-    async def __del__(self) -> None:
-        """Awaited by Serve when the replica has drained: part from the peers and stop."""
-        if (plane := getattr(self, "_plane", None)) is None:
+    def _running(self) -> tuple[DataPlane, ServiceHost]:
+        if self._plane is None or self._host is None:
+            raise RuntimeError("this replica is not running")
+        return self._plane, self._host
+
+    async def stop(self) -> None:
+        """Part from the peers and end the data plane. Idempotent; a replica that never started has nothing to stop."""
+        plane, self._plane = self._plane, None
+        if plane is None:
             return
         try:
-            if (host := getattr(self, "_host", None)) is not None:
-                await plane.run(host.close(), timeout_s=_STOP_TIMEOUT_S)
+            if self._host is not None:
+                await plane.run(self._host.close(), timeout_s=_STOP_TIMEOUT_S)
         finally:
             plane.stop()
+
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        """Serve calls this when the replica has drained and awaits what it returns; the interpreter gets nothing."""
+        return self.stop() if self._plane is not None else None
 
 
 def follow(lessors: Lessors, peer_set: PeerSet, loop: asyncio.AbstractEventLoop) -> None:
