@@ -18,6 +18,13 @@ OBJECT_STORE_BYTES = 256 << 20
 
 
 _LINGER_S = 3.0
+_START_ATTEMPTS = 3
+
+logger = logging.getLogger(__name__)
+
+
+class ClusterFailed(RuntimeError):
+    """The cluster did not come up."""
 
 
 class PortTaken(OSError):
@@ -48,17 +55,26 @@ def start(*, dashboard_port: int, num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=dashboard_port,
-        namespace="serve",
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                dashboard_port=dashboard_port,
+                namespace="serve",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+            return
+        except Exception as error:
+            # Ray gives its own processes 30 s, which a busy machine exceeds; then it tells so with a bare Exception.
+            stop()
+            if attempt == _START_ATTEMPTS:
+                raise ClusterFailed(f"Ray does not start: {error}") from error
+            logger.warning("Ray did not start (%s); trying again", error)
 
 
 def start_serve(*, host: str, port: int) -> None:
@@ -71,7 +87,7 @@ def start_serve(*, host: str, port: int) -> None:
 
 
 def stop() -> None:
-    """Stop every process of the cluster at once; returns when they are gone. Safe to call whatever has been started."""
+    """Stop the cluster at once; returns when every process below this one is gone. Safe to call at any time."""
     import ray
 
     below = processes_below(os.getpid())

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         if not stopping.is_set():
             _greet(config, args.dashboard_port, time.monotonic() - begun_s)
         stopping.wait()
-    except StartFailed as error:
+    except (StartFailed, local.ClusterFailed) as error:
         _fail(error)
         print("  the whole story is in /tmp/ray/session_latest/logs/serve/", file=sys.stderr, flush=True)
         return 1
