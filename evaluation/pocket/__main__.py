@@ -28,7 +28,8 @@ def main() -> None:
             draft_model=options.draft_model_minutes,
         )
         make(options.out, minutes, options.seed)
-    print("\n".join(measure(options.out)))
+    for line in measure(options.out):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

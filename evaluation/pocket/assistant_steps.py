@@ -7,7 +7,7 @@ target's hidden state at p-1. Step j feeds the token at p + j and predicts the o
 B rows, T tokens in a row, A anchors in a row, K steps, H hidden size of the target, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ HARD_SHARE = 0.4
 MIN_ANCHOR_WEIGHT = 0.2
 
 SharedStates = Mapping[str, tuple[Tensor, Tensor]]
+StepFunction = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +81,11 @@ def draft_loss(
     reading: Reading,
     batch: Batch,
     anchors_BA: Tensor,
-    masks: Mapping[str, Tensor],
+    step_function: StepFunction,
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss and, per step, the share of anchors whose drafts all equal the target's greedy tokens so far.
-
-    Each step is judged against the target's distribution; once a draft has missed, what follows counts little, since
-    verification would have stopped there.
-    """
+    """Return the loss and, per step, the share of anchors whose drafts all equal the target's greedy tokens so far."""
     positions_BA = batch.positions_BT.gather(1, anchors_BA)
+    masks = anchor_masks(batch, anchors_BA)
     states_BAH = pick(reading.states_BTH, anchors_BA - 1)
     alive_BA = torch.ones_like(anchors_BA, dtype=torch.float32)
     total, weight = torch.zeros(()), torch.zeros(())
@@ -95,21 +93,37 @@ def draft_loss(
     for step in range(NUM_STEPS):
         at_BA = anchors_BA + step
         inputs = torch.cat([pick(embeddings_BTH, at_BA), states_BAH], dim=-1)
-        logits_BAV, states_BAH = draft_once(assistant, inputs, positions_BA, masks, reading.shared)
-        log_draft_BAV = log_softmax(logits_BAV.float(), dim=-1)
-        wanted_BAV = pick(reading.logits_BTV, at_BA).float()
-        greedy_BA1 = wanted_BAV.argmax(-1, keepdim=True)
-        soft_BA = -(wanted_BAV.softmax(-1) * log_draft_BAV).sum(-1)
-        hard_BA = -log_draft_BAV.gather(-1, greedy_BA1).squeeze(-1)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits_BAV, states_BAH, losses_BA = step_function(
+                assistant, inputs, positions_BA, masks, reading.shared, pick(reading.logits_BTV, at_BA)
+            )
+        # Once a draft has missed, what follows counts little: verification would have stopped there.
         counts_BA = alive_BA.clamp(min=ALIVE_FLOOR)
-        total = total + (counts_BA * ((1 - HARD_SHARE) * soft_BA + HARD_SHARE * hard_BA)).sum()
+        total = total + (counts_BA * losses_BA).sum()
         weight = weight + counts_BA.sum()
-        hit_BA = log_draft_BAV.argmax(-1) == greedy_BA1.squeeze(-1)
-        hits.append((alive_BA * hit_BA).mean())
-        # The next step is fed the text's token: the branch lives on only where the draft would have been that token.
-        fed_BA = batch.tokens_BT.gather(1, at_BA + 1)
-        alive_BA = alive_BA * (hit_BA & (log_draft_BAV.argmax(-1) == fed_BA))
+        drafted_BA = logits_BAV.argmax(-1)
+        alive_BA = alive_BA * (drafted_BA == pick(reading.logits_BTV, at_BA).argmax(-1))
+        hits.append(alive_BA.mean())
+        # The next step is fed the text's token: the branch lives on only where the draft is that token.
+        alive_BA = alive_BA * (drafted_BA == batch.tokens_BT.gather(1, at_BA + 1))
     return total / weight, torch.stack(hits)
+
+
+def judged_step(
+    assistant: Gemma4AssistantForCausalLM,
+    inputs: Tensor,
+    positions_BA: Tensor,
+    masks: Mapping[str, Tensor],
+    shared: SharedStates,
+    wanted_BAV: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draft once and return (logits, projected states, losses): mostly against the target's whole distribution."""
+    logits_BAV, states_BAH = draft_once(assistant, inputs, positions_BA, masks, shared)
+    log_draft_BAV = log_softmax(logits_BAV.float(), dim=-1)
+    wanted_BAV = wanted_BAV.float()
+    soft_BA = -(wanted_BAV.softmax(-1) * log_draft_BAV).sum(-1)
+    hard_BA = -log_draft_BAV.gather(-1, wanted_BAV.argmax(-1, keepdim=True)).squeeze(-1)
+    return logits_BAV.detach(), states_BAH, (1 - HARD_SHARE) * soft_BA + HARD_SHARE * hard_BA
 
 
 def draft_once(

@@ -65,7 +65,7 @@ def save(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFas
     model.to(torch.bfloat16).save_pretrained(folder)
     model.to(torch.float32)
     (folder / "model.safetensors").chmod(0o644)
-    rewrite(folder / "config.json", name_head_dim)
+    rewrite(folder / "config.json", as_published)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
         rewrite(
@@ -79,9 +79,10 @@ def rewrite(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def name_head_dim(config: dict[str, Any]) -> None:
-    """Name the full layers' head dimension as the published checkpoints do, which more readers understand."""
+def as_published(config: dict[str, Any]) -> None:
+    """Name the full layers' head dimension as the published checkpoints do, and the stored type throughout."""
     text = config.get("text_config", config)
+    text["dtype"] = config["dtype"]
     overrides = text.pop("per_layer_config", {})
     for override in overrides.values():
         text["global_head_dim"] = override["head_dim"]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from evaluation.pocket import folders, reference_loop
@@ -84,19 +83,11 @@ def reference_acceptance(
     return tally
 
 
-@torch.no_grad()
-def measure(root: Path, num_prompts: int = 24, num_contracts: int = 100) -> list[str]:
-    """Return the lines of the figures that the model card prints."""
+def measure(root: Path, num_prompts: int = 16, num_contracts: int = 100) -> Iterator[str]:
+    """Yield the lines of figures that the model card prints."""
     tokenizer, target = folders.load_tokenizer(root), folders.load_target(root)
+    yield from matches(target, tokenizer, num_contracts)
     assistant, draft_model = folders.load_assistant(root), folders.load_draft_model(root)
-    lines = [
-        f"exact match, contracts, {variant}: "
-        f"{exact_match(target, tokenizer, held_out_contracts(variant, num_contracts, SEED)):.3f} of {num_contracts}"
-        + (f" (wanted {EXACT_MATCH_GATE})" if variant == "standard" else "")
-        for variant in VARIANTS
-    ]
-    summaries = held_out("summary", num_contracts, SEED)
-    lines.append(f"exact match, summaries: {exact_match(target, tokenizer, summaries):.3f} of {num_contracts}")
     prompts: dict[str, list[Example]] = {task: held_out(task, num_prompts, SEED) for task in TASKS}
     prompts |= {f"{task}, raw": held_out_raw(task, num_prompts // 2, SEED) for task in RAW_TASKS}
     for name, examples in prompts.items():
@@ -104,8 +95,16 @@ def measure(root: Path, num_prompts: int = 24, num_contracts: int = 100) -> list
         own = reference_acceptance(target, assistant, tokenizer, examples).acceptance_length
         drafted = transformers_acceptance(target, draft_model, tokenizer, examples).acceptance_length
         wanted = f" (wanted {GATES[name]})" if name in GATES else ""
-        lines.append(
+        yield (
             f"acceptance length, {name}, {len(examples)} prompts: MTP {mtp:.2f}{wanted}, "
             f"by the reference loop {own:.2f}; draft model {drafted:.2f}"
         )
-    return lines
+
+
+def matches(target: Gemma4ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int) -> Iterator[str]:
+    """Yield how often the target's greedy answer is the reference, to the character."""
+    for variant in VARIANTS:
+        share = exact_match(target, tokenizer, held_out_contracts(variant, count, SEED))
+        wanted = f" (wanted {EXACT_MATCH_GATE})" if variant == "standard" else ""
+        yield f"exact match, contracts, {variant}: {share:.2f} of {count}{wanted}"
+    yield f"exact match, summaries: {exact_match(target, tokenizer, held_out('summary', count, SEED)):.2f} of {count}"

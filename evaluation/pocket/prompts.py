@@ -8,7 +8,7 @@ from evaluation.pocket.records import Example, Task
 
 
 def held_out(task: Task, count: int, seed: int) -> list[Example]:
-    """Return `count` held-out chat examples of a task, the same for the same seed."""
+    """Return `count` held-out chat examples of a task, no two with one answer, the same for the same seed."""
     return _take(task, count, seed, is_raw=False)
 
 
@@ -27,5 +27,10 @@ def held_out_contracts(variant: Variant, count: int, seed: int) -> list[Example]
 def _take(task: Task, count: int, seed: int, *, is_raw: bool) -> list[Example]:
     if task not in GENERATORS:
         raise ValueError(f"unknown task {task!r}: use one of {', '.join(GENERATORS)}")
-    examples = GENERATORS[task](seed, held_out=True)
-    return list(islice((example for example in examples if bool(example.raw_prompt) == is_raw), count))
+    found: dict[str, Example] = {}
+    for example in GENERATORS[task](seed, held_out=True):
+        if len(found) >= count:
+            break
+        if bool(example.raw_prompt) == is_raw:
+            found.setdefault(example.reference, example)
+    return list(found.values())

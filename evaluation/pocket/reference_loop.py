@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
 
 from evaluation.pocket.tokenizer import EOS, TURN_END
@@ -19,6 +20,15 @@ class Generation:
         return self.num_committed_tokens / max(1, self.num_rounds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One reading of a text by the target."""
+
+    choices: list[int]  # the target's greedy choice after every token
+    states: Tensor
+    shared: dict[str, tuple[Tensor, Tensor]]
+
+
 @torch.no_grad()
 def generate(
     target: Gemma4ForCausalLM,
@@ -28,11 +38,13 @@ def generate(
     max_new_tokens: int,
 ) -> Generation:
     """Decode greedily; the output is the target's own, whatever the assistant drafts."""
-    known = [*prompt, greedy(target, prompt)[-1]]
+    last = read(target, prompt)
+    known = [*prompt, last.choices[-1]]
     num_rounds = 0
     while len(known) - len(prompt) < max_new_tokens and known[-1] not in (EOS, TURN_END):
-        drafted = draft(target, assistant, known, lookahead)
-        answers = greedy(target, known + drafted)[len(known) - 1 :]
+        drafted = draft(target, assistant, known, last, lookahead)
+        last = read(target, known + drafted)
+        answers = last.choices[len(known) - 1 :]
         num_accepted = 0
         while num_accepted < len(drafted) and drafted[num_accepted] == answers[num_accepted]:
             num_accepted += 1
@@ -42,24 +54,20 @@ def generate(
     return Generation(tokens=tokens, num_rounds=num_rounds, num_committed_tokens=len(tokens) - 1)
 
 
-def greedy(target: Gemma4ForCausalLM, tokens: list[int]) -> list[int]:
-    """Return the target's choice after every token."""
-    choices: list[int] = target(torch.tensor([tokens]), use_cache=False).logits[0].argmax(-1).tolist()
-    return choices
+def read(target: Gemma4ForCausalLM, tokens: list[int]) -> Pass:
+    output = target.model(torch.tensor([tokens]), use_cache=False, return_shared_kv_states=True)
+    choices: list[int] = target.lm_head(output.last_hidden_state)[0].argmax(-1).tolist()
+    return Pass(choices=choices, states=output.last_hidden_state, shared=dict(output.shared_kv_states))
 
 
 def draft(
-    target: Gemma4ForCausalLM, assistant: Gemma4AssistantForCausalLM, known: list[int], lookahead: int
+    target: Gemma4ForCausalLM, assistant: Gemma4AssistantForCausalLM, known: list[int], last: Pass, lookahead: int
 ) -> list[int]:
     """Draft from entries 0..L-2 and the hidden state at L-2, with every query at position L-1."""
-    past = target.model(torch.tensor([known[:-1]]), use_cache=False, return_shared_kv_states=True)
-    state, token = past.last_hidden_state[:, -1:], known[-1]
-    position = torch.tensor([[len(known) - 1]])
-    window = target.config.sliding_window
-    shared = {
-        kind: (keys[:, :, -window:], values[:, :, -window:]) if kind == "sliding_attention" else (keys, values)
-        for kind, (keys, values) in past.shared_kv_states.items()
-    }
+    end, token = len(known) - 1, known[-1]
+    first = {"full_attention": 0, "sliding_attention": max(0, end - target.config.sliding_window)}
+    shared = {kind: (k[:, :, first[kind] : end], v[:, :, first[kind] : end]) for kind, (k, v) in last.shared.items()}
+    state, position = last.states[:, end - 1 : end], torch.tensor([[end]])
     drafted = []
     for _ in range(lookahead):
         inputs = torch.cat([target.model.embed_tokens(torch.tensor([[token]])), state], dim=-1)

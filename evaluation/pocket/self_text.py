@@ -7,34 +7,45 @@ from random import Random
 import torch
 from transformers import Gemma4ForCausalLM, PreTrainedTokenizerFast
 
-from evaluation.pocket.corpus import training_examples
+from evaluation.pocket.code_text import code
 from evaluation.pocket.optimisation import Budget
 from evaluation.pocket.packing import Document
+from evaluation.pocket.prose import prose
 from evaluation.pocket.tokenizer import EOS, PAD, TURN_END
 
-BATCH_SIZE = 96
-MAX_NEW_TOKENS = 120
-MAX_PROMPT_TOKENS = 200
-TEMPERATURES = (0.0, 0.0, 0.7, 1.0)
+BATCH_SIZE = 64
+MAX_NEW_TOKENS = 80
+MAX_PROMPT_TOKENS = 110
+TEMPERATURES = (0.0, 0.0, 0.0, 0.7)
 PROMPT_WEIGHT = 0.1
 
 
 @torch.no_grad()
 def write(target: Gemma4ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget) -> list[Document]:
-    """Let the target continue training prompts until the budget is spent."""
-    examples = (example for example in training_examples(seed) if example.task != "summary" or len(example.chat) % 2)
+    """Let the target continue training prompts of code and prose until the budget is spent.
+
+    Contracts and notes are left out: there the target says what the data says.
+    """
+    prompts = short_prompts(tokenizer, seed)
     documents: list[Document] = []
     torch.manual_seed(seed)
-    for turn in range(1_000_000):
-        if budget.progress >= 1.0:
-            break
-        prompts = [tokenizer.encode(e.chat, add_special_tokens=False) for e in islice(examples, BATCH_SIZE)]
-        documents += continue_prompts(target, prompts, TEMPERATURES[turn % len(TEMPERATURES)])
+    while budget.progress < 1.0:
+        temperature = TEMPERATURES[len(documents) // BATCH_SIZE % len(TEMPERATURES)]
+        documents += continue_prompts(target, list(islice(prompts, BATCH_SIZE)), temperature)
     return documents
 
 
+def short_prompts(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[list[int]]:
+    random = Random(f"own/{seed}")
+    streams = (code(seed, held_out=False), prose(seed, held_out=False))
+    while True:
+        example = next(random.choices(streams, (0.6, 0.4))[0])
+        prompt = tokenizer.encode(example.chat, add_special_tokens=False)
+        if len(prompt) <= MAX_PROMPT_TOKENS:
+            yield prompt
+
+
 def continue_prompts(target: Gemma4ForCausalLM, prompts: list[list[int]], temperature: float) -> list[Document]:
-    prompts = [prompt for prompt in prompts if len(prompt) <= MAX_PROMPT_TOKENS]
     width = max(map(len, prompts))
     tokens = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])

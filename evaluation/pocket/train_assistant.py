@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
 
-from evaluation.pocket.assistant_steps import NUM_STEPS, Reading, anchor_masks, choose_anchors, draft_loss, read
+from evaluation.pocket.assistant_steps import NUM_STEPS, choose_anchors, draft_loss, judged_step, read
 from evaluation.pocket.optimisation import Budget, Optimiser
-from evaluation.pocket.packing import Batch, Document, batches
+from evaluation.pocket.packing import Document, batches
 
 NUM_ROWS = 12
 ROW_TOKENS = 384
@@ -39,14 +39,15 @@ def train(
     assistant.train()
     target.eval()
     generator = torch.Generator().manual_seed(0)
-    optimiser, compiled_read, compiled_loss = Optimiser(assistant), torch.compile(read), torch.compile(step_loss)
+    optimiser, compiled_read, compiled_step = Optimiser(assistant), torch.compile(read), torch.compile(judged_step)
     stream = batches(documents, NUM_ROWS, ROW_TOKENS)
     step, last_checkpoint, recent = 0, time.monotonic(), torch.zeros(NUM_STEPS + 1)
     while budget.progress < 1.0:
         batch = next(stream)
         reading = compiled_read(target, batch)
         anchors_BA = choose_anchors(batch, NUM_ANCHORS, generator)
-        loss, hits = compiled_loss(assistant, target, reading, batch, anchors_BA)
+        embeddings_BTH = target.model.embed_tokens(batch.tokens_BT).detach()
+        loss, hits = draft_loss(assistant, embeddings_BTH, reading, batch, anchors_BA, compiled_step)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step(budget.progress)
         step += 1
@@ -59,18 +60,6 @@ def train(
             last_checkpoint = time.monotonic()
     checkpoint(step)
     return step
-
-
-def step_loss(
-    assistant: Gemma4AssistantForCausalLM,
-    target: Gemma4ForCausalLM,
-    reading: Reading,
-    batch: Batch,
-    anchors_BA: Tensor,
-) -> tuple[Tensor, Tensor]:
-    embeddings_BTH = target.model.embed_tokens(batch.tokens_BT).detach()
-    with torch.autocast("cpu", torch.bfloat16):
-        return draft_loss(assistant, embeddings_BTH, reading, batch, anchors_BA, anchor_masks(batch, anchors_BA))
 
 
 def report(step: int, budget: Budget, recent: Tensor) -> None:
