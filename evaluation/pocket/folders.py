@@ -1,5 +1,6 @@
 """Creates, saves and loads the three model folders; weights are stored in bf16."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -60,10 +61,10 @@ def new_assistant(seed: int) -> Gemma4AssistantForCausalLM:
 
 
 def save(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-    """Write a folder that transformers, vLLM and Outrider load alike, leaving the model itself in float32."""
+    """Write a folder that transformers, vLLM and Outrider load alike; the model itself stays in float32."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    model.to(torch.float32)
+    stored = copy.deepcopy(model).to(torch.bfloat16)
+    stored.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     rewrite(folder / "config.json", as_published)
     if tokenizer is not None:
