@@ -89,7 +89,7 @@ def measure(root: Path, num_prompts: int = 16, num_contracts: int = 100) -> Iter
     yield from matches(target, tokenizer, num_contracts)
     assistant, draft_model = folders.load_assistant(root), folders.load_draft_model(root)
     prompts: dict[str, list[Example]] = {task: held_out(task, num_prompts, SEED) for task in TASKS}
-    prompts |= {f"{task}, raw": held_out_raw(task, num_prompts // 2, SEED) for task in RAW_TASKS}
+    prompts |= {f"{task}, raw": held_out_raw(task, num_prompts, SEED) for task in RAW_TASKS}
     for name, examples in prompts.items():
         mtp = transformers_acceptance(target, assistant, tokenizer, examples).acceptance_length
         own = reference_acceptance(target, assistant, tokenizer, examples).acceptance_length
