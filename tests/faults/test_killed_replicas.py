@@ -23,7 +23,7 @@ TWO_OF_EACH = {role: {"num_replicas": 2} for role in ("router", "verifier", "dra
 BAD_BODIES: tuple[tuple[str, object], ...] = (
     ("max_tokens", {"max_tokens": -1}),
     ("temperature", {"temperature": "hot"}),
-    ("speculation", {"speculation": {"lookahead": 3}}),
+    ("speculation.lookahead", {"speculation": {"lookahead": 3}}),
     ("speculation.num_speculative_tokens", {"speculation": {"num_speculative_tokens": 10_000}}),
     ("model", {"model": "no-such-model"}),
     ("prompt", {"prompt": list(range(5, 4000)) * 2}),
