@@ -26,7 +26,7 @@ BAD_BODIES: tuple[tuple[str, object], ...] = (
     ("speculation.lookahead", {"speculation": {"lookahead": 3}}),
     ("speculation.num_speculative_tokens", {"speculation": {"num_speculative_tokens": 10_000}}),
     ("model", {"model": "no-such-model"}),
-    ("prompt", {"prompt": list(range(5, 4000)) * 2}),
+    ("prompt", {"prompt": list(range(5, 4000)) * 3}),
     ("prompt", {"prompt": [5, 10**9]}),
     ("logit_bias", {"logit_bias": {"5": 10}}),
 )
