@@ -129,7 +129,7 @@ class PagedEngine:
         for layer in spec.layers.values():
             is_sliding = layer.layer_type == "sliding_attention"
             first = max(start, stop - spec.sliding_window) if is_sliding else start
-            keys, values = self._pools.read(layer.index, self._tables.slots(session, first, stop))
+            keys, values = self._pools.read(layer.index, self._tables.slots_or_slice(session, first, stop))
             ranges.append(
                 KvRange(
                     layer_type=layer.layer_type, start=first, stop=stop, keys=_to_bytes(keys), values=_to_bytes(values)

@@ -53,11 +53,15 @@ def test_consecutive_blocks_are_known_as_a_run() -> None:
     for session, num_tokens in enumerate((8, 4, 8)):
         tables.reserve(session, num_tokens)
         assert tables.run_start(tables.row(session)) == int(tables.slots(session, 0, 1))
+        place = tables.slots_or_slice(session, 1, num_tokens)
+        assert isinstance(place, slice)
+        assert list(range(place.start, place.stop)) == tables.slots(session, 1, num_tokens).tolist()
     tables.release(0)
     tables.release(2)
     tables.reserve(3, 16)
     assert set(tables.slots(3, 0, 16).diff().tolist()) != {1}
     assert tables.run_start(tables.row(3)) is None
+    assert torch.equal(tables.slots_or_slice(3, 2, 15), tables.slots(3, 2, 15))
 
 
 def test_books_balance_after_any_opening_and_closing() -> None:
