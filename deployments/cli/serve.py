@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
             config = config.with_changes(ingress={"port": args.port})
         config.resolve()
         ingress = config.ingress
-        local.check_ports(ingress.host, {"--port": ingress.port})
-        local.check_ports("127.0.0.1", {"--dashboard-port": args.dashboard_port})
+        local.check_ports(ingress.host, {"--port (make serve PORT=...)": ingress.port})
+        local.check_ports("127.0.0.1", {"--dashboard-port (make serve DASHBOARD_PORT=...)": args.dashboard_port})
     except (ConfigError, OSError) as error:
         return _fail(error)
 

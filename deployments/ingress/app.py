@@ -30,8 +30,11 @@ _PAGE = Path(__file__).with_name("page.html")
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it
 
 
-def create_app(context: IngressContext) -> FastAPI:
-    """The OpenAI-compatible service over a way to the routers; runs on that client's event loop."""
+def create_app(context: IngressContext, *, has_proxy: bool = False) -> FastAPI:
+    """The OpenAI-compatible service over a way to the routers; runs on that client's event loop.
+
+    With `has_proxy` the x-request-id of requests and responses is the proxy's business.
+    """
     app = FastAPI(title="Outrider", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
     routes = _Routes(context)
     for path, route in (
@@ -51,7 +54,7 @@ def create_app(context: IngressContext) -> FastAPI:
         app.add_api_route(path, read, methods=["GET"], response_model=None)
     app.add_exception_handler(ApiError, partial(_on_error, context))
     app.add_exception_handler(HTTPException, partial(_on_error, context))
-    app.add_middleware(RequestIdMiddleware, on_crash=partial(_to_response, context))
+    app.add_middleware(RequestIdMiddleware, on_crash=partial(_to_response, context), has_proxy=has_proxy)
     return app
 
 

@@ -55,7 +55,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
-        return create_app(self._context)
+        return create_app(self._context, has_proxy=True)
 
     async def __del__(self) -> None:
         """Awaited by Serve when the replica has drained."""

@@ -15,11 +15,15 @@ _MAX_ID_CHARS = 256
 
 
 class RequestIdMiddleware:
-    """Echoes the client's x-request-id, or makes one; plain ASGI, since a wrapped body would hide disconnects."""
+    """Echoes the client's x-request-id, or makes one; plain ASGI, since a wrapped body would hide disconnects.
 
-    def __init__(self, app: ASGIApp, on_crash: Callable[[Exception], Response]) -> None:
+    `has_proxy` means that whoever stands in front has put the id into the request and adds it to the response.
+    """
+
+    def __init__(self, app: ASGIApp, on_crash: Callable[[Exception], Response], *, has_proxy: bool = False) -> None:
         self._app = app
         self._on_crash = on_crash
+        self._has_proxy = has_proxy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -33,7 +37,8 @@ class RequestIdMiddleware:
             nonlocal is_started
             if message["type"] == "http.response.start":
                 is_started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                if not self._has_proxy:
+                    MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         try:

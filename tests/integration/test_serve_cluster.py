@@ -62,6 +62,13 @@ def test_drafter_and_verifier_are_processes_of_their_own_and_change_no_text(serv
     assert len(server.replicas("drafter")) == len(server.replicas("verifier")) == 1
 
 
+def test_every_response_has_one_request_id(server: Server) -> None:
+    for headers in ({}, {"x-request-id": "mine-1"}):
+        response = httpx.get(f"{server.url}/v1/models", headers=headers, timeout=TIMEOUT_S)
+        (request_id,) = response.headers.get_list("x-request-id")
+        assert request_id == headers.get("x-request-id", request_id) != ""
+
+
 def test_a_stream_comes_token_by_token(server: Server) -> None:
     body = {"model": "tiny", "prompt": "the contract", "max_tokens": 24, "seed": 7, "stream": True}
     events = []
