@@ -13,7 +13,16 @@ import asyncio
 
 import msgspec
 
-from deployments.link_stream import MAX_HELLO_BYTES, Endpoint, Link, LinkClosed, LinkLimits, Stream, to_frame
+from deployments.link_stream import (
+    MAX_HELLO_BYTES,
+    Endpoint,
+    Link,
+    LinkClosed,
+    LinkLimits,
+    Stream,
+    send_or_drop,
+    to_frame,
+)
 from deployments.link_tokens import Identity, Invitation, TokenBook
 from deployments.messages import PROTOCOL_VERSION, TRAFFIC, Hello, Welcome
 
@@ -28,6 +37,7 @@ __all__ = [
     "TokenBook",
     "dial",
     "listen",
+    "send_or_drop",
 ]
 
 _hello_decoder = msgspec.msgpack.Decoder(Hello)

@@ -116,6 +116,14 @@ class Link:
         self._transport.abort()
 
 
+def send_or_drop(link: Link, message: Message) -> None:
+    """Send, or leave it where the link is closed: its endpoint acts on the loss when `link_closed` comes."""
+    try:
+        link.send(message)
+    except LinkClosed:
+        logger.debug("%s is gone, %s not sent", link.peer, type(message).__name__)
+
+
 class Stream(asyncio.Protocol):
     """Frames, handshake and dispatch of one connection; the two subclasses differ in the handshake."""
 

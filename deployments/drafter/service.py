@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from deployments.drafter.engine import DrafterEngine, DraftRequest
-from deployments.link import Link, LinkClosed
+from deployments.link import Link, send_or_drop
 from deployments.messages import (
     Attach,
     Delta,
@@ -145,7 +145,7 @@ class DrafterService:
         start = min((r.start for r in item.ranges if r.layer_type == "full_attention"), default=item.context_len - 1)
         if start > have_len:
             self.stats.num_needs += 1
-            _send(link, Need(session=item.session, epoch=item.epoch, have_len=have_len))
+            send_or_drop(link, Need(session=item.session, epoch=item.epoch, have_len=have_len))
             return False
         try:
             self._engine.extend(item.session, item.ranges)
@@ -190,12 +190,4 @@ class DrafterService:
                 )
             )
         for link, items in proposals.items():
-            _send(link, Proposal(items=tuple(items), draft_ms=draft_ms))
-
-
-def _send(link: Link, message: Message) -> None:
-    """Send, or leave it: what a closed link's peer had is dropped when `link_closed` comes."""
-    try:
-        link.send(message)
-    except LinkClosed:
-        logger.debug("%s is gone, %s not sent", link.peer, type(message).__name__)
+            send_or_drop(link, Proposal(items=tuple(items), draft_ms=draft_ms))

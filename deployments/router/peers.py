@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from deployments.link import Link, LinkClosed
-from deployments.messages import Attach, Close, Detach, Epoch, Message, SessionId
+from deployments.link import Link, send_or_drop
+from deployments.messages import Attach, Close, Detach, Epoch, SessionId
 from deployments.policy.placement import least_loaded
 from deployments.router.session import Session
-
-logger = logging.getLogger(__name__)
 
 MAX_STEPS_AT_VERIFIER = 2
 """One step that runs and one queued behind it: the verifier never idles, and no batch is frozen earlier than needed."""
@@ -85,7 +82,7 @@ class Peers:
         if verifier is None or session.id not in verifier.sessions:
             return None
         verifier.forget(session.id)
-        send(verifier.link, Close(session=session.id, epoch=session.epoch))
+        send_or_drop(verifier.link, Close(session=session.id, epoch=session.epoch))
         return verifier
 
     def change_drafter(self, session: Session, *, keep: bool = False) -> None:
@@ -102,7 +99,9 @@ class Peers:
             return
         session.drafter = name
         self.drafters[name].sessions.add(session.id)
-        send(self.drafters[name].link, Attach(session=session.id, epoch=session.epoch, params=session.request.params))
+        send_or_drop(
+            self.drafters[name].link, Attach(session=session.id, epoch=session.epoch, params=session.request.params)
+        )
 
     def leave_drafter(self, session: Session) -> None:
         """Detach the session from its drafter, if it has one."""
@@ -110,12 +109,4 @@ class Peers:
         session.drafter = ""
         if drafter is not None:
             drafter.sessions.discard(session.id)
-            send(drafter.link, Detach(session=session.id, epoch=session.epoch))
-
-
-def send(link: Link, message: Message) -> None:
-    """Send, or leave it: a closed link's sessions are moved when `link_closed` comes."""
-    try:
-        link.send(message)
-    except LinkClosed:
-        logger.debug("%s is gone, %s not sent", link.peer, type(message).__name__)
+            send_or_drop(drafter.link, Detach(session=session.id, epoch=session.epoch))

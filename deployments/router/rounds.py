@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from deployments.link import send_or_drop
 from deployments.messages import Commit, Commits, Open, Proposal, SessionId, Verdict, VerdictItem, Verify, VerifyItem
 from deployments.policy import lookahead as lookahead_policy
 from deployments.policy.limits import room_for_proposal
-from deployments.router.peers import Peers, VerifierPeer, send
+from deployments.router.peers import Peers, VerifierPeer
 from deployments.router.session import Phase, Session
 from deployments.router.stats import RouterStats
 
@@ -71,7 +72,7 @@ class Rounds:
         )
         session.round_started_s = 0.0
         self._await_verdict(session, opening)
-        send(verifier.link, opening)
+        send_or_drop(verifier.link, opening)
 
     def leave(self, session: Session) -> None:
         """Take a session off its verifier, which may let others go ahead."""
@@ -88,7 +89,7 @@ class Rounds:
                 self._commit(session, item, verdict.step_ms / 1e3)
         for peer, commits in self._commits.items():
             if link := self._peers.ingresses.get(peer):
-                send(link, Commits(items=tuple(commits)))
+                send_or_drop(link, Commits(items=tuple(commits)))
         self._commits.clear()
         self.pump(verifier)
 
@@ -135,7 +136,7 @@ class Rounds:
         verifier.ready.clear()
         verifier.steps.append({session.id for session in sessions})
         self.stats.num_verify_messages += 1
-        send(verifier.link, Verify(items=tuple(self._verify_item(session) for session in sessions)))
+        send_or_drop(verifier.link, Verify(items=tuple(self._verify_item(session) for session in sessions)))
 
     def _commit(self, session: Session, item: VerdictItem, verify_s: float) -> None:
         now_s = self._clock()

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from deployments.link import Link
+from deployments.link import Link, send_or_drop
 from deployments.messages import (
     Cancel,
     Failure,
@@ -27,7 +27,7 @@ from deployments.messages import (
     Verdict,
     Verify,
 )
-from deployments.router.peers import DrafterPeer, Peers, VerifierPeer, send
+from deployments.router.peers import DrafterPeer, Peers, VerifierPeer
 from deployments.router.rounds import Rounds, RouterSettings
 from deployments.router.session import Phase, Session
 from deployments.router.stats import RouterStats
@@ -143,11 +143,11 @@ class RouterService:
             self._release(earlier)
         if len(self._sessions) >= self._settings.max_sessions:
             detail = f"this router has its {self._settings.max_sessions} sessions"
-            send(link, Failure(request=message.request, code="overloaded", detail=detail))
+            send_or_drop(link, Failure(request=message.request, code="overloaded", detail=detail))
             return
         if not message.tokens or len(message.tokens) >= message.max_context_tokens:
             detail = f"{len(message.tokens)} tokens leave no room in a context of {message.max_context_tokens}"
-            send(link, Failure(request=message.request, code="invalid", detail=detail))
+            send_or_drop(link, Failure(request=message.request, code="invalid", detail=detail))
             return
         epoch = self._peers.next_epoch()
         session = Session(
@@ -172,7 +172,7 @@ class RouterService:
             self._rounds.pump(self._peers.verifiers[session.verifier])
 
     def _fail(self, session: Session, code: FailureCode, detail: str) -> None:
-        send(session.ingress, Failure(request=session.request.request, code=code, detail=detail))
+        send_or_drop(session.ingress, Failure(request=session.request.request, code=code, detail=detail))
         self._release(session)
 
     def _release(self, session: Session) -> None:
@@ -201,7 +201,7 @@ class RouterService:
             session.deadline_s = self._clock() + self._settings.verify_timeout_s
             again = session.outstanding
             message = again if isinstance(again, Open) else Verify(items=(again,))
-            send(self._peers.verifiers[session.verifier].link, message)
+            send_or_drop(self._peers.verifiers[session.verifier].link, message)
         else:
             logger.warning("verifier %s does not answer for session %x: it moves", session.verifier, session.id)
             session.num_resends = 0
@@ -230,4 +230,4 @@ class RouterService:
             sessions=self._sessions.values(),
         )
         for link in list(self._peers.ingresses.values()):
-            send(link, status)
+            send_or_drop(link, status)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from deployments.link import Link, LinkClosed
+from deployments.link import Link, send_or_drop
 from deployments.messages import (
     Close,
     Delta,
@@ -155,7 +155,7 @@ class VerifierService:
             self._close(earlier)
         refusal = self._objection(message)
         if refusal is not None:
-            self._send(link, refusal)
+            send_or_drop(link, refusal)
             return
         session = Session(
             id=message.session,
@@ -204,10 +204,10 @@ class VerifierService:
             stored = session.last_verdict
             has_go_ahead = stored.has_go_ahead and stored.epoch == session.epoch
             item = msgspec.structs.replace(stored, epoch=session.epoch, has_go_ahead=has_go_ahead)
-            self._send(session.link, self._verdict([item], 0.0, 0))
+            send_or_drop(session.link, self._verdict([item], 0.0, 0))
 
     def _refuse(self, link: Link, item: VerifyItem, reason: RefusalReason) -> None:
-        self._send(link, Refusal(session=item.session, epoch=item.epoch, reason=reason))
+        send_or_drop(link, Refusal(session=item.session, epoch=item.epoch, reason=reason))
 
     def _close(self, session: Session) -> None:
         del self._sessions[session.id]
@@ -258,7 +258,7 @@ class VerifierService:
         self._send_deltas(deltas)
         num_tokens = sum(len(chunk.tokens) for chunk in chunks)
         for link, items in verdicts.items():
-            self._send(link, self._verdict(items, step_ms, num_tokens))
+            send_or_drop(link, self._verdict(items, step_ms, num_tokens))
 
     def _tell_load(self) -> None:
         """Whoever reads the routers' metrics shall see that room has become free."""
@@ -266,7 +266,7 @@ class VerifierService:
         if usage != self._told_usage:
             self._told_usage = usage
             for link in list(self._routers.values()):
-                self._send(link, Load(num_waiting=len(self._queue), kv_usage=usage))
+                send_or_drop(link, Load(num_waiting=len(self._queue), kv_usage=usage))
 
     def _verdict(self, items: Sequence[VerdictItem], step_ms: float, num_tokens: int) -> Verdict:
         self._told_usage = self._engine.kv_usage
@@ -320,11 +320,4 @@ class VerifierService:
     def _send_deltas(self, deltas: dict[str, DeltaBatch]) -> None:
         for peer, batch in deltas.items():
             if batch.items:
-                self._send(self._drafters[peer], Delta(items=tuple(batch.items)))
-
-    def _send(self, link: Link, message: Message) -> None:
-        """Send, or leave it: what a closed link's peer had is dropped when `link_closed` comes."""
-        try:
-            link.send(message)
-        except LinkClosed:
-            logger.debug("%s is gone, %s not sent", link.peer, type(message).__name__)
+                send_or_drop(self._drafters[peer], Delta(items=tuple(batch.items)))

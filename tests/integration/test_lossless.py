@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from deployments.ingress.generation import GenerateRequest
-from deployments.messages import SamplingParams
+from deployments.messages import Delta, DeltaItem, Message, SamplingParams
 from tests.support.equality import Reference, Tally
 from tests.support.pocket import TARGET, chat_prompts, drafter_engine, safe_prompts, stop_token_ids, verifier_engine
 from tests.support.rig import Rig, running_rig
@@ -63,6 +64,30 @@ async def test_eight_prompts_with_every_lookahead_and_drafter_alone_and_in_compa
         assert rig.of("drafter")[0].service.stats.num_draft_tokens > 0
     tally.close()
     engines[0].check_integrity()
+
+
+@pytest.mark.parametrize("spoil", [bytes, lambda size: b"\xff" * size, lambda size: b"\x01" * (size // 2)])
+async def test_a_drafter_fed_garbage_changes_no_token(engines, reference, spoil):
+    """Shadows of zeros, of NaN and of the wrong size; the proposals are as bad as can be."""
+    safe = safe_prompts(reference, [GREEDY, SAMPLED], 4, NUM_TOKENS)
+
+    def bend(_link: object, message: Message) -> Message:
+        if not isinstance(message, Delta):
+            return message
+        return Delta(items=tuple(spoiled(item) for item in message.items))
+
+    def spoiled(item: DeltaItem) -> DeltaItem:
+        ranges = tuple(
+            msgspec.structs.replace(r, keys=spoil(len(r.keys)), values=spoil(len(r.values))) for r in item.ranges
+        )
+        return msgspec.structs.replace(item, ranges=ranges, hidden=spoil(len(item.hidden)))
+
+    settings = {"proposal_timeout_s": 0.2}
+    async with running_rig(verifiers=[engines[0]], drafters=[drafter_engine()], router=settings) as rig:
+        rig.of("drafter")[0].tap.bend = bend
+        made = [make(i, prompt, params, num_speculative_tokens=4) for i, (prompt, params, _) in enumerate(safe)]
+        got = await outputs(rig, made)
+    assert got == [expected for _, _, expected in safe]
 
 
 async def test_faults_in_the_middle_change_no_token(reference):
