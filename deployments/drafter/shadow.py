@@ -30,15 +30,15 @@ class LayerShadow:
         self._layer = layer
         self._keep = None if window is None else window + ROLLBACK_SLACK
         self._window = window
-        self._keys_HTD = torch.empty(layer.num_kv_heads, 0, layer.head_dim, dtype=dtype, device=device)
-        self._values_HTD = torch.empty_like(self._keys_HTD)
+        # Keys and values in one buffer: a round writes a few entries, and each operation costs more than they do.
+        self._entries_2HTD = torch.empty(2, layer.num_kv_heads, 0, layer.head_dim, dtype=dtype, device=device)
         self.start = 0
         self.stop = 0
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the buffers, unused capacity included."""
-        return 2 * self._keys_HTD.nbytes
+        return self._entries_2HTD.nbytes
 
     def span_after(self, start: int, stop: int, held: tuple[int, int]) -> tuple[int, int]:
         """What [start, stop) turns the `held` span into; ValueError when that would leave a gap."""
@@ -53,25 +53,25 @@ class LayerShadow:
             )
         return first if self._keep is None else max(first, stop - self._keep), stop
 
-    def write(self, start: int, stop: int, keys_THD: torch.Tensor, values_THD: torch.Tensor) -> None:
-        """Put entries [start, stop) in place and forget those after; the span was checked before."""
+    def write(self, start: int, stop: int, entries_2THD: torch.Tensor) -> None:
+        """Put entries [start, stop) in place, keys first, and forget those after; the span was checked before."""
         if self._keep is not None and stop - start > self._keep:
             skipped = stop - start - self._keep
-            start, keys_THD, values_THD = start + skipped, keys_THD[skipped:], values_THD[skipped:]
+            start, entries_2THD = start + skipped, entries_2THD[:, skipped:]
         if start <= self._first_needed(stop):
             # It brings all that is needed. What is held before it may be older than a rollback: a
             # verifier that rewrites more than a window ships the last window only.
             self.start = start
         self._make_room(start, stop)
         span = slice(start - self.start, stop - self.start)
-        self._keys_HTD[:, span].copy_(keys_THD.transpose(0, 1))
-        self._values_HTD[:, span].copy_(values_THD.transpose(0, 1))
+        self._entries_2HTD[:, :, span].copy_(entries_2THD.transpose(1, 2))
         self.stop = stop
 
     def view(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the held entries of [start, stop), each (H, T, D), sharing the buffers' memory."""
         span = slice(max(start, self.start) - self.start, stop - self.start)
-        return self._keys_HTD[:, span], self._values_HTD[:, span]
+        keys_HTD, values_HTD = self._entries_2HTD[:, :, span]
+        return keys_HTD, values_HTD
 
     def _first_needed(self, stop: int) -> int:
         """The first entry that the target itself lets position `stop` see."""
@@ -79,7 +79,7 @@ class LayerShadow:
 
     def _make_room(self, start: int, stop: int) -> None:
         """Make the buffers reach `stop`, keeping entries [self.start, start)."""
-        capacity = self._keys_HTD.shape[1]
+        capacity = self._entries_2HTD.shape[2]
         if stop - self.start <= capacity:
             return
         first = self.start if self._keep is None else max(self.start, start - self._keep)
@@ -88,14 +88,12 @@ class LayerShadow:
         if stop - first > capacity:
             capacity = max(_FIRST_CAPACITY, 2 * capacity, stop - first)
             capacity = capacity if self._keep is None else min(capacity, 2 * self._keep)
-            heads, _, dim = self._keys_HTD.shape
-            keys, values = (self._keys_HTD.new_empty(heads, capacity, dim) for _ in range(2))
-            keys[:, :num_kept] = self._keys_HTD[:, kept]
-            values[:, :num_kept] = self._values_HTD[:, kept]
-            self._keys_HTD, self._values_HTD = keys, values
+            _, heads, _, dim = self._entries_2HTD.shape
+            entries_2HTD = self._entries_2HTD.new_empty(2, heads, capacity, dim)
+            entries_2HTD[:, :, :num_kept] = self._entries_2HTD[:, :, kept]
+            self._entries_2HTD = entries_2HTD
         else:
-            self._keys_HTD[:, :num_kept] = self._keys_HTD[:, kept].clone()
-            self._values_HTD[:, :num_kept] = self._values_HTD[:, kept].clone()
+            self._entries_2HTD[:, :, :num_kept] = self._entries_2HTD[:, :, kept].clone()
         self.start = first
 
 
@@ -129,8 +127,7 @@ class Shadow:
                 item.start, item.stop, spans[item.layer_type]
             )
         for item in ranges:
-            keys, values = self._tensor(item, item.keys), self._tensor(item, item.values)
-            self.layers[item.layer_type].write(item.start, item.stop, keys, values)
+            self.layers[item.layer_type].write(item.start, item.stop, self._entries(item))
 
     def window_view(self, layer_type: LayerType, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, each (H, T, D), that a draft at query position `stop` attends to.
@@ -155,10 +152,11 @@ class Shadow:
                     "drafter and verifier must serve the same target in the same dtype"
                 )
 
-    def _tensor(self, item: KvRange, data: bytes) -> torch.Tensor:
+    def _entries(self, item: KvRange) -> torch.Tensor:
+        """Keys and values of a range, shape (2, T, H, D)."""
         layer = self._spec.layers[item.layer_type]
-        shape = (item.stop - item.start, layer.num_kv_heads, layer.head_dim)
-        return tensor_from_bytes(data, self._spec.dtype).view(shape).to(self._device)
+        shape = (2, item.stop - item.start, layer.num_kv_heads, layer.head_dim)
+        return tensor_from_bytes(item.keys + item.values, self._spec.dtype).view(shape).to(self._device)
 
 
 class ShadowPool:
