@@ -42,8 +42,6 @@ class DrafterStats:
 
     num_batches: int = 0
     num_draft_tokens: int = 0
-    num_needs: int = 0
-    num_stale: int = 0
 
 
 class DrafterService:
@@ -118,9 +116,7 @@ class DrafterService:
         known = self._attached.get(item.session)
         if known is None or item.epoch > known[1].epoch:
             self._hold(link, item)
-        elif item.epoch < known[1].epoch:
-            self.stats.num_stale += 1
-        elif self._extend(link, item, known[1]) and item.lookahead > 0:
+        elif item.epoch == known[1].epoch and self._extend(link, item, known[1]) and item.lookahead > 0:
             self._ready[item.session] = DraftRequest(
                 session=item.session,
                 context_len=item.context_len,
@@ -144,7 +140,6 @@ class DrafterService:
         have_len = self._engine.have_len(item.session)
         start = min((r.start for r in item.ranges if r.layer_type == "full_attention"), default=item.context_len - 1)
         if start > have_len:
-            self.stats.num_needs += 1
             send_or_drop(link, Need(session=item.session, epoch=item.epoch, have_len=have_len))
             return False
         try:

@@ -110,7 +110,6 @@ class Rounds:
     def on_miss(self, session: Session) -> None:
         """The proposal did not come in time: the round goes ahead without it."""
         session.patience = lookahead_policy.after_miss(session.patience)
-        self.stats.num_missed_proposals += 1
         self.go_without_proposal(session)
 
     def go_without_proposal(self, session: Session) -> None:
@@ -135,7 +134,6 @@ class Rounds:
         sessions = [self._sessions[session_id] for session_id in verifier.ready]
         verifier.ready.clear()
         verifier.steps.append({session.id for session in sessions})
-        self.stats.num_verify_messages += 1
         send_or_drop(verifier.link, Verify(items=tuple(self._verify_item(session) for session in sessions)))
 
     def _commit(self, session: Session, item: VerdictItem, verify_s: float) -> None:

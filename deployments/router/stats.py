@@ -18,8 +18,6 @@ class RouterStats:
     round_seconds_sum: float = 0.0
     verify_seconds_sum: float = 0.0
     draft_seconds_sum: float = 0.0
-    num_verify_messages: int = 0
-    num_missed_proposals: int = 0
 
     def add_round(self, round_s: float, verify_s: float, draft_s: float) -> None:
         """Count a round that took `round_s` from verdict to verdict, of which the models worked the other two."""
