@@ -5,6 +5,7 @@ Shapes: V vocabulary, H hidden size.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -134,6 +135,11 @@ def load_embedding_table(path: str, *, dtype: torch.dtype, device: str) -> Embed
             "the checkpoint is inconsistent, download or save it again"
         )
     return EmbeddingTable(weight_VH=weight_VH, scale=embedding_scale(text_config.hidden_size, dtype))
+
+
+def cache_keyword(model: PreTrainedModel) -> str:
+    """What this model's forward pass calls its cache: transformers 5.24 renamed it, and warns at the old name."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def embedding_scale(hidden_size: int, dtype: torch.dtype) -> float:

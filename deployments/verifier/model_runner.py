@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from deployments.models.loading import cache_keyword
 from deployments.verifier.attention import IMPLEMENTATION, Group, Span, group_spans
 from deployments.verifier.engine import Chunk
 from deployments.verifier.kv_cache import BlockTables, KvPools
@@ -34,6 +35,7 @@ class ModelRunner:
         self._tables = tables
         self._pools = pools
         self._device = tables.blocks_RM.device
+        self._cache_keyword = cache_keyword(model)
         self._hidden_1TH: torch.Tensor | None = None
         model.get_decoder().register_forward_hook(self._keep_hidden)
 
@@ -59,10 +61,10 @@ class ModelRunner:
         logits_1RV = self._model(
             input_ids=packed_3T[0:1],
             position_ids=packed_3T[1:2],
-            past_key_values=self._pools,
             use_cache=True,
             logits_to_keep=rows_R,
             groups=groups,
+            **{self._cache_keyword: self._pools},
         ).logits
         hidden_TH = self._take_hidden()
         return Output(

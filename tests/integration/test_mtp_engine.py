@@ -26,7 +26,7 @@ CENTROIDS: dict[str, Any] = {
     "assistant": {"use_ordered_embeddings": True, "num_centroids": 16, "centroid_intermediate_top_k": 3},
     "final_logit_softcapping": 4.0,
 }
-SHAREDKV: dict[str, Any] = {"target": {"num_kv_shared_layers": 2}}
+SHAREDKV: dict[str, Any] = {"target": {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8}}
 KEQV: dict[str, Any] = {
     "target": {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
     "attention_k_eq_v": True,

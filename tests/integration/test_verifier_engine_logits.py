@@ -14,7 +14,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from deployments.messages import SamplingParams, Token
 from deployments.models.cpu_kernels import use_cpu_kernels
-from deployments.models.loading import kv_shape, load_target
+from deployments.models.loading import cache_keyword, kv_shape, load_target
 from deployments.verifier.engine import Chunk
 from deployments.verifier.kv_cache import BlockTables, KvPools
 from deployments.verifier.model_runner import ModelRunner
@@ -168,7 +168,8 @@ def test_shadow_and_hidden_state_are_the_librarys(shape: str, tmp_path: Path) ->
     window, num_own = config.sliding_window, config.num_hidden_layers - config.num_kv_shared_layers
     cache = DynamicCache()  # without a configuration it keeps every entry of every layer
     with torch.inference_mode():
-        output = reference.model(torch.tensor([prompt + right]), past_key_values=cache, output_hidden_states=True)
+        inputs = {"input_ids": torch.tensor([prompt + right]), cache_keyword(reference.model): cache}
+        output = reference.model(**inputs, output_hidden_states=True)
     hidden = output.hidden_states[-1][0]
     assert_close(hidden_150, hidden[149])
     assert_close(engine.hidden(7), hidden[281])

@@ -37,6 +37,8 @@ def warp(logits: Sequence[float], params: SamplingParams) -> tuple[list[float], 
     margin = math.inf
     if params.top_k > 0:
         kth = sorted(scores, reverse=True)[min(params.top_k, len(scores)) - 1]
+        # Equals stay together; what float32 may take for an equal is a close call.
+        margin = min(margin, min((abs(score - kth) for score in scores if score != kth), default=math.inf))
         scores = [score if score >= kth else -math.inf for score in scores]
     if params.top_p < 1:
         mass = sum(map(math.exp, scores))

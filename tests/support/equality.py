@@ -23,7 +23,7 @@ from deployments.decoding.noise import gumbel_RV
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose, warp
 from deployments.messages import SamplingParams, Token
-from deployments.models.loading import load_target
+from deployments.models.loading import cache_keyword, load_target
 
 POCKET = Path(deployments.models.__file__).parent / "pocket"
 NEAR_TIE = 1e-4
@@ -45,9 +45,10 @@ class Reference:
     ) -> list[Token]:
         """Up to `num_tokens` new tokens, one forward pass each; the first of `stop` ends them and is kept."""
         tokens, cache = list(prompt), DynamicCache(config=self.model.config)
+        keyword = cache_keyword(self.model)
         unread = tokens
         while len(tokens) < len(prompt) + num_tokens:
-            logits_1V = self.model(torch.tensor([unread]), past_key_values=cache, logits_to_keep=1).logits[:, -1]
+            logits_1V = self.model(torch.tensor([unread]), logits_to_keep=1, **{keyword: cache}).logits[:, -1]
             rows = SamplingRows.build([(params, len(tokens))])
             unread = [int(choose(logits_1V, rows, with_confidences=False).tokens_R[0])]
             tokens += unread
