@@ -7,22 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.messages import KvRange, SamplingParams, SessionId, Token
+from deployments.paged.chunk import Chunk
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """One session's part of a step: the `tokens` at positions `start` onwards.
-
-    `start` is the session's computed length. The last `num_drafted` tokens are a proposal to
-    verify. `is_partial` marks a prompt chunk that does not reach the last known token: it fills
-    the cache and yields no token (`num_drafted` is 0 then).
-    """
-
-    session: SessionId
-    start: int
-    tokens: tuple[Token, ...]
-    num_drafted: int = 0
-    is_partial: bool = False
+__all__ = ["Chunk", "Outcome", "VerifierEngine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

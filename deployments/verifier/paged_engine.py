@@ -15,9 +15,9 @@ from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
 from deployments.messages import KvRange, SamplingParams, SessionId, Token
 from deployments.models.loading import ShadowSpec, Target, kv_shape, shadow_spec
+from deployments.paged.kv_cache import BlockTables, KvPools
+from deployments.paged.model_runner import ModelRunner, Output
 from deployments.verifier.engine import Chunk, Outcome
-from deployments.verifier.kv_cache import BlockTables, KvPools
-from deployments.verifier.model_runner import ModelRunner, Output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

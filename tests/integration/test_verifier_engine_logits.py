@@ -15,9 +15,9 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from deployments.messages import SamplingParams, Token
 from deployments.models.cpu_kernels import use_cpu_kernels
 from deployments.models.loading import cache_keyword, kv_shape, load_target
+from deployments.paged.kv_cache import BlockTables, KvPools
+from deployments.paged.model_runner import ModelRunner
 from deployments.verifier.engine import Chunk
-from deployments.verifier.kv_cache import BlockTables, KvPools
-from deployments.verifier.model_runner import ModelRunner
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.support.equality import POCKET, Reference
 from tests.support.tiny_models import save_tiny_target

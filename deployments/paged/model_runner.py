@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from deployments.models.loading import cache_keyword
-from deployments.verifier.attention import IMPLEMENTATION, Group, Span, group_spans
-from deployments.verifier.engine import Chunk
-from deployments.verifier.kv_cache import BlockTables, KvPools
+from deployments.paged.attention import IMPLEMENTATION, Group, Span, group_spans
+from deployments.paged.chunk import Chunk
+from deployments.paged.kv_cache import BlockTables, KvPools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from deployments.verifier.kv_cache import BlockTables
+from deployments.paged.kv_cache import BlockTables
 
 IMPLEMENTATION = "outrider_paged"
 """The name under which transformers finds `paged_attention`."""

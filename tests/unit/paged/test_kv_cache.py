@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from deployments.verifier.kv_cache import NULL_BLOCK, BlockTables, KvPools
+from deployments.paged.kv_cache import NULL_BLOCK, BlockTables, KvPools
 
 
 def make_tables(num_blocks: int = 20, max_sessions: int = 4) -> BlockTables:
