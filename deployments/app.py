@@ -11,6 +11,7 @@ from ray import serve
 from ray.serve import Application
 
 from cluster.discovery import request_router_config
+from cluster.resources import Replica
 from deployments.config import OutriderConfig, RoleConfig, parse
 from deployments.drafter.deployment import Drafter
 from deployments.ingress.deployment import Ingress
@@ -32,15 +33,23 @@ def build(args: dict[str, Any]) -> Application:
     return serve.deployment(**_ingress_options(config))(Ingress).bind(fields, router)
 
 
+def replica_of(role: RoleConfig) -> Replica:
+    """What one replica of a role takes of a cluster."""
+    return Replica(
+        num_cpus=role.num_cpus,
+        num_gpus=role.num_gpus,
+        num_ranks=role.num_ranks,
+        accelerator_type=role.accelerator_type,
+        node_labels=role.node_labels,
+    )
+
+
 def _options(name: str, role: RoleConfig) -> dict[str, Any]:
     # No runtime_env: it would keep replicas from using the processes that Ray starts ahead.
-    actor: dict[str, Any] = {"num_cpus": role.num_cpus, "num_gpus": role.num_gpus}
-    if role.accelerator_type is not None:
-        actor["accelerator_type"] = role.accelerator_type
     return {
         "name": name,
         "num_replicas": role.num_replicas,
-        "ray_actor_options": actor,
+        **replica_of(role).serve_options(),
         "max_ongoing_requests": role.max_leases,
         "request_router_config": request_router_config(),
         "health_check_period_s": role.health_check_period_s,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from importlib.resources import files
+from math import gcd
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,13 +57,17 @@ class RoleConfig(_Part):
     """What every role's deployment has: resources for Ray, and how Serve looks after it.
 
     `num_cpus` only reserves; `num_threads` is what the role computes with. `max_leases` bounds the
-    peers that may link to one replica.
+    peers that may link to one replica. `accelerator_type` and the values of `node_labels` are label
+    selectors in Ray's syntax. `max_gpu_bytes` is what a process may allocate of its GPU's memory, and
+    no byte more: a process with a fraction of a GPU must have one.
     """
 
     num_replicas: PositiveInt = 1
     num_cpus: PositiveFloat = 0.1
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    accelerator_type: str | None = None
+    accelerator_type: Name | None = None
+    node_labels: dict[Name, Name] = {}
+    max_gpu_bytes: PositiveInt | None = None
     num_threads: PositiveInt = 1
     max_leases: PositiveInt = 64
     health_check_period_s: PositiveFloat = 2.0
@@ -73,6 +78,11 @@ class RoleConfig(_Part):
     def device(self) -> str:
         """Where the role's models run."""
         return "cuda" if self.num_gpus > 0 else "cpu"
+
+    @property
+    def num_ranks(self) -> int:
+        """How many processes compute for one replica."""
+        return 1
 
 
 class KvCacheConfig(_Part):
@@ -86,10 +96,16 @@ class VerifierConfig(RoleConfig):
     """The target's side. Of a step's tokens `prompt_tokens` are kept for prompts that wait."""
 
     num_cpus: PositiveFloat = 0.4
+    tensor_parallel_size: PositiveInt = 1
     max_sessions: PositiveInt = 64
     max_step_tokens: PositiveInt = 512
     prompt_tokens: PositiveInt = 128
     kv_cache: KvCacheConfig = KvCacheConfig()
+
+    @property
+    def num_ranks(self) -> int:
+        """One per share of the target."""
+        return self.tensor_parallel_size
 
 
 class DrafterConfig(RoleConfig):
@@ -112,13 +128,15 @@ class RouterConfig(RoleConfig):
 class IngressConfig(RoleConfig):
     """The REST side. Serve's proxies listen on `host` and `port`.
 
-    `report_speculation` puts `metrics.speculative_decoding` into responses.
+    A request that takes longer than `max_request_s` ends in an error, so that a drain has a known
+    end. `report_speculation` puts `metrics.speculative_decoding` into responses.
     """
 
     host: str = "127.0.0.1"
     port: Port = 8000
     max_ongoing_requests: PositiveInt = 512
     max_body_bytes: PositiveInt = 4 << 20
+    max_request_s: PositiveFloat = 600.0
     report_speculation: bool = True
 
 
@@ -190,6 +208,7 @@ class OutriderConfig(_Part):
                     POCKET if model.model_source == POCKET else f"{source}-assistant", "assistant_source", "assistant"
                 )
         own_context = _max_positions(source)
+        _check_shares(self.verifier.tensor_parallel_size, source)
         on_cpu = self.verifier.device == "cpu" and self.drafter.device == "cpu"
         dtype = ("float32" if on_cpu else "bfloat16") if model.dtype == "auto" else model.dtype
         asked, kept = model.max_context_tokens, self.verifier.kv_cache.num_tokens
@@ -255,7 +274,19 @@ def _streams(config: OutriderConfig) -> str | None:
     return None
 
 
-_CHECKS = (_lookahead, _step, _cache, _streams)
+def _gpu_shares(config: OutriderConfig) -> str | None:
+    for name, role in (("verifier", config.verifier), ("drafter", config.drafter)):
+        if 0 < role.num_gpus < 1 and role.max_gpu_bytes is None:
+            return (
+                f"{name}.max_gpu_bytes: it shares its GPU (num_gpus {role.num_gpus}) and could take its neighbours' "
+                "memory; set what it may allocate"
+            )
+        if role.num_gpus > 1 and role.num_gpus != int(role.num_gpus):
+            return f"{name}.num_gpus: {role.num_gpus} is neither a share of one GPU nor a number of GPUs; round it"
+    return None
+
+
+_CHECKS = (_lookahead, _step, _cache, _streams, _gpu_shares)
 
 
 def parse(fields: Any) -> OutriderConfig:
@@ -313,7 +344,27 @@ def _folder(source: str, field: str, pocket_part: str = "target") -> str:
     return str(folder.resolve())
 
 
-def _max_positions(folder: str) -> int:
+def _text_fields(folder: str) -> dict[str, Any]:
     fields = json.loads((Path(folder) / "config.json").read_text("utf-8"))
-    found = {**fields, **fields.get("text_config", {})}.get("max_position_embeddings")
+    return {**fields, **fields.get("text_config", {})}
+
+
+def _max_positions(folder: str) -> int:
+    found = _text_fields(folder).get("max_position_embeddings")
     return int(found) if found is not None else _MAX_CONTEXT_TOKENS_BY_DEFAULT
+
+
+def tensor_parallel_sizes(folder: str) -> list[int]:
+    """The numbers of ranks among which a checkpoint's attention heads can be divided, by its config.json."""
+    fields = _text_fields(folder)
+    counts = [fields.get("num_attention_heads"), fields.get("num_key_value_heads")]
+    if fields.get("attention_k_eq_v") is not False:  # else the full layers have the sliding layers' heads
+        counts.append(fields.get("num_global_key_value_heads"))
+    most = gcd(*(int(count) for count in counts if count))
+    return [size for size in range(1, most + 1) if most % size == 0] or [1]
+
+
+def _check_shares(size: int, folder: str) -> None:
+    if size != 1 and size not in (sizes := tensor_parallel_sizes(folder)):
+        can = ", ".join(str(size) for size in sizes)
+        raise ConfigError(f"verifier.tensor_parallel_size: {size} does not divide the model's heads; choose of {can}")

@@ -30,7 +30,9 @@ def build_service(config: OutriderConfig) -> DrafterService:
     import torch
 
     from deployments.drafter.mtp_engine import load_mtp_engine
+    from deployments.models.devices import bound_gpu_memory
 
+    bound_gpu_memory(config.drafter.max_gpu_bytes if config.drafter.device == "cuda" else None)
     torch.set_num_threads(config.drafter.num_threads)
     engine = load_mtp_engine(
         config.model.model_source,

@@ -16,8 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from deployments.ingress import errors
-from deployments.ingress.answer import Answer, pieces
+from deployments.ingress.answer import Answer, Piece, pieces
 from deployments.ingress.context import VERSION, IngressContext
+from deployments.ingress.deadline import within
 from deployments.ingress.errors import ApiError
 from deployments.ingress.metrics import CONTENT_TYPE
 from deployments.ingress.middleware import RequestIdMiddleware
@@ -85,9 +86,13 @@ class _Routes:
         except ClientGone:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
+    def _pieces(self, answer: Answer) -> AsyncGenerator[Piece, None]:
+        parts = pieces(self._context.client, answer, self._context.metrics)
+        return within(self._context.limits.max_request_s, parts)
+
     async def _whole(self, answer: Answer, writer: ResponseWriter) -> dict[str, Any]:
         text = []
-        async with aclosing(pieces(self._context.client, answer, self._context.metrics)) as parts:
+        async with aclosing(self._pieces(answer)) as parts:
             async for piece in parts:
                 text.append(piece.text)
                 if piece.finish_reason is not None:
@@ -99,7 +104,7 @@ class _Routes:
     ) -> AsyncGenerator[Event, None]:
         """The stream's events; the first waits for the first commit, so that a refusal gets its status."""
         is_opened = False
-        async with aclosing(pieces(self._context.client, answer, self._context.metrics)) as parts:
+        async with aclosing(self._pieces(answer)) as parts:
             async for piece in parts:
                 if not is_opened and (opening := writer.opening()) is not None:
                     yield opening

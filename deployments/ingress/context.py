@@ -85,6 +85,7 @@ class ApiLimits:
 
     max_num_speculative_tokens: int = 16
     max_body_bytes: int = 4 << 20
+    max_request_s: float = 600.0
     reports_speculation: bool = True
 
 

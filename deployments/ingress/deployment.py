@@ -39,6 +39,7 @@ class Ingress:
             limits=ApiLimits(
                 max_num_speculative_tokens=settings.speculation.max_speculative_tokens,
                 max_body_bytes=settings.ingress.max_body_bytes,
+                max_request_s=settings.ingress.max_request_s,
                 reports_speculation=settings.ingress.report_speculation,
             ),
         )

@@ -33,10 +33,17 @@ def build_service(config: OutriderConfig) -> VerifierService:
     import torch
 
     from deployments.models.cpu_kernels import use_cpu_kernels
+    from deployments.models.devices import bound_gpu_memory
     from deployments.models.loading import load_target
     from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 
     verifier, speculation = config.verifier, config.speculation
+    if verifier.num_ranks > 1:
+        raise ValueError(
+            f"verifier.tensor_parallel_size: {verifier.num_ranks}, but in this release one device computes a target; "
+            "set 1"
+        )
+    bound_gpu_memory(verifier.max_gpu_bytes if verifier.device == "cuda" else None)
     torch.set_num_threads(verifier.num_threads)
     context, num_kv_tokens = config.model.max_context_tokens, verifier.kv_cache.num_tokens
     assert isinstance(context, int)

@@ -23,7 +23,7 @@ def documented() -> dict[str, Any]:
 
 def actual(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in fields.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from actual(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

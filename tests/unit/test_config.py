@@ -59,6 +59,8 @@ def test_a_resolved_configuration_has_no_auto_and_stays_as_it_is() -> None:
             r"verifier\.kv_cache\.num_tokens: 999 .*raise it",
         ),
         ({"streams": {"port_range": [5000, 5001]}}, r"streams\.port_range: 2 ports for 3 replicas; widen it"),
+        ({"drafter": {"num_gpus": 0.25}}, r"drafter\.max_gpu_bytes: .*num_gpus 0\.25.*set what it may allocate"),
+        ({"verifier": {"num_gpus": 1.5}}, r"verifier\.num_gpus: 1\.5 .*round it"),
         ({"streams": {"host": "0.0.0.0"}}, r"streams\.host: '0\.0\.0\.0' .*insecure_streams: true"),
         ({"streams": {"host": "node"}}, r"streams\.host: 'node' .*insecure_streams: true"),
         ([1, 2], r"valid dictionary"),
@@ -139,3 +141,24 @@ def test_a_context_longer_than_the_models_is_refused(folder: Path) -> None:
 def test_on_a_gpu_the_weights_are_bfloat16() -> None:
     assert parse({"verifier": {"num_gpus": 1}}).resolve().model.dtype == "bfloat16"
     assert parse({"verifier": {"num_gpus": 1}, "model": {"dtype": "float32"}}).resolve().model.dtype == "float32"
+
+
+def test_ranks_must_divide_the_heads(tmp_path: Path) -> None:
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 8, "num_global_key_value_heads": 2}
+    fields = {"model": {"model_source": str(tmp_path)}, "speculation": {"drafter": "none"}}
+
+    def resolve(size: int, **changed: Any) -> OutriderConfig:
+        (tmp_path / "config.json").write_text(json.dumps({"text_config": {**heads, **changed}}))
+        return parse({**fields, "verifier": {"tensor_parallel_size": size}}).resolve()
+
+    with pytest.raises(ConfigError, match=r"verifier\.tensor_parallel_size: 4 .*choose of 1, 2$"):
+        resolve(4)
+    assert resolve(2).verifier.num_ranks == 2
+    # Without shared keys and values the full layers have the sliding layers' heads.
+    assert resolve(8, attention_k_eq_v=False).verifier.num_ranks == 8
+    assert resolve(4, num_global_key_value_heads=4).verifier.num_ranks == 4
+
+
+def test_a_share_of_a_gpu_comes_with_a_memory_bound() -> None:
+    drafter = parse({"drafter": {"num_gpus": 0.25, "max_gpu_bytes": 6 << 30}}).drafter
+    assert (drafter.device, drafter.max_gpu_bytes) == ("cuda", 6 << 30)
