@@ -13,7 +13,7 @@ import pytest
 from deployments.messages import SamplingParams, Token
 from tests.support.equality import Reference
 from tests.support.pocket import TARGET, safe_prompts, tokenizer
-from tests.support.serve_process import Server, start_server
+from tests.support.serve_process import Server, running_server
 
 pytestmark = pytest.mark.system
 
@@ -43,12 +43,7 @@ def cases() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start_server(tmp_path_factory.mktemp("pocket"), TWO_OF_EACH)
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.stop()
+    yield from running_server(tmp_path_factory.mktemp("pocket"), TWO_OF_EACH)
 
 
 def body(prompt: tuple[Token, ...], params: SamplingParams, **changes: object) -> dict[str, object]:

@@ -9,6 +9,7 @@ import subprocess
 import sysconfig
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,16 @@ def start_server(folder: Path, settings: dict[str, object]) -> Server:
             raise AssertionError(f"the server did not start:\n{server.log}")
         time.sleep(0.2)
     return server
+
+
+def running_server(folder: Path, settings: dict[str, object]) -> Iterator[Server]:
+    """A server for the length of a fixture."""
+    server = start_server(folder, settings)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.stop()
 
 
 def quiet_environment() -> dict[str, str]:
