@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from deployments.messages import DrafterName
+
 POCKET = "pocket"
 _MAX_CONTEXT_TOKENS_BY_DEFAULT = 32_768
 
@@ -46,9 +48,9 @@ class ModelConfig(_Part):
 
 
 class SpeculationConfig(_Part):
-    """How far ahead drafters look, and which there are."""
+    """Who drafts for requests that leave it open, and how far ahead."""
 
-    drafter: Literal["mtp", "none"] = "mtp"
+    drafter: Literal["mtp", "prompt_lookup", "none"] = "mtp"
     num_speculative_tokens: Annotated[int, Field(ge=0)] = 4
     max_speculative_tokens: Annotated[int, Field(ge=0, le=64)] = 16
 
@@ -187,7 +189,13 @@ class OutriderConfig(_Part):
     @property
     def has_drafter(self) -> bool:
         """Whether a drafter is deployed."""
-        return self.speculation.drafter != "none"
+        return self.speculation.drafter == "mtp"
+
+    @property
+    def drafters(self) -> tuple[DrafterName, ...]:
+        """What a request may ask for here."""
+        replicas: tuple[DrafterName, ...] = ("mtp",) if self.has_drafter else ()
+        return ("auto", *replicas, "prompt_lookup", "none")
 
     @model_validator(mode="after")
     def _check(self) -> OutriderConfig:

@@ -20,7 +20,10 @@ import msgspec
 PROTOCOL_VERSION = 1
 
 Role = Literal["ingress", "router", "verifier", "drafter"]
-DrafterName = Literal["auto", "mtp", "none"]
+DrafterKind = Literal["mtp"]
+"""What a drafter replica holds; the router itself does prompt lookup."""
+DrafterName = Literal["auto", "mtp", "prompt_lookup", "none"]
+"""What a request may ask for; "auto" leaves it to the router."""
 FinishReason = Literal["stop", "length"]
 FailureCode = Literal["overloaded", "unavailable", "invalid"]
 RefusalReason = Literal["unknown_session", "out_of_step", "no_capacity", "invalid"]
@@ -305,6 +308,12 @@ class Detach(Record):
     epoch: Epoch
 
 
+class Introduce(Record):
+    """First word of a drafter to a router: what it drafts with. Sessions are attached to it from then on."""
+
+    kind: DrafterKind
+
+
 class ProposalItem(Record):
     """Drafted `tokens` for positions `context_len` onwards, with the drafter's probability of each."""
 
@@ -341,6 +350,7 @@ Message = (
     | Need
     | Attach
     | Detach
+    | Introduce
     | Proposal
 )
 
@@ -352,6 +362,6 @@ TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
     ("verifier", "drafter"): Delta,
     ("drafter", "verifier"): Need,
     ("router", "drafter"): Attach | Detach,
-    ("drafter", "router"): Proposal,
+    ("drafter", "router"): Introduce | Proposal,
 }
 """What may follow the handshake, by (sender, receiver): a link decodes these records and no others."""

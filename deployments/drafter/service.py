@@ -18,6 +18,7 @@ from deployments.messages import (
     Delta,
     DeltaItem,
     Detach,
+    Introduce,
     Message,
     Need,
     Proposal,
@@ -64,7 +65,9 @@ class DrafterService:
     # -- Endpoint -----------------------------------------------------------------------------
 
     def link_opened(self, link: Link) -> None:
-        """Routers and verifiers come; nothing is owed to them yet."""
+        """A router learns what it can be given here; nothing is owed to a verifier yet."""
+        if link.role == "router":
+            send_or_drop(link, Introduce(kind="mtp"))
 
     def link_closed(self, link: Link) -> None:
         """A router that is gone takes its sessions along; of a verifier, only what was held is dropped."""

@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from deployments.ingress.generation import GenerationClient
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.tokenizer import Tokenizer
-from deployments.messages import Token
+from deployments.messages import DrafterName, Token
 
 VERSION = version("outrider")
 
@@ -84,6 +84,7 @@ class ApiLimits:
     """Bounds on what a request may ask for. `reports_speculation` is False to leave metrics out of responses."""
 
     max_num_speculative_tokens: int = 16
+    drafters: tuple[DrafterName, ...] = get_args(DrafterName)
     max_body_bytes: int = 4 << 20
     max_request_s: float = 600.0
     reports_speculation: bool = True

@@ -38,6 +38,7 @@ class Ingress:
             max_model_len=context_len if isinstance(context_len, int) else None,
             limits=ApiLimits(
                 max_num_speculative_tokens=settings.speculation.max_speculative_tokens,
+                drafters=settings.drafters,
                 max_body_bytes=settings.ingress.max_body_bytes,
                 max_request_s=settings.ingress.max_request_s,
                 reports_speculation=settings.ingress.report_speculation,

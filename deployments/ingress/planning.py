@@ -32,6 +32,11 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest) -
         param = "speculation.num_speculative_tokens"
         message = f"{param!r} is at most {limits.max_num_speculative_tokens} here, or 'auto'."
         raise invalid(param, message, "invalid_value")
+    if body.speculation.drafter not in limits.drafters:
+        param = "speculation.drafter"
+        message = f"{param!r} is {body.speculation.drafter!r}, which is not served here; "
+        message += f"one of {', '.join(limits.drafters)} is."
+        raise invalid(param, message, "invalid_value")
     prompt_param = "messages" if isinstance(body, ChatRequest) else "prompt"
     prompt = await _encode(context, body)
     return GenerateRequest(

@@ -35,7 +35,8 @@ def build_service(config: OutriderConfig) -> RouterService:
     router, speculation = config.router, config.speculation
     settings = RouterSettings(
         max_sessions=router.max_sessions,
-        num_speculative_tokens=speculation.num_speculative_tokens if config.has_drafter else 0,
+        drafter=speculation.drafter,
+        num_speculative_tokens=speculation.num_speculative_tokens,
         max_speculative_tokens=speculation.max_speculative_tokens,
         proposal_timeout_s=router.proposal_timeout_s,
         verify_timeout_s=router.verify_timeout_s,

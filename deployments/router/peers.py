@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from deployments.link import Link, send_or_drop
-from deployments.messages import Attach, Close, Detach, Epoch, SessionId
+from deployments.messages import Attach, Close, Detach, DrafterKind, Epoch, SessionId
 from deployments.policy.placement import least_loaded
 from deployments.router.session import Session
 
@@ -17,9 +17,10 @@ MAX_STEPS_AT_VERIFIER = 2
 
 @dataclass(slots=True)
 class DrafterPeer:
-    """A drafter and the sessions that are attached to it."""
+    """A drafter, what it drafts with, and the sessions that are attached to it."""
 
     link: Link
+    kind: DrafterKind
     sessions: set[SessionId] = field(default_factory=set)
 
 
@@ -94,7 +95,7 @@ class Peers:
         session.held = None
         if not session.wants_drafter:
             return
-        name = kept or least_loaded({peer: len(drafter.sessions) for peer, drafter in self.drafters.items()})
+        name = kept or least_loaded(self._drafters_for(session))
         if name is None:
             return
         session.drafter = name
@@ -102,6 +103,14 @@ class Peers:
         send_or_drop(
             self.drafters[name].link, Attach(session=session.id, epoch=session.epoch, params=session.request.params)
         )
+
+    def has_drafter_for(self, session: Session) -> bool:
+        """Whether a drafter is there of the kind that the session wants."""
+        return bool(self._drafters_for(session))
+
+    def _drafters_for(self, session: Session) -> dict[str, int]:
+        """How many sessions each drafter has that this session could be attached to."""
+        return {peer: len(d.sessions) for peer, d in self.drafters.items() if d.kind == session.drafter_name}
 
     def leave_drafter(self, session: Session) -> None:
         """Detach the session from its drafter, if it has one."""

@@ -10,7 +10,18 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from deployments.link import send_or_drop
-from deployments.messages import Commit, Commits, Open, Proposal, SessionId, Verdict, VerdictItem, Verify, VerifyItem
+from deployments.messages import (
+    Commit,
+    Commits,
+    DrafterName,
+    Open,
+    Proposal,
+    SessionId,
+    Verdict,
+    VerdictItem,
+    Verify,
+    VerifyItem,
+)
 from deployments.policy import lookahead as lookahead_policy
 from deployments.policy.limits import room_for_proposal
 from deployments.router.peers import Peers, VerifierPeer
@@ -20,9 +31,10 @@ from deployments.router.stats import RouterStats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
-    """Bounds and deadlines of a router; seconds and tokens."""
+    """Bounds and deadlines of a router; seconds and tokens. `drafter` serves requests that leave it open."""
 
     max_sessions: int = 256
+    drafter: DrafterName = "mtp"
     num_speculative_tokens: int = 4
     max_speculative_tokens: int = 16
     proposal_timeout_s: float = 1.0
@@ -68,7 +80,7 @@ class Rounds:
             params=session.request.params,
             stop_token_ids=session.request.stop_token_ids,
             drafter=session.drafter,
-            lookahead=self._ask_lookahead(session),
+            lookahead=self._go_ahead(session),
         )
         session.round_started_s = 0.0
         self._await_verdict(session, opening)
@@ -147,6 +159,9 @@ class Rounds:
             return
         session.round_started_s = now_s
         if not item.has_go_ahead or item.epoch != session.epoch:
+            # Nobody drafts: no drafter is attached, or its shadow still fills.
+            session.draft_s = 0.0
+            session.look_up()
             self.make_ready(session)
             return
         session.phase = Phase.DRAFTING
@@ -159,23 +174,28 @@ class Rounds:
         self.make_ready(session)
 
     def _verify_item(self, session: Session) -> VerifyItem:
-        if not session.drafter and session.wants_drafter and self._peers.drafters:
+        if not session.drafter and session.wants_drafter and self._peers.has_drafter_for(session):
             self._peers.change_drafter(session)
         item = VerifyItem(
             session=session.id,
             epoch=session.epoch,
             context_len=session.context_len,
             tokens=session.proposal,
-            lookahead=self._ask_lookahead(session),
+            lookahead=self._go_ahead(session),
             drafter=session.drafter,
         )
         self._await_verdict(session, item)
         return item
 
+    def _go_ahead(self, session: Session) -> int:
+        """How many tokens the verifier shall tell the session's drafter to draft for the round after this one."""
+        lookahead = self._ask_lookahead(session)
+        return lookahead if session.drafter else 0
+
     def _ask_lookahead(self, session: Session) -> int:
-        """The lookahead of the round after the one that is being sent."""
+        """The lookahead of the round after the one that is being sent, whoever drafts."""
         lookahead = 0
-        if session.drafter:
+        if session.drafter_name != "none":
             lookahead = lookahead_policy.lookahead_for(
                 session.request.num_speculative_tokens,
                 self._settings.num_speculative_tokens,

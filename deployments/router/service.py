@@ -17,6 +17,7 @@ from deployments.messages import (
     Failure,
     FailureCode,
     Generate,
+    Introduce,
     Load,
     Message,
     Open,
@@ -68,13 +69,11 @@ class RouterService:
     # -- Endpoint -----------------------------------------------------------------------------
 
     def link_opened(self, link: Link) -> None:
-        """A peer is there: it takes part from now on."""
+        """A peer is there: it takes part from now on, a drafter once it has introduced itself."""
         if link.role == "verifier":
             self._peers.verifiers[link.peer] = VerifierPeer(link)
             for session in [s for s in self._sessions.values() if s.phase is Phase.WAITING]:
                 self._rounds.open(session)
-        elif link.role == "drafter":
-            self._peers.drafters[link.peer] = DrafterPeer(link)
         elif link.role == "ingress":
             self._peers.ingresses[link.peer] = link
         self._tell_status()
@@ -99,6 +98,9 @@ class RouterService:
     def received(self, link: Link, message: Message) -> None:
         """Take one message; what it makes possible is sent before this returns."""
         match message:
+            case Introduce():
+                self._peers.drafters[link.peer] = DrafterPeer(link, message.kind)
+                self._tell_status()
             case Proposal():
                 self._rounds.on_proposal(message)
             case Verdict():
@@ -150,6 +152,7 @@ class RouterService:
             send_or_drop(link, Failure(request=message.request, code="invalid", detail=detail))
             return
         epoch = self._peers.next_epoch()
+        drafter_name = self._settings.drafter if message.drafter == "auto" else message.drafter
         session = Session(
             id=(self._instance << 32) | next(self._session_ids),
             request=message,
@@ -157,6 +160,7 @@ class RouterService:
             tokens=list(message.tokens),
             epoch=epoch,
             verify_epoch=epoch,
+            drafter_name=drafter_name,
         )
         self._sessions[session.id] = session
         self._by_request[link.peer, message.request] = session

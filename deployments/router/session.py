@@ -7,9 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deployments.link import Link
-from deployments.messages import Commit, Epoch, Generate, Open, ProposalItem, Token, VerdictItem, VerifyItem
+from deployments.messages import (
+    Commit,
+    DrafterName,
+    Epoch,
+    Generate,
+    Open,
+    ProposalItem,
+    Token,
+    VerdictItem,
+    VerifyItem,
+)
 from deployments.policy.limits import cut_at_end, room_for_proposal
 from deployments.policy.lookahead import Patience
+from deployments.router.prompt_lookup import PromptLookup
 
 
 class Phase(enum.Enum):
@@ -25,6 +36,8 @@ class Phase(enum.Enum):
 class Session:
     """One choice of one request, from Generate to its last Commit.
 
+    `drafter_name` is what drafts for it, never "auto".
+
     `epoch` names the present placement. `verify_epoch` is the one under which the outstanding Open
     or Verify went out: it lags behind when the drafter changed while a step was running.
     """
@@ -35,6 +48,7 @@ class Session:
     tokens: list[Token]
     epoch: Epoch
     verify_epoch: Epoch
+    drafter_name: DrafterName
     phase: Phase = Phase.WAITING
     verifier: str = ""
     drafter: str = ""
@@ -48,6 +62,7 @@ class Session:
     asked_lookahead: int = 0
     round_started_s: float = 0.0
     draft_s: float = 0.0
+    lookup: PromptLookup | None = None
 
     @property
     def context_len(self) -> int:
@@ -56,8 +71,8 @@ class Session:
 
     @property
     def wants_drafter(self) -> bool:
-        """Whether the request leaves room for a drafter at all."""
-        return self.request.drafter != "none" and self.request.num_speculative_tokens != 0
+        """Whether a drafter's replica shall be attached."""
+        return self.drafter_name == "mtp" and self.request.num_speculative_tokens != 0
 
     def awaits_verdict(self, item: VerdictItem) -> bool:
         """Whether the item answers the outstanding step; anything else is stale or invented."""
@@ -100,6 +115,14 @@ class Session:
         self.proposal = self.clip(item.tokens)
         self.held = None
         return True
+
+    def look_up(self) -> None:
+        """Propose what followed the last tokens when they stood in the text before, if they did."""
+        if self.asked_lookahead == 0:
+            return
+        if self.lookup is None:
+            self.lookup = PromptLookup()
+        self.proposal = self.clip(self.lookup.propose(self.tokens, self.asked_lookahead))
 
     def clip(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
         """No more than was asked for, and no more than the output has room for."""

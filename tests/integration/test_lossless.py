@@ -50,7 +50,11 @@ async def test_eight_prompts_with_every_lookahead_and_drafter_alone_and_in_compa
     expected = [reference.generate(prompt, params, NUM_TOKENS, stop=stop) for prompt in prompts]
     tally = Tally(reference)
     company = chat_prompts(16, seed=4)
-    settings = [{"drafter": "none"}, *({"drafter": "mtp", "num_speculative_tokens": k} for k in (0, 1, 3, 8))]
+    settings = [
+        {"drafter": "none"},
+        {"drafter": "prompt_lookup"},
+        *({"drafter": "mtp", "num_speculative_tokens": k} for k in (0, 1, 3, 8)),
+    ]
     async with running_rig(verifiers=[engines[0]], drafters=[engines[1]]) as rig:
         for changes in settings:
             for index, prompt in enumerate(prompts):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from deployments.ingress import errors
-from deployments.ingress.context import IngressContext
+from deployments.ingress.app import create_app
+from deployments.ingress.context import ApiLimits, IngressContext
 from tests.support.rest import (
     ANSWER,
     CHAT,
@@ -18,6 +20,8 @@ from tests.support.rest import (
     HELLO,
     ScriptedClient,
     events_of,
+    make_context,
+    plain_ids,
 )
 
 SPECULATION = "speculation."
@@ -78,7 +82,7 @@ BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"speculation": {"num_speculative_tokens": -1}}, 400, SPECULATION + "num_speculative_tokens", "invalid_value"),
     ({"speculation": {"num_speculative_tokens": 9}}, 400, SPECULATION + "num_speculative_tokens", "invalid_value"),
     ({"speculation": {"num_speculative_tokens": "5"}}, 400, SPECULATION + "num_speculative_tokens", "invalid_value"),
-    ({"speculation": {"drafter": "prompt_lookup"}}, 400, SPECULATION + "drafter", "invalid_value"),
+    ({"speculation": {"drafter": "eagle"}}, 400, SPECULATION + "drafter", "invalid_value"),
     ({"speculation": {"priority": "batch"}}, 400, SPECULATION + "priority", "unsupported_parameter"),
     ({"speculation": {"request_class": "code"}}, 400, SPECULATION + "request_class", "unsupported_parameter"),
 ]
@@ -216,3 +220,17 @@ async def test_good_requests_finish_unchanged_among_bad_ones(http: httpx.AsyncCl
             text = response.json()["choices"][0]["message"]["content"]
         assert text == ANSWER
     assert all(400 <= response.status_code < 500 for response in responses[16:])
+
+
+async def test_a_drafter_that_is_not_served_is_refused_by_name(tmp_path: Path, client: ScriptedClient) -> None:
+    context = make_context(tmp_path, client, ApiLimits(drafters=("auto", "prompt_lookup", "none")))
+    client.tokens = plain_ids(context, ANSWER)
+    transport = httpx.ASGITransport(app=create_app(context))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        refused = await http.post("/v1/chat/completions", json={**CHAT, "speculation": {"drafter": "mtp"}})
+        taken = await http.post("/v1/chat/completions", json={**CHAT, "speculation": {"drafter": "prompt_lookup"}})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (400, "speculation.drafter")
+    assert "one of auto, prompt_lookup, none is" in error["message"]
+    assert taken.status_code == 200
+    assert [request.drafter for request in client.requests] == ["prompt_lookup"]
