@@ -142,6 +142,21 @@ class IngressConfig(RoleConfig):
     report_speculation: bool = True
 
 
+class StreamsTlsConfig(_Part):
+    """PEM files for mutual TLS between replicas, at the same paths on every node: all three, or none for plain TCP."""
+
+    ca_file: Name | None = None
+    cert_file: Name | None = None
+    key_file: Name | None = None
+
+    @property
+    def files(self) -> tuple[Path, Path, Path] | None:
+        """The three paths, or None without TLS."""
+        if self.ca_file is None or self.cert_file is None or self.key_file is None:
+            return None
+        return Path(self.ca_file), Path(self.cert_file), Path(self.key_file)
+
+
 class StreamsConfig(_Part):
     """The data plane.
 
@@ -152,6 +167,7 @@ class StreamsConfig(_Part):
     host: str = "127.0.0.1"
     port_range: tuple[Port, Port] = (23_700, 23_899)
     insecure_streams: bool = False
+    tls: StreamsTlsConfig = StreamsTlsConfig()
     max_frame_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64 << 20
     max_buffer_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
 
@@ -270,10 +286,14 @@ def _cache(config: OutriderConfig) -> str | None:
 
 def _streams(config: OutriderConfig) -> str | None:
     streams = config.streams
-    if not streams.is_loopback and not streams.insecure_streams:
+    given = [name for name in StreamsTlsConfig.model_fields if getattr(streams.tls, name) is not None]
+    if streams.tls.files is None and given:
+        return f"streams.tls: {' and '.join(given)} alone will not do; give ca_file, cert_file and key_file"
+    if not streams.is_loopback and not streams.insecure_streams and not given:
         return (
-            f"streams.host: {streams.host!r} is reachable from other machines and streams are neither encrypted nor "
-            "bound to certificates yet; use 127.0.0.1, or set streams.insecure_streams: true on a network you trust"
+            f"streams.host: {streams.host!r} is reachable from other machines; give streams.tls the cluster's "
+            "certificates (`outrider certificates` makes a set for a trial), use 127.0.0.1, or set "
+            "streams.insecure_streams: true on a network you trust"
         )
     replicas = config.router.num_replicas + config.verifier.num_replicas
     replicas += config.drafter.num_replicas if config.has_drafter else 0
@@ -306,7 +326,7 @@ def parse(fields: Any) -> OutriderConfig:
 
 
 def load(path: Path | None) -> OutriderConfig:
-    """Read a YAML file (none: all defaults). Relative sources are relative to the file. ConfigError, OSError."""
+    """Read a YAML file (none: all defaults). Relative paths are relative to the file. ConfigError, OSError."""
     if path is None:
         return OutriderConfig()
     try:
@@ -322,7 +342,12 @@ def load(path: Path | None) -> OutriderConfig:
         for name in ("model_source", "assistant_source")
         if (source := getattr(config.model, name)) not in (POCKET, "auto")
     }
-    return config.with_changes(model=sources)
+    certificates = {
+        name: str((path.parent / file).absolute())
+        for name, file in config.streams.tls.model_dump().items()
+        if file is not None
+    }
+    return config.with_changes(model=sources, streams={"tls": certificates})
 
 
 def _as_line(detail: Any) -> str:

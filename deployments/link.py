@@ -1,8 +1,9 @@
 """The data plane: persistent streams between two roles, and how they are opened.
 
 Whoever dials says Hello with the one-time token that its lease handed out; whoever listens
-answers Welcome. From then on a link carries only what TRAFFIC allows between the two roles, in
-each direction; anything else closes that one link and touches no other. Nothing is unpickled.
+answers Welcome; where LinkSettings have `tls`, both happens inside of it. From then on a link
+carries only what TRAFFIC allows between the two roles, in each direction; anything else closes
+that one link and touches no other. Nothing is unpickled.
 
 Everything here runs on one event loop and is not thread-safe, but for the TokenBook.
 """
@@ -18,11 +19,12 @@ from deployments.link_stream import (
     Endpoint,
     Link,
     LinkClosed,
-    LinkLimits,
+    LinkSettings,
     Stream,
     send_or_drop,
     to_frame,
 )
+from deployments.link_tls import StreamTls, TlsFiles
 from deployments.link_tokens import Identity, Invitation, TokenBook
 from deployments.messages import PROTOCOL_VERSION, TRAFFIC, Hello, Welcome
 
@@ -32,8 +34,10 @@ __all__ = [
     "Invitation",
     "Link",
     "LinkClosed",
-    "LinkLimits",
+    "LinkSettings",
     "Listener",
+    "StreamTls",
+    "TlsFiles",
     "TokenBook",
     "dial",
     "listen",
@@ -47,11 +51,11 @@ _welcome_decoder = msgspec.msgpack.Decoder(Welcome)
 class Listener:
     """Accepts links on one port, one per peer, until it is closed."""
 
-    def __init__(self, endpoint: Endpoint, identity: Identity, tokens: TokenBook, limits: LinkLimits) -> None:
+    def __init__(self, endpoint: Endpoint, identity: Identity, tokens: TokenBook, settings: LinkSettings) -> None:
         self.endpoint = endpoint
         self.identity = identity
         self.tokens = tokens
-        self.limits = limits
+        self.settings = settings
         self.port = 0
         self.streams: dict[str, Stream] = {}
         self.unproven: set[_AcceptedStream] = set()
@@ -88,10 +92,10 @@ async def listen(
     tokens: TokenBook,
     host: str,
     ports: range,
-    limits: LinkLimits | None = None,
+    settings: LinkSettings | None = None,
 ) -> Listener:
     """Accept links on the first free port of the range, from peers that bring a token of this book."""
-    listener = Listener(endpoint, identity, tokens, limits or LinkLimits())
+    listener = Listener(endpoint, identity, tokens, settings or LinkSettings())
     await listener.bind(host, ports)
     return listener
 
@@ -102,11 +106,11 @@ async def dial(
     invitation: Invitation,
     *,
     timeout_s: float,
-    limits: LinkLimits | None = None,
+    settings: LinkSettings | None = None,
 ) -> Link:
     """Open a link to the peer that gave the invitation; raises LinkClosed, OSError or TimeoutError."""
     loop = asyncio.get_running_loop()
-    stream = _DialledStream(endpoint, identity, invitation, limits or LinkLimits())
+    stream = _DialledStream(endpoint, identity, invitation, settings or LinkSettings())
     async with asyncio.timeout(timeout_s):
         transport, _ = await loop.create_connection(lambda: stream, invitation.host, invitation.port)
         try:
@@ -117,17 +121,19 @@ async def dial(
 
 
 class _AcceptedStream(Stream):
+    _is_listening = True
+
     def __init__(self, listener: Listener) -> None:
-        super().__init__(listener.endpoint, listener.identity, listener.limits)
+        super().__init__(listener.endpoint, listener.identity, listener.settings)
         self._listener = listener
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._listener.unproven.add(self)
-        timeout_s = self._limits.handshake_timeout_s
+        timeout_s = self._settings.handshake_timeout_s
         self._deadline = asyncio.get_running_loop().call_later(timeout_s, self.drop, f"no Hello within {timeout_s} s")
-        if len(self._listener.unproven) > self._limits.max_unproven:
+        if len(self._listener.unproven) > self._settings.max_unproven:
             self.drop("too many connections without a Hello")
 
     def _settle(self) -> None:
@@ -165,13 +171,14 @@ class _AcceptedStream(Stream):
 
 
 class _DialledStream(Stream):
-    def __init__(self, endpoint: Endpoint, identity: Identity, invitation: Invitation, limits: LinkLimits) -> None:
-        super().__init__(endpoint, identity, limits)
+    _is_listening = False
+
+    def __init__(self, endpoint: Endpoint, identity: Identity, invitation: Invitation, settings: LinkSettings) -> None:
+        super().__init__(endpoint, identity, settings)
         self._invitation = invitation
         self.opened: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+    def _begin(self) -> None:
         hello = Hello(
             protocol_version=PROTOCOL_VERSION,
             token=self._invitation.token,
@@ -193,4 +200,4 @@ class _DialledStream(Stream):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if not self.opened.done():
-            self.opened.set_exception(LinkClosed(f"{self._invitation.peer} did not accept the link"))
+            self.opened.set_exception(LinkClosed(f"{self._invitation.peer} did not accept the link ({exc})"))

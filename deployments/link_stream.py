@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 import msgspec
 
+from deployments.link_tls import StreamTls
 from deployments.link_tokens import Identity
 from deployments.messages import TRAFFIC, Message, Role
 
@@ -30,13 +31,15 @@ class LinkClosed(ConnectionError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinkLimits:
-    """Bounds that keep a faulty or absent peer from costing more than its own link.
+class LinkSettings:
+    """Mutual TLS or None, and bounds that keep a faulty or absent peer from costing more than its own link.
 
-    `max_buffer_bytes` bounds what waits for a peer that does not read. `silence_timeout_s` bounds
-    how long a peer's machine may leave bytes or probes unacknowledged (the kernel watches that).
+    `handshake_timeout_s` is for TLS and Hello together. `max_buffer_bytes` bounds what waits for a
+    peer that does not read. `silence_timeout_s` bounds how long a peer's machine may leave bytes or
+    probes unacknowledged (the kernel watches that).
     """
 
+    tls: StreamTls | None = None
     max_frame_bytes: int = 64 << 20
     max_buffer_bytes: int = 256 << 20
     handshake_timeout_s: float = 10.0
@@ -66,15 +69,18 @@ class Endpoint(Protocol):
 class Link:
     """One open stream to one peer. Closed once means closed for good: a redial makes a new Link."""
 
-    __slots__ = ("_limits", "_loop", "_transport", "close_reason", "is_closed", "peer", "role")
+    __slots__ = ("_loop", "_settings", "_transport", "_wire", "close_reason", "is_closed", "peer", "role")
 
-    def __init__(self, peer: Identity, transport: asyncio.Transport, limits: LinkLimits) -> None:
+    def __init__(
+        self, peer: Identity, transport: asyncio.Transport, wire: asyncio.Transport, settings: LinkSettings
+    ) -> None:
         self.peer = peer.peer
         self.role: Role = peer.role
         self.is_closed = False
         self.close_reason = ""
         self._transport = transport
-        self._limits = limits
+        self._wire = wire
+        self._settings = settings
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
@@ -83,7 +89,9 @@ class Link:
     @property
     def buffered_bytes(self) -> int:
         """How many sent bytes the kernel has not taken yet: what a bulk sender paces itself by."""
-        return self._transport.get_write_buffer_size()
+        num_bytes = self._transport.get_write_buffer_size()
+        # A TLS transport does not count what it has passed on to the connection below it.
+        return num_bytes if self._wire is self._transport else num_bytes + self._wire.get_write_buffer_size()
 
     def send(self, message: Message) -> None:
         """Send one record, without ever blocking.
@@ -93,8 +101,8 @@ class Link:
         """
         if self.is_closed:
             raise LinkClosed(f"the link to {self.role} {self.peer} is closed: {self.close_reason}")
-        frame = to_frame(message, self._limits.max_frame_bytes)
-        if self.buffered_bytes + len(frame) > self._limits.max_buffer_bytes:
+        frame = to_frame(message, self._settings.max_frame_bytes)
+        if self.buffered_bytes + len(frame) > self._settings.max_buffer_bytes:
             self.fail(f"the peer left {self.buffered_bytes} bytes unread")
             return
         self._transport.write(frame)
@@ -105,7 +113,7 @@ class Link:
             return
         self.is_closed, self.close_reason = True, "closed on this side"
         self._transport.close()
-        self._loop.call_later(self._limits.close_timeout_s, self._transport.abort)
+        self._loop.call_later(self._settings.close_timeout_s, self._transport.abort)
 
     def fail(self, reason: str) -> None:
         """Drop the link at once, with a logged reason. Idempotent."""
@@ -125,21 +133,55 @@ def send_or_drop(link: Link, message: Message) -> None:
 
 
 class Stream(asyncio.Protocol):
-    """Frames, handshake and dispatch of one connection; the two subclasses differ in the handshake."""
+    """Frames, handshake and dispatch of one connection; the two subclasses differ in the handshake.
 
-    def __init__(self, endpoint: Endpoint, identity: Identity, limits: LinkLimits) -> None:
+    `_wire` is the TCP connection, `_transport` what frames travel on: the same, or TLS inside of it.
+    """
+
+    _is_listening: bool
+
+    def __init__(self, endpoint: Endpoint, identity: Identity, settings: LinkSettings) -> None:
         self.link: Link | None = None
         self._endpoint = endpoint
         self._identity = identity
-        self._limits = limits
+        self._settings = settings
         self._max_frame_bytes = MAX_HELLO_BYTES
         self._buffer = bytearray()
         self._transport: asyncio.Transport
+        self._wire: asyncio.Transport
+        self._securing: asyncio.Task[None] | None = None
         self._decoder: msgspec.msgpack.Decoder[Message]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from it
-        _tune(transport.get_extra_info("socket"), self._limits.silence_timeout_s)
+        # uvloop's transports do not inherit from asyncio.Transport.
+        self._transport = self._wire = cast(asyncio.Transport, transport)
+        _tune(transport.get_extra_info("socket"), self._settings.silence_timeout_s)
+        if self._settings.tls is None:
+            self._begin()
+        else:
+            self._wire.pause_reading()  # until TLS is there to read
+            self._securing = asyncio.get_running_loop().create_task(self._secure(self._settings.tls))
+
+    async def _secure(self, tls: StreamTls) -> None:
+        if self._wire.is_closing():  # dropped in the same moment
+            return
+        timeout_s = self._settings.handshake_timeout_s
+        try:
+            self._transport, early = await tls.wrap(self._wire, is_listening=self._is_listening, timeout_s=timeout_s)
+        except OSError as error:
+            logger.warning("%s has no mutual TLS with the other side: %s", self._identity.peer, error)
+            self._wire.abort()
+            self.connection_lost(error)
+            return
+        self._transport.set_protocol(self)
+        self._begin()
+        if early.received:
+            self.data_received(bytes(early.received))
+        if early.is_lost:
+            self.connection_lost(None)
+
+    def _begin(self) -> None:
+        """Frames can be sent from now on."""
 
     def data_received(self, data: bytes) -> None:
         # Most reads bring whole frames only: those are decoded where they lie, without a copy.
@@ -193,8 +235,8 @@ class Stream(asyncio.Protocol):
 
     def _open(self, peer: Identity) -> Link:
         self._decoder = _decoders[peer.role, self._identity.role]
-        self._max_frame_bytes = self._limits.max_frame_bytes
-        self.link = Link(peer, self._transport, self._limits)
+        self._max_frame_bytes = self._settings.max_frame_bytes
+        self.link = Link(peer, self._transport, self._wire, self._settings)
         return self.link
 
     def _announce(self, link: Link) -> None:

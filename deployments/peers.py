@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from deployments.link import Endpoint, Identity, Invitation, Link, LinkLimits, dial
+from deployments.link import Endpoint, Identity, Invitation, Link, LinkSettings, dial
 from deployments.messages import PROTOCOL_VERSION, Message, Role
 
 logger = logging.getLogger("outrider.peers")
@@ -92,13 +92,13 @@ class PeerSet:
         identity: Identity,
         acquire: Acquire,
         timeouts: PeerTimeouts | None = None,
-        limits: LinkLimits | None = None,
+        settings: LinkSettings | None = None,
     ) -> None:
         self._service = service
         self._identity = identity
         self._acquire = acquire
         self._timeouts = timeouts or PeerTimeouts()
-        self._limits = limits
+        self._settings = settings
         self._keepers: dict[Member, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._closed: dict[Link, asyncio.Event] = {}
@@ -156,7 +156,7 @@ class PeerSet:
         try:
             invitation = Invitation(member.identity, member.host, member.port, lease.token)
             link = await dial(
-                self, self._identity, invitation, timeout_s=self._timeouts.dial_timeout_s, limits=self._limits
+                self, self._identity, invitation, timeout_s=self._timeouts.dial_timeout_s, settings=self._settings
             )
             await self._until_over(link, lease)
         finally:

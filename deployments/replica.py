@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequen
 from typing import Any, Protocol
 
 from deployments.config import StreamsConfig
-from deployments.link import Identity, LinkLimits
+from deployments.link import Identity, LinkSettings, StreamTls, TlsFiles
 from deployments.messages import Role
 from deployments.peers import Acquire, Lease, Member, PeerSet
 from deployments.service_host import DataPlane, Service, ServiceHost
@@ -54,12 +54,12 @@ class ServedReplica:
         self._plane = plane = DataPlane(f"{identity.role} data plane")
         service = await plane.call(build)
         settle()
-        limits = LinkLimits(max_frame_bytes=streams.max_frame_bytes, max_buffer_bytes=streams.max_buffer_bytes)
-        self._host = host = ServiceHost(service, identity, host=streams.host, ports=streams.ports, limits=limits)
+        settings = link_settings(streams)
+        self._host = host = ServiceHost(service, identity, host=streams.host, ports=streams.ports, settings=settings)
         self._member = await plane.run(host.start())
         serve_loop = asyncio.get_running_loop()
         for lessors in peers:
-            peer_set = PeerSet(service, identity, _across(lessors, identity, serve_loop), limits=limits)
+            peer_set = PeerSet(service, identity, _across(lessors, identity, serve_loop), settings=settings)
             host.add_peers(peer_set)
             follow(lessors, peer_set, plane.loop)
         logger.info("%s %s listens on %s:%d", identity.role, identity.peer, self._member.host, self._member.port)
@@ -105,6 +105,16 @@ class ServedReplica:
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         """Serve calls this when the replica has drained and awaits what it returns; the interpreter gets nothing."""
         return self.stop() if self._plane is not None else None
+
+
+def link_settings(streams: StreamsConfig) -> LinkSettings:
+    """How this process's links are to be; ValueError that names a certificate file if one cannot be used."""
+    files = streams.tls.files
+    return LinkSettings(
+        tls=None if files is None else StreamTls(TlsFiles(*files)),
+        max_frame_bytes=streams.max_frame_bytes,
+        max_buffer_bytes=streams.max_buffer_bytes,
+    )
 
 
 def follow(lessors: Lessors, peer_set: PeerSet, loop: asyncio.AbstractEventLoop) -> None:

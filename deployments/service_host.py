@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from deployments.link import Endpoint, Identity, Link, LinkLimits, Listener, TokenBook, listen
+from deployments.link import Endpoint, Identity, Link, LinkSettings, Listener, TokenBook, listen
 from deployments.messages import PROTOCOL_VERSION, Message
 from deployments.peers import Member, PeerSet
 
@@ -153,13 +153,13 @@ class ServiceHost:
     """Runs a service on the loop it is started on: `start`, then `grant` and `add_peers`, then `close`."""
 
     def __init__(
-        self, service: Service, identity: Identity, *, host: str, ports: range, limits: LinkLimits | None = None
+        self, service: Service, identity: Identity, *, host: str, ports: range, settings: LinkSettings | None = None
     ) -> None:
         self._service = service
         self._identity = identity
         self._host = host
         self._ports = ports
-        self._limits = limits
+        self._settings = settings
         self._tokens = TokenBook()
         self._leases = GrantedLeases(service, self._tokens)
         self._listener: Listener | None = None
@@ -168,7 +168,9 @@ class ServiceHost:
 
     async def start(self) -> Member:
         """Listen and run; returns what peers need to know to dial."""
-        self._listener = await listen(self._leases, self._identity, self._tokens, self._host, self._ports, self._limits)
+        self._listener = await listen(
+            self._leases, self._identity, self._tokens, self._host, self._ports, self._settings
+        )
         self._work = asyncio.create_task(self._service.run(), name=f"{self._identity.role} service")
         self._work.add_done_callback(self._on_work_done)
         return Member(self._identity, self._host, self._listener.port, PROTOCOL_VERSION)

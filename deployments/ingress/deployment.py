@@ -15,9 +15,9 @@ from deployments.config import parse
 from deployments.ingress.app import create_app
 from deployments.ingress.context import ApiLimits, load_context
 from deployments.ingress.generation import RouterClient
-from deployments.link import Identity, LinkLimits
+from deployments.link import Identity
 from deployments.peers import Member, PeerSet
-from deployments.replica import follow, quicken, settle
+from deployments.replica import follow, link_settings, quicken, settle
 
 
 @serve.ingress()
@@ -48,10 +48,7 @@ class Ingress:
         async def acquire(member: Member) -> Any:
             return await lessors.acquire(member.identity.peer, *identity)
 
-        limits = LinkLimits(
-            max_frame_bytes=settings.streams.max_frame_bytes, max_buffer_bytes=settings.streams.max_buffer_bytes
-        )
-        self._peers = PeerSet(client, identity, acquire, limits=limits)
+        self._peers = PeerSet(client, identity, acquire, settings=link_settings(settings.streams))
         follow(lessors, self._peers, asyncio.get_running_loop())
         settle()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -22,6 +23,7 @@ from deployments.messages import (
     Verify,
 )
 from deployments.verifier.fake_engine import FakeEngine, toy_next_token, toy_proposal
+from tests.support.certificates import issue, make_authority, settings_with
 from tests.support.rig import Rig, running_rig
 
 VOCAB = 50
@@ -74,6 +76,17 @@ async def test_the_output_does_not_depend_on_drafter_or_lookahead(agreement: flo
         await check_all(rig, requests(6, num_speculative_tokens=lookahead))
         drafter = rig.of("drafter")[0].service
         assert (drafter.stats.num_draft_tokens > 0) == (lookahead > 0)
+
+
+async def test_the_output_over_mutual_tls_is_the_same(tmp_path: Path):
+    holder: list[Rig] = []
+    authority = make_authority(1)
+    links = settings_with(tmp_path, authority, issue(authority, 1))
+    async with running_rig(verifiers=[FakeEngine()], drafters=[toy_drafter(holder, 0.6)], links=links) as rig:
+        holder.append(rig)
+        await check_all(rig, requests(6, num_speculative_tokens=3))
+        assert rig.of("drafter")[0].service.stats.num_draft_tokens > 0
+        assert all(link._wire is not link._transport for node in rig.nodes for link in node.links)
 
 
 async def test_perfect_drafts_are_accepted_whole():

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.link import Identity, Link, LinkLimits, TokenBook
+from deployments.link import Identity, Link, LinkSettings, TokenBook
 from deployments.link_stream import Stream, to_frame
 from deployments.messages import (
     TRAFFIC,
@@ -96,8 +96,8 @@ class OpenStream(Stream):
     """A stream past its handshake."""
 
     def __init__(self, sink: Sink, wire: Wire, me: Identity, peer: Identity) -> None:
-        super().__init__(sink, me, LinkLimits(max_frame_bytes=1 << 16))
-        self._transport = wire
+        super().__init__(sink, me, LinkSettings(max_frame_bytes=1 << 16))
+        self._transport = self._wire = wire
         self._open(peer)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from deployments.drafter.engine import DrafterEngine
 from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.ingress.generation import GenerateRequest, RouterClient
-from deployments.link import Endpoint, Identity, Invitation, Link, Listener, TokenBook, dial, listen
+from deployments.link import Endpoint, Identity, Invitation, Link, LinkSettings, Listener, TokenBook, dial, listen
 from deployments.messages import Message, Role
 from deployments.router.service import RouterService, RouterSettings
 from deployments.verifier.engine import VerifierEngine
@@ -68,7 +68,8 @@ class Node:
 class Rig:
     """Starts nodes and links each new one to those it has business with."""
 
-    def __init__(self) -> None:
+    def __init__(self, links: LinkSettings | None = None) -> None:
+        self.links = links
         self.nodes: list[Node] = []
         self.client = RouterClient()
         self.ingress = Node(Identity("ingress-0", "ingress"), self.client, Tap(self.client))
@@ -94,7 +95,7 @@ class Rig:
 
     async def _add(self, role: Role, service: RouterService | VerifierService | DrafterService) -> Node:
         node = Node(Identity(f"{role}-{sum(n.identity.role == role for n in self.nodes)}", role), service, Tap(service))
-        node.listener = await listen(node.tap, node.identity, node.tokens, "127.0.0.1", PORTS)
+        node.listener = await listen(node.tap, node.identity, node.tokens, "127.0.0.1", PORTS, self.links)
         node.task = asyncio.create_task(service.run())
         existing = list(self.nodes)
         self.nodes.append(node)
@@ -110,7 +111,7 @@ class Rig:
             return
         token = right.tokens.issue(left.identity)
         invitation = Invitation(right.identity, "127.0.0.1", right.listener.port, token)
-        left.links.append(await dial(left.tap, left.identity, invitation, timeout_s=5.0))
+        left.links.append(await dial(left.tap, left.identity, invitation, timeout_s=5.0, settings=self.links))
 
     async def close(self) -> None:
         for node in self.nodes:
@@ -130,9 +131,10 @@ async def running_rig(
     num_routers: int = 1,
     router: dict[str, object] | None = None,
     verifier: dict[str, object] | None = None,
+    links: LinkSettings | None = None,
 ) -> AsyncIterator[Rig]:
     """A rig with these engines, linked and running."""
-    rig = Rig()
+    rig = Rig(links)
     try:
         for drafter_engine in drafters:
             await rig.add_drafter(drafter_engine)

@@ -63,6 +63,8 @@ def test_a_resolved_configuration_has_no_auto_and_stays_as_it_is() -> None:
         ({"verifier": {"num_gpus": 1.5}}, r"verifier\.num_gpus: 1\.5 .*round it"),
         ({"streams": {"host": "0.0.0.0"}}, r"streams\.host: '0\.0\.0\.0' .*insecure_streams: true"),
         ({"streams": {"host": "node"}}, r"streams\.host: 'node' .*insecure_streams: true"),
+        ({"streams": {"host": "node"}}, r"streams\.host: 'node' .*streams\.tls"),
+        ({"streams": {"tls": {"ca_file": "ca.crt"}}}, r"streams\.tls: ca_file alone .*key_file"),
         ([1, 2], r"valid dictionary"),
     ],
 )
@@ -80,6 +82,14 @@ def test_streams_off_loopback_are_allowed_by_name() -> None:
     streams = parse({"streams": {"host": "node", "insecure_streams": True}}).streams
     assert streams.on_node("10.1.2.3").host == "10.1.2.3"
     assert OutriderConfig().streams.on_node("10.1.2.3").host == "127.0.0.1"
+
+
+def test_streams_off_loopback_are_allowed_with_certificates(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "streams: {host: node, tls: {ca_file: /s/ca.crt, cert_file: tls.crt, key_file: tls.key}}"
+    )
+    files = load(tmp_path / "c.yaml").streams.tls.files
+    assert files == (Path("/s/ca.crt"), tmp_path / "tls.crt", tmp_path / "tls.key")
 
 
 def test_the_configuration_cannot_be_changed_in_place() -> None:

@@ -18,7 +18,7 @@ from deployments.link import (
     Invitation,
     Link,
     LinkClosed,
-    LinkLimits,
+    LinkSettings,
     Listener,
     TokenBook,
     dial,
@@ -89,14 +89,16 @@ class House:
     def invitation(self, identity: Identity = INGRESS, peer: Identity = ROUTER) -> Invitation:
         return Invitation(peer, "127.0.0.1", self.listener.port, self.tokens.issue(identity))
 
-    async def dial(self, endpoint: Endpoint, identity: Identity = INGRESS, limits: LinkLimits | None = None) -> Link:
-        return await dial(endpoint, identity, self.invitation(identity), timeout_s=5, limits=limits)
+    async def dial(
+        self, endpoint: Endpoint, identity: Identity = INGRESS, settings: LinkSettings | None = None
+    ) -> Link:
+        return await dial(endpoint, identity, self.invitation(identity), timeout_s=5, settings=settings)
 
 
 @asynccontextmanager
-async def house(limits: LinkLimits | None = None) -> AsyncIterator[House]:
+async def house(settings: LinkSettings | None = None) -> AsyncIterator[House]:
     router, tokens = Recorder(), TokenBook()
-    listener = await listen(router, ROUTER, tokens, "127.0.0.1", ANY_PORT, limits)
+    listener = await listen(router, ROUTER, tokens, "127.0.0.1", ANY_PORT, settings)
     try:
         yield House(router, tokens, listener)
     finally:
@@ -206,13 +208,13 @@ async def test_another_protocol_version_is_refused(caplog: pytest.LogCaptureFixt
 
 
 async def test_whoever_says_nothing_is_dropped_at_the_deadline() -> None:
-    async with house(LinkLimits(handshake_timeout_s=0.05)) as h:
+    async with house(LinkSettings(handshake_timeout_s=0.05)) as h:
         assert await raw(h.listener.port, b"") == b""
         assert not h.listener.unproven
 
 
 async def test_a_hello_in_time_keeps_the_link_past_the_deadline() -> None:
-    async with house(LinkLimits(handshake_timeout_s=0.05)) as h:
+    async with house(LinkSettings(handshake_timeout_s=0.05)) as h:
         link = await h.dial(Recorder())
         await asyncio.sleep(0.15)
         assert not link.is_closed
@@ -220,7 +222,7 @@ async def test_a_hello_in_time_keeps_the_link_past_the_deadline() -> None:
 
 
 async def test_unproven_connections_are_bounded() -> None:
-    async with house(LinkLimits(max_unproven=2)) as h:
+    async with house(LinkSettings(max_unproven=2)) as h:
         held = [await asyncio.open_connection("127.0.0.1", h.listener.port) for _ in range(2)]
         await asyncio.sleep(0.02)
         assert await raw(h.listener.port, b"") == b""
@@ -297,7 +299,7 @@ async def test_an_exception_in_the_endpoint_closes_that_link_only(caplog: pytest
 
 
 async def test_a_peer_that_does_not_read_loses_its_link() -> None:
-    async with house(LinkLimits(max_buffer_bytes=1 << 20)) as h:
+    async with house(LinkSettings(max_buffer_bytes=1 << 20)) as h:
         _, writer = await asyncio.open_connection("127.0.0.1", h.listener.port)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(hello(h.tokens.issue(INGRESS)))
@@ -319,7 +321,7 @@ async def test_a_peer_that_does_not_read_loses_its_link() -> None:
 
 async def test_a_record_over_the_frame_limit_is_the_senders_error() -> None:
     async with house() as h:
-        link = await h.dial(Recorder(), limits=LinkLimits(max_frame_bytes=10))
+        link = await h.dial(Recorder(), settings=LinkSettings(max_frame_bytes=10))
         with pytest.raises(ValueError, match="Generate of"):
             link.send(GENERATE)
         assert not link.is_closed
