@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from importlib.resources import files
 from math import gcd
@@ -13,27 +12,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from deployments.config_parts import Name, Part, Port, StreamsConfig, StreamsTlsConfig
 from deployments.messages import DrafterName
 
 POCKET = "pocket"
 _MAX_CONTEXT_TOKENS_BY_DEFAULT = 32_768
 
-Port = Annotated[int, Field(ge=1, le=65_535)]
 Auto = Literal["auto"]
-Name = Annotated[str, Field(min_length=1)]
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the text names each field and says what would be right."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelConfig(_Part):
+class ModelConfig(Part):
     """What is served, under the name `model_id`.
 
     Sources are folders as `save_pretrained` writes them, or "pocket" for the embedded pair. The
@@ -47,7 +41,7 @@ class ModelConfig(_Part):
     max_context_tokens: PositiveInt | Auto = "auto"
 
 
-class SpeculationConfig(_Part):
+class SpeculationConfig(Part):
     """Who drafts for requests that leave it open, and how far ahead."""
 
     drafter: Literal["mtp", "prompt_lookup", "none"] = "mtp"
@@ -55,7 +49,7 @@ class SpeculationConfig(_Part):
     max_speculative_tokens: Annotated[int, Field(ge=0, le=64)] = 16
 
 
-class RoleConfig(_Part):
+class RoleConfig(Part):
     """What every role's deployment has: resources for Ray, and how Serve looks after it.
 
     `num_cpus` only reserves; `num_threads` is what the role computes with. `max_leases` bounds the
@@ -87,7 +81,7 @@ class RoleConfig(_Part):
         return 1
 
 
-class KvCacheConfig(_Part):
+class KvCacheConfig(Part):
     """The verifier's cache. "auto" holds 16 sessions of the longest context."""
 
     num_tokens: PositiveInt | Auto = "auto"
@@ -142,56 +136,7 @@ class IngressConfig(RoleConfig):
     report_speculation: bool = True
 
 
-class StreamsTlsConfig(_Part):
-    """PEM files for mutual TLS between replicas, at the same paths on every node: all three, or none for plain TCP."""
-
-    ca_file: Name | None = None
-    cert_file: Name | None = None
-    key_file: Name | None = None
-
-    @property
-    def files(self) -> tuple[Path, Path, Path] | None:
-        """The three paths, or None without TLS."""
-        if self.ca_file is None or self.cert_file is None or self.key_file is None:
-            return None
-        return Path(self.ca_file), Path(self.cert_file), Path(self.key_file)
-
-
-class StreamsConfig(_Part):
-    """The data plane.
-
-    `host` is what every replica listens on, or "node" for its node's own address. `port_range` is
-    (first, last).
-    """
-
-    host: str = "127.0.0.1"
-    port_range: tuple[Port, Port] = (23_700, 23_899)
-    insecure_streams: bool = False
-    tls: StreamsTlsConfig = StreamsTlsConfig()
-    max_frame_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 64 << 20
-    max_buffer_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
-
-    @property
-    def ports(self) -> range:
-        """The port range as Python has it."""
-        return range(self.port_range[0], self.port_range[1] + 1)
-
-    def on_node(self, address: str) -> StreamsConfig:
-        """The same, with "node" replaced by the node's own address."""
-        return self.model_copy(update={"host": address}) if self.host == "node" else self
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the streams stay on one machine."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-class OutriderConfig(_Part):
+class OutriderConfig(Part):
     """Everything. `OutriderConfig()` serves the embedded pocket pair on two CPU cores."""
 
     model: ModelConfig = ModelConfig()

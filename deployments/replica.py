@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
-from deployments.config import StreamsConfig
+from deployments.config_parts import StreamsConfig
 from deployments.link import Identity, LinkSettings, StreamTls, TlsFiles
 from deployments.messages import Role
 from deployments.peers import Acquire, Lease, Member, PeerSet
