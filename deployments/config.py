@@ -62,7 +62,7 @@ class RoleConfig(Part):
     num_cpus: PositiveFloat = 0.1
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
     accelerator_type: Name | None = None
-    node_labels: dict[Name, Name] = {}
+    node_labels: dict[Name, Name] = Field(default_factory=dict)
     max_gpu_bytes: PositiveInt | None = None
     num_threads: PositiveInt = 1
     max_leases: PositiveInt = 64
