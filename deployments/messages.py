@@ -80,7 +80,8 @@ class Generate(Record):
     """Start (or, with more tokens than `num_prompt_tokens`, resume) the session of one choice.
 
     `max_context_tokens` bounds prompt plus output and is absolute, so that it means the same
-    after a resumption. `num_speculative_tokens` None leaves the lookahead to the router.
+    after a resumption. `num_speculative_tokens` None leaves the lookahead to the router, which never
+    goes over `max_speculative_tokens` (None: its own bound).
     """
 
     request: str
@@ -91,6 +92,7 @@ class Generate(Record):
     stop_token_ids: tuple[Token, ...] = ()
     num_speculative_tokens: int | None = None
     drafter: DrafterName = "auto"
+    max_speculative_tokens: int | None = None
 
 
 class Cancel(Record):

@@ -50,6 +50,7 @@ class GenerateRequest:
     stop_token_ids: tuple[Token, ...] = ()
     num_speculative_tokens: int | None = None
     drafter: DrafterName = "auto"
+    max_speculative_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +234,7 @@ class RouterClient:
             stop_token_ids=request.stop_token_ids,
             num_speculative_tokens=request.num_speculative_tokens,
             drafter=request.drafter,
+            max_speculative_tokens=request.max_speculative_tokens,
         )
 
     def _take(self, stream: _Stream, commit: Commit) -> None:

@@ -204,7 +204,8 @@ class Rounds:
             )
             session.patience = lookahead_policy.after_skipped_round(session.patience)
         room = room_for_proposal(session.context_len + 1, session.request.max_context_tokens)
-        session.asked_lookahead = min(lookahead, room)
+        allowed = session.request.max_speculative_tokens
+        session.asked_lookahead = min(lookahead, room if allowed is None else min(room, allowed))
         return session.asked_lookahead
 
     def _await_verdict(self, session: Session, asked: Open | VerifyItem) -> None:

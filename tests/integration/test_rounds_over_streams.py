@@ -89,6 +89,17 @@ async def test_the_output_over_mutual_tls_is_the_same(tmp_path: Path):
         assert all(link._wire is not link._transport for node in rig.nodes for link in node.links)
 
 
+@pytest.mark.parametrize("allowed", [0, 2])
+async def test_a_requests_bound_holds_where_the_router_chooses_the_lookahead(allowed: int):
+    holder: list[Rig] = []
+    async with running_rig(verifiers=[FakeEngine()], drafters=[toy_drafter(holder, 1.0)]) as rig:
+        holder.append(rig)
+        (request,) = requests(1, max_speculative_tokens=allowed)
+        commits = [commit async for commit in rig.client.generate(request)]
+        assert max(commit.num_drafted for commit in commits) == allowed
+        assert [token for commit in commits for token in commit.tokens] == reference(request)
+
+
 async def test_perfect_drafts_are_accepted_whole():
     holder: list[Rig] = []
     async with running_rig(verifiers=[FakeEngine()], drafters=[toy_drafter(holder, 1.0)]) as rig:
