@@ -8,9 +8,11 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -19,10 +21,10 @@ from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    Gemma4AssistantForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from deployments.messages import LayerType, Token
 
@@ -31,6 +33,9 @@ _EMBEDDING_NAMES = (
     "model.language_model.embed_tokens.weight",
     "language_model.model.embed_tokens.weight",
 )
+_ASSISTANT_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
+# Where a checkpoint with towers keeps its decoder, and where the decoder's own class looks for it.
+_DECODER_KEYS = {r"^(model\.)?language_model\.(model\.)?": "model."}
 _LAYER_TYPES: tuple[LayerType, LayerType] = ("sliding_attention", "full_attention")
 
 
@@ -90,28 +95,36 @@ def load_config(path: str) -> PretrainedConfig:
 
 
 def load_target(path: str, *, dtype: torch.dtype, device: str) -> Target:
-    """Load any causal decoder, ready for inference; ValueError when the checkpoint is none."""
-    _check_source(path)
+    """Load any causal decoder, ready for inference; ValueError when the checkpoint is none.
+
+    Of a checkpoint that also sees or hears, only the decoder is read.
+    """
+    config = load_config(path)
+    decoder = _decoder_config(config)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map=_device_map(device))
-    except ValueError as error:
+        model = _load(
+            AutoModelForCausalLM,
+            path,
+            config=decoder,
+            key_mapping=None if decoder is config else _DECODER_KEYS,
+            dtype=dtype,
+            device_map=_device_map(device),
+        )
+    except (ValueError, ImportError) as error:
         raise ValueError(f"{path!r} is no causal decoder that transformers can load: {error}") from error
-    model.eval().requires_grad_(False)
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     return Target(model=model, text_config=model.config.get_text_config(), eos_token_ids=_as_tuple(eos))
 
 
-def load_assistant(path: str, *, dtype: torch.dtype, device: str) -> Gemma4AssistantForCausalLM:
+def load_assistant(path: str, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Load a Gemma 4 MTP assistant, ready for inference; ValueError when the checkpoint is none."""
     model_type = load_config(path).model_type
-    if model_type != "gemma4_assistant":
+    if model_type not in _ASSISTANT_TYPES:
         raise ValueError(
             f"{path!r} holds a {model_type!r} model, not a Gemma 4 assistant; "
             "point the drafter at the target's `-assistant` checkpoint"
         )
-    model = Gemma4AssistantForCausalLM.from_pretrained(path, dtype=dtype, device_map=_device_map(device))
-    model.eval().requires_grad_(False)
-    return model
+    return _load(AutoModelForCausalLM, path, dtype=dtype, device_map=_device_map(device))
 
 
 def load_embedding_table(path: str, *, dtype: torch.dtype, device: str) -> EmbeddingTable:
@@ -189,6 +202,37 @@ def _check_source(path: str) -> None:
         raise ValueError(f"there is no model folder {path!r}; give an existing folder or a hub id such as 'owner/name'")
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise ValueError(f"{path!r} has no config.json; give a folder written by save_pretrained")
+
+
+def _decoder_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The configuration of the decoder alone; the same object where the checkpoint is nothing else."""
+    decoder = config.get_text_config()
+    if decoder is not config:
+        # Said once, for the whole checkpoint.
+        decoder.tie_word_embeddings = config.tie_word_embeddings
+        if (quantization := getattr(config, "quantization_config", None)) is not None:
+            decoder.quantization_config = quantization
+    return decoder
+
+
+def _load(model_class: Any, path: str, **options: Any) -> PreTrainedModel:
+    """A model in evaluation mode; ValueError when a weight is not in the checkpoint, as it would be random."""
+    model: PreTrainedModel
+    with _quiet():  # it would list every weight that is left unread
+        model, info = model_class.from_pretrained(path, output_loading_info=True, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{path!r} lacks {len(missing)} weights, {missing[0]!r} among them; download it again")
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _device_map(device: str) -> dict[str, str] | None:
