@@ -69,7 +69,18 @@ class Endpoint(Protocol):
 class Link:
     """One open stream to one peer. Closed once means closed for good: a redial makes a new Link."""
 
-    __slots__ = ("_loop", "_settings", "_transport", "_wire", "close_reason", "is_closed", "peer", "role")
+    __slots__ = (
+        "_loop",
+        "_settings",
+        "_transport",
+        "_wire",
+        "close_reason",
+        "is_closed",
+        "num_received_bytes",
+        "num_sent_bytes",
+        "peer",
+        "role",
+    )
 
     def __init__(
         self, peer: Identity, transport: asyncio.Transport, wire: asyncio.Transport, settings: LinkSettings
@@ -78,6 +89,8 @@ class Link:
         self.role: Role = peer.role
         self.is_closed = False
         self.close_reason = ""
+        self.num_sent_bytes = 0
+        self.num_received_bytes = 0
         self._transport = transport
         self._wire = wire
         self._settings = settings
@@ -105,6 +118,7 @@ class Link:
         if self.buffered_bytes + len(frame) > self._settings.max_buffer_bytes:
             self.fail(f"the peer left {self.buffered_bytes} bytes unread")
             return
+        self.num_sent_bytes += len(frame)
         self._transport.write(frame)
 
     def close(self) -> None:
@@ -219,6 +233,7 @@ class Stream(asyncio.Protocol):
             if link is None:
                 self._shake_hands(frame)
                 return
+            link.num_received_bytes += _HEADER.size + len(frame)
             message = self._decoder.decode(frame)
         except Exception as error:
             # Whatever the decoder says of bytes from outside, it costs this connection and no more.

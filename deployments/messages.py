@@ -53,6 +53,19 @@ class SamplingParams(Record):
     choice_index: int = 0
 
 
+Sample = tuple[str, tuple[str, ...], tuple[float, ...]]
+"""(metric, label values, values): one value, or a histogram's counts per bucket and then its sum; see measures.py."""
+
+
+class Report(Record):
+    """What one replica has measured since it started. `number` grows with each report of the same replica."""
+
+    peer: str
+    role: Role
+    number: int
+    samples: tuple[Sample, ...]
+
+
 # -- handshake ---------------------------------------------------------------------------------
 
 
@@ -138,21 +151,19 @@ class Failure(Record):
 
 
 class RouterStatus(Record):
-    """What a router tells its ingresses about itself: on every new link, on a change of peers, and once a second.
-
-    The sums run since the router started and are over rounds that had a proposal; their units are
-    seconds. Time outside the models is round - verify - draft.
-    """
+    """What a router tells its ingresses about itself: on every new link, on a change of peers, and once a second."""
 
     num_verifiers: int
     num_drafters: int
     num_sessions: int
     num_waiting: int
     kv_usage: float
-    num_rounds: int
-    round_seconds_sum: float
-    verify_seconds_sum: float
-    draft_seconds_sum: float
+
+
+class Reports(Record):
+    """What a router has heard, itself included: reports that are new to the ingress. Once a second."""
+
+    items: tuple[Report, ...]
 
 
 # -- router and verifier -----------------------------------------------------------------------
@@ -342,6 +353,8 @@ Message = (
     | Commits
     | Failure
     | RouterStatus
+    | Report
+    | Reports
     | Open
     | Close
     | Verify
@@ -357,13 +370,13 @@ Message = (
 )
 
 TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
-    ("ingress", "router"): Generate | Cancel | SetFlow,
-    ("router", "ingress"): Commits | Failure | RouterStatus,
+    ("ingress", "router"): Generate | Cancel | SetFlow | Report,
+    ("router", "ingress"): Commits | Failure | RouterStatus | Reports,
     ("router", "verifier"): Open | Close | Verify,
-    ("verifier", "router"): Verdict | Refusal | Load,
+    ("verifier", "router"): Verdict | Refusal | Load | Report,
     ("verifier", "drafter"): Delta,
     ("drafter", "verifier"): Need,
     ("router", "drafter"): Attach | Detach,
-    ("drafter", "router"): Introduce | Proposal,
+    ("drafter", "router"): Introduce | Proposal | Report,
 }
 """What may follow the handshake, by (sender, receiver): a link decodes these records and no others."""

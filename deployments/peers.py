@@ -17,8 +17,10 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from deployments import measures
 from deployments.link import Endpoint, Identity, Invitation, Link, LinkSettings, dial
 from deployments.messages import PROTOCOL_VERSION, Message, Role
+from deployments.metering import Meter
 
 logger = logging.getLogger("outrider.peers")
 
@@ -93,6 +95,7 @@ class PeerSet:
         acquire: Acquire,
         timeouts: PeerTimeouts | None = None,
         settings: LinkSettings | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._service = service
         self._identity = identity
@@ -101,6 +104,9 @@ class PeerSet:
         self._settings = settings
         self._keepers: dict[Member, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        meter = meter or Meter()
+        self._drains_open = meter.gauge(measures.DRAINS_OPEN).cell(identity.role)
+        self._drain_seconds = meter.histogram(measures.DRAIN_SECONDS).cell(identity.role)
         self._closed: dict[Link, asyncio.Event] = {}
 
     @property
@@ -126,7 +132,14 @@ class PeerSet:
         keeper = self._keepers.pop(member)
         keeper.cancel()
         self._leaving.add(keeper)
-        keeper.add_done_callback(self._leaving.discard)
+        self._drains_open.add(1)
+        begun_s = asyncio.get_running_loop().time()
+        keeper.add_done_callback(lambda _: self._on_parted(keeper, begun_s))
+
+    def _on_parted(self, keeper: asyncio.Task[None], begun_s: float) -> None:
+        self._leaving.discard(keeper)
+        self._drains_open.add(-1)
+        self._drain_seconds.observe(asyncio.get_running_loop().time() - begun_s)
 
     def _is_compatible(self, member: Member) -> bool:
         if member.protocol_version == PROTOCOL_VERSION:

@@ -13,13 +13,16 @@ import contextvars
 import gc
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from deployments.config_parts import StreamsConfig
 from deployments.link import Identity, LinkSettings, StreamTls, TlsFiles
-from deployments.messages import Role
+from deployments.messages import Role, Sample
+from deployments.metering import Meter
 from deployments.peers import Acquire, Lease, Member, PeerSet
+from deployments.points import Point, to_points
+from deployments.reporting import ReportingService
 from deployments.service_host import DataPlane, Service, ServiceHost
 
 logger = logging.getLogger("outrider.replica")
@@ -27,6 +30,10 @@ logger = logging.getLogger("outrider.replica")
 _STOP_TIMEOUT_S = 5.0
 _HEALTH_TIMEOUT_S = 20.0
 """A step runs inline on the data plane, so this is longer than any step; Serve asks three times before it acts."""
+EXPORT_PERIOD_S = 5.0
+
+Export = Callable[[Iterable[Point]], None]
+"""Hands points to the metrics agent of this node."""
 
 
 class Lessors(Protocol):
@@ -44,24 +51,35 @@ class ServedReplica:
 
     _plane: DataPlane | None = None
     _host: ServiceHost | None = None
+    _exporting: asyncio.Task[None] | None = None
     _member: Member
 
     async def start(
-        self, identity: Identity, build: Callable[[], Service], streams: StreamsConfig, peers: Sequence[Lessors] = ()
+        self,
+        identity: Identity,
+        build: Callable[[Meter], Service],
+        streams: StreamsConfig,
+        peers: Sequence[Lessors] = (),
+        export: Export | None = None,
     ) -> None:
         """Build the service on its data plane, listen, run, and link to the peers' deployments."""
         quicken(identity.role)
+        meter = Meter()
         self._plane = plane = DataPlane(f"{identity.role} data plane")
-        service = await plane.call(build)
+        service = await plane.call(lambda: build(meter))
         settle()
         settings = link_settings(streams)
-        self._host = host = ServiceHost(service, identity, host=streams.host, ports=streams.ports, settings=settings)
+        reporter = ReportingService(service, identity, meter)
+        self._host = host = ServiceHost(reporter, identity, host=streams.host, ports=streams.ports, settings=settings)
         self._member = await plane.run(host.start())
         serve_loop = asyncio.get_running_loop()
         for lessors in peers:
-            peer_set = PeerSet(service, identity, _across(lessors, identity, serve_loop), settings=settings)
+            acquire = _across(lessors, identity, serve_loop)
+            peer_set = PeerSet(reporter, identity, acquire, settings=settings, meter=meter)
             host.add_peers(peer_set)
             follow(lessors, peer_set, plane.loop)
+        if export is not None:
+            self._exporting = asyncio.create_task(export_regularly(lambda: plane.call(meter.samples), export))
         logger.info("%s %s listens on %s:%d", identity.role, identity.peer, self._member.host, self._member.port)
 
     async def lease(self, guest_name: str, guest_role: Role, replica: str) -> AsyncGenerator[str]:
@@ -96,6 +114,8 @@ class ServedReplica:
         plane, self._plane = self._plane, None
         if plane is None:
             return
+        if self._exporting is not None:
+            self._exporting.cancel()
         try:
             if self._host is not None:
                 await plane.run(self._host.close(), timeout_s=_STOP_TIMEOUT_S)
@@ -129,6 +149,18 @@ def follow(lessors: Lessors, peer_set: PeerSet, loop: asyncio.AbstractEventLoop)
             loop.call_soon_threadsafe(apply, replicas, context=contextvars.Context())
 
     lessors.subscribe(on_change)
+
+
+async def export_regularly(read: Callable[[], Awaitable[tuple[Sample, ...]]], export: Export) -> None:
+    """Export what has been measured every few seconds, until cancelled; on a thread of its own, as it takes a while."""
+    while True:
+        await asyncio.sleep(EXPORT_PERIOD_S)
+        try:
+            samples = await read()
+            await asyncio.to_thread(lambda: export(to_points(samples)))  # noqa: B023
+        except Exception:
+            # Whatever is wrong with metrics, requests are served; the next attempt may succeed.
+            logger.exception("metrics could not be exported")
 
 
 def quicken(role: Role) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.discovery import own_address, own_name
+from cluster.exporter import RayExporter
 from deployments.config import OutriderConfig, parse
 from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.link import Identity
+from deployments.metering import Meter
 from deployments.replica import ServedReplica
 
 
@@ -19,12 +21,13 @@ class Drafter(ServedReplica):
         settings = parse(config)
         await self.start(
             Identity(own_name(), "drafter"),
-            lambda: build_service(settings),
+            lambda meter: build_service(settings, meter),
             settings.streams.on_node(own_address()),
+            export=RayExporter().export,
         )
 
 
-def build_service(config: OutriderConfig) -> DrafterService:
+def build_service(config: OutriderConfig, meter: Meter) -> DrafterService:
     """Load the assistant, and of the target its embedding alone, and put a service around them."""
     # Here, not above: the process that builds the application never loads torch.
     import torch
@@ -41,4 +44,4 @@ def build_service(config: OutriderConfig) -> DrafterService:
         shadow_bytes=config.drafter.max_shadow_bytes,
         device=config.drafter.device,
     )
-    return DrafterService(engine, DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions))
+    return DrafterService(engine, DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions), meter)

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from deployments.drafter.engine import DrafterEngine, DraftRequest
+from deployments.drafter.stats import DrafterStats
 from deployments.link import Link, send_or_drop
 from deployments.messages import (
     Attach,
@@ -25,6 +26,7 @@ from deployments.messages import (
     ProposalItem,
     SessionId,
 )
+from deployments.metering import Meter
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +39,20 @@ class DrafterSettings:
     max_held_deltas: int = 256
 
 
-@dataclass(slots=True)
-class DrafterStats:
-    """Counters since the drafter started."""
-
-    num_batches: int = 0
-    num_draft_tokens: int = 0
-
-
 class DrafterService:
     """An Endpoint for links from routers and verifiers."""
 
-    def __init__(self, engine: DrafterEngine, settings: DrafterSettings) -> None:
+    def __init__(self, engine: DrafterEngine, settings: DrafterSettings, meter: Meter | None = None) -> None:
         self._engine = engine
         self._settings = settings
         self._attached: dict[SessionId, tuple[Link, Attach]] = {}
         self._held: dict[SessionId, tuple[Link, DeltaItem]] = {}
-        self._ready: dict[SessionId, DraftRequest] = {}
+        self._ready: dict[SessionId, tuple[DraftRequest, float]] = {}
+        """What is to be drafted, and since when."""
         self._work = asyncio.Event()
-        self.stats = DrafterStats()
+        meter = meter or Meter()
+        self.stats = DrafterStats(meter)
+        meter.before_reading(lambda: self.stats.refresh(len(self._attached)))
 
     @property
     def num_sessions(self) -> int:
@@ -120,13 +117,14 @@ class DrafterService:
         if known is None or item.epoch > known[1].epoch:
             self._hold(link, item)
         elif item.epoch == known[1].epoch and self._extend(link, item, known[1]) and item.lookahead > 0:
-            self._ready[item.session] = DraftRequest(
+            request = DraftRequest(
                 session=item.session,
                 context_len=item.context_len,
                 last_token=item.last_token,
                 lookahead=item.lookahead,
                 hidden=item.hidden,
             )
+            self._ready[item.session] = (request, time.perf_counter())
             self._work.set()
 
     def _hold(self, link: Link, item: DeltaItem) -> None:
@@ -143,11 +141,13 @@ class DrafterService:
         have_len = self._engine.have_len(item.session)
         start = min((r.start for r in item.ranges if r.layer_type == "full_attention"), default=item.context_len - 1)
         if start > have_len:
+            self.stats.shadow_gaps.add()
             send_or_drop(link, Need(session=item.session, epoch=item.epoch, have_len=have_len))
             return False
         try:
             self._engine.extend(item.session, item.ranges)
         except ValueError as error:
+            self.stats.bad_deltas.add()
             logger.warning(
                 "session %x: a delta from %s does not fit and is dropped: %s", item.session, link.peer, error
             )
@@ -165,19 +165,20 @@ class DrafterService:
     def _draft_batch(self) -> None:
         """Draft for the sessions that are ready, oldest first, and send each router its proposals in one message."""
         sessions = list(self._ready)[: self._settings.max_batch_sessions]
-        requests = [self._ready.pop(session) for session in sessions]
+        ready = [self._ready.pop(session) for session in sessions]
+        requests = [request for request, _ in ready]
         started_s = time.perf_counter()
         try:
             drafts = self._engine.draft(requests)
         except ValueError as error:
             logger.warning("a batch of %d sessions could not be drafted for: %s", len(requests), error)
             return
-        draft_ms = (time.perf_counter() - started_s) * 1e3
-        self.stats.num_batches += 1
+        batch_s = time.perf_counter() - started_s
+        num_tokens = sum(len(draft.tokens) for draft in drafts)
+        self.stats.add_batch(batch_s, (started_s - since_s for _, since_s in ready), num_tokens)
         proposals: dict[Link, list[ProposalItem]] = {}
         for request, draft in zip(requests, drafts, strict=True):
             link, attach = self._attached[request.session]
-            self.stats.num_draft_tokens += len(draft.tokens)
             proposals.setdefault(link, []).append(
                 ProposalItem(
                     session=request.session,
@@ -188,4 +189,4 @@ class DrafterService:
                 )
             )
         for link, items in proposals.items():
-            send_or_drop(link, Proposal(items=tuple(items), draft_ms=draft_ms))
+            send_or_drop(link, Proposal(items=tuple(items), draft_ms=batch_s * 1e3))

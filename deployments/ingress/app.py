@@ -20,7 +20,7 @@ from deployments.ingress.answer import Answer, Piece, pieces
 from deployments.ingress.context import VERSION, IngressContext
 from deployments.ingress.deadline import within
 from deployments.ingress.errors import ApiError
-from deployments.ingress.metrics import CONTENT_TYPE
+from deployments.ingress.exposition import CONTENT_TYPE
 from deployments.ingress.middleware import RequestIdMiddleware
 from deployments.ingress.planning import plan
 from deployments.ingress.responses import ChatWriter, CompletionWriter, ResponseWriter
@@ -132,7 +132,7 @@ class _Routes:
         return JSONResponse({"status": "ready"})
 
     async def metrics(self) -> Response:
-        return Response(self._context.metrics.render(), headers={"content-type": CONTENT_TYPE})
+        return Response(self._context.exposition.render(), headers={"content-type": CONTENT_TYPE})
 
     async def version(self) -> Response:
         return JSONResponse({"version": VERSION})

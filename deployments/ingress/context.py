@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from deployments.ingress.exposition import Exposition
 from deployments.ingress.generation import GenerationClient
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.tokenizer import Tokenizer
 from deployments.messages import DrafterName, Token
+from deployments.metering import Meter
+from deployments.reporting import Totals, totals_of
 
 VERSION = version("outrider")
 
@@ -98,7 +102,22 @@ class IngressContext:
     tokenizer: Tokenizer
     model: ModelCard
     metrics: IngressMetrics
+    exposition: Exposition
     limits: ApiLimits = ApiLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """Where an ingress counts, and how it learns what all replicas have counted."""
+
+    meter: Meter
+    totals: Callable[[], Totals]
+
+    @classmethod
+    def alone(cls) -> Measuring:
+        """An ingress that hears of no other replica."""
+        meter = Meter()
+        return cls(meter=meter, totals=lambda: totals_of(meter.samples()))
 
 
 def load_context(
@@ -108,13 +127,16 @@ def load_context(
     *,
     max_model_len: int | None = None,
     limits: ApiLimits | None = None,
+    measuring: Measuring | None = None,
 ) -> IngressContext:
     """The context of the model in a folder; raises ValueError if the folder lacks something."""
+    measuring = measuring or Measuring.alone()
     return IngressContext(
         client=client,
         tokenizer=Tokenizer.load(folder),
         model=ModelCard.load(folder, model_id, max_model_len),
-        metrics=IngressMetrics(model_id, lambda: client.router_statuses),
+        metrics=IngressMetrics(measuring.meter),
+        exposition=Exposition(model_id, measuring.totals),
         limits=limits or ApiLimits(),
     )
 

@@ -11,13 +11,17 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.discovery import Lessors, own_name
+from cluster.exporter import RayExporter
 from deployments.config import parse
 from deployments.ingress.app import create_app
-from deployments.ingress.context import ApiLimits, load_context
+from deployments.ingress.context import ApiLimits, Measuring, load_context
 from deployments.ingress.generation import RouterClient
 from deployments.link import Identity
+from deployments.messages import Sample
+from deployments.metering import Meter
 from deployments.peers import Member, PeerSet
-from deployments.replica import follow, link_settings, quicken, settle
+from deployments.replica import export_regularly, follow, link_settings, quicken, settle
+from deployments.reporting import Reporter
 
 
 @serve.ingress()
@@ -30,6 +34,8 @@ class Ingress:
         identity = Identity(own_name(), "ingress")
         lessors = Lessors(router)
         client = RouterClient()
+        meter = Meter()
+        reporter = Reporter(client, identity, meter)
         context_len = settings.model.max_context_tokens
         self._context = load_context(
             Path(settings.model.model_source),
@@ -43,13 +49,21 @@ class Ingress:
                 max_request_s=settings.ingress.max_request_s,
                 reports_speculation=settings.ingress.report_speculation,
             ),
+            measuring=Measuring(meter=meter, totals=reporter.totals),
         )
 
         async def acquire(member: Member) -> Any:
             return await lessors.acquire(member.identity.peer, *identity)
 
-        self._peers = PeerSet(client, identity, acquire, settings=link_settings(settings.streams))
-        follow(lessors, self._peers, asyncio.get_running_loop())
+        self._peers = PeerSet(reporter, identity, acquire, settings=link_settings(settings.streams), meter=meter)
+        loop = asyncio.get_running_loop()
+        follow(lessors, self._peers, loop)
+
+        async def read() -> tuple[Sample, ...]:
+            return meter.samples()
+
+        exporting = export_regularly(read, RayExporter().export)
+        self._tasks = [loop.create_task(reporter.report_regularly()), loop.create_task(exporting)]
         settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -58,5 +72,7 @@ class Ingress:
 
     async def __del__(self) -> None:
         """Awaited by Serve when the replica has drained."""
+        for task in getattr(self, "_tasks", ()):
+            task.cancel()
         if (peers := getattr(self, "_peers", None)) is not None:
             await peers.close()

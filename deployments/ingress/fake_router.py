@@ -12,17 +12,7 @@ from deployments.messages import Cancel, Commit, Commits, Failure, Generate, Mes
 Reply = Callable[[Generate], Sequence[Token]]
 
 
-_STATUS = RouterStatus(
-    num_verifiers=1,
-    num_drafters=1,
-    num_sessions=0,
-    num_waiting=0,
-    kv_usage=0.25,
-    num_rounds=4,
-    round_seconds_sum=0.08,
-    verify_seconds_sum=0.05,
-    draft_seconds_sum=0.02,
-)
+_STATUS = RouterStatus(num_verifiers=1, num_drafters=1, num_sessions=0, num_waiting=0, kv_usage=0.25)
 
 
 @dataclass(slots=True)

@@ -8,8 +8,10 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from cluster.discovery import Lessors, own_address, own_name
+from cluster.exporter import RayExporter
 from deployments.config import OutriderConfig, parse
 from deployments.link import Identity
+from deployments.metering import Meter
 from deployments.replica import ServedReplica
 from deployments.router.service import RouterService, RouterSettings
 
@@ -24,13 +26,14 @@ class Router(ServedReplica):
         settings = parse(config)
         await self.start(
             Identity(own_name(), "router"),
-            lambda: build_service(settings),
+            lambda meter: build_service(settings, meter),
             settings.streams.on_node(own_address()),
             [Lessors(handle) for handle in (verifier, drafter) if handle is not None],
+            RayExporter().export,
         )
 
 
-def build_service(config: OutriderConfig) -> RouterService:
+def build_service(config: OutriderConfig, meter: Meter) -> RouterService:
     """A router with no session yet; its instance number is drawn, so that no two epochs are alike."""
     router, speculation = config.router, config.speculation
     settings = RouterSettings(
@@ -42,4 +45,4 @@ def build_service(config: OutriderConfig) -> RouterService:
         verify_timeout_s=router.verify_timeout_s,
         placement_timeout_s=router.placement_timeout_s,
     )
-    return RouterService(settings, instance=secrets.randbits(31))
+    return RouterService(settings, instance=secrets.randbits(31), meter=meter)

@@ -52,6 +52,7 @@ class Rounds:
         sessions: dict[SessionId, Session],
         clock: Callable[[], float],
         on_end: Callable[[Session], None],
+        stats: RouterStats,
     ) -> None:
         self._settings = settings
         self._peers = peers
@@ -59,7 +60,7 @@ class Rounds:
         self._clock = clock
         self._on_end = on_end
         self._commits: dict[str, list[Commit]] = {}
-        self.stats = RouterStats()
+        self._stats = stats
 
     def open(self, session: Session, avoid: Collection[str] = ()) -> None:
         """Place a session, new or moved, from its committed tokens; with no verifier there it waits for one."""
@@ -108,19 +109,21 @@ class Rounds:
     def on_proposal(self, proposal: Proposal) -> None:
         """Take the proposals that are waited for, and let their verifiers go ahead."""
         verifiers: dict[str, None] = {}
+        now_s = self._clock()
         for item in proposal.items:
             session = self._sessions.get(item.session)
             if session is None:
                 continue
             session.draft_s = proposal.draft_ms / 1e3
             if session.offer(item):
-                self._take_proposal(session)
+                self._take_proposal(session, now_s)
                 verifiers[session.verifier] = None
         for name in verifiers:
             self.pump(self._peers.verifiers[name])
 
     def on_miss(self, session: Session) -> None:
         """The proposal did not come in time: the round goes ahead without it."""
+        self._stats.proposal_misses.add()
         session.patience = lookahead_policy.after_miss(session.patience)
         self.go_without_proposal(session)
 
@@ -151,7 +154,7 @@ class Rounds:
     def _commit(self, session: Session, item: VerdictItem, verify_s: float) -> None:
         now_s = self._clock()
         if session.proposal and session.round_started_s:
-            self.stats.add_round(now_s - session.round_started_s, verify_s, session.draft_s)
+            self._stats.add_round(now_s - session.round_started_s, verify_s, session.draft_s)
         commit = session.take_verdict(item)
         self._commits.setdefault(session.ingress.peer, []).append(commit)
         if commit.finish_reason is not None:
@@ -167,15 +170,18 @@ class Rounds:
         session.phase = Phase.DRAFTING
         session.deadline_s = now_s + self._settings.proposal_timeout_s
         if session.held is not None and session.offer(session.held):
-            self._take_proposal(session)
+            self._take_proposal(session, now_s)
 
-    def _take_proposal(self, session: Session) -> None:
+    def _take_proposal(self, session: Session, now_s: float) -> None:
+        self._stats.exposed_draft_seconds.observe(now_s - session.round_started_s)
         session.patience = lookahead_policy.after_proposal()
         self.make_ready(session)
 
     def _verify_item(self, session: Session) -> VerifyItem:
         if not session.drafter and session.wants_drafter and self._peers.has_drafter_for(session):
             self._peers.change_drafter(session)
+            if session.drafter:
+                self._stats.add_epoch("drafter_came")
         item = VerifyItem(
             session=session.id,
             epoch=session.epoch,
@@ -206,6 +212,7 @@ class Rounds:
         room = room_for_proposal(session.context_len + 1, session.request.max_context_tokens)
         allowed = session.request.max_speculative_tokens
         session.asked_lookahead = min(lookahead, room if allowed is None else min(room, allowed))
+        self._stats.lookahead.observe(session.asked_lookahead)
         return session.asked_lookahead
 
     def _await_verdict(self, session: Session, asked: Open | VerifyItem) -> None:

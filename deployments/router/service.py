@@ -28,10 +28,11 @@ from deployments.messages import (
     Verdict,
     Verify,
 )
+from deployments.metering import Meter
 from deployments.router.peers import DrafterPeer, Peers, VerifierPeer
 from deployments.router.rounds import Rounds, RouterSettings
 from deployments.router.session import Phase, Session
-from deployments.router.stats import RouterStats
+from deployments.router.stats import RouterStats, status_of
 
 __all__ = ["RouterService", "RouterSettings"]
 
@@ -45,7 +46,12 @@ class RouterService:
     """An Endpoint for links to ingresses, verifiers and drafters. `instance` is unlike any other router's."""
 
     def __init__(
-        self, settings: RouterSettings, *, instance: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        settings: RouterSettings,
+        *,
+        instance: int,
+        clock: Callable[[], float] = time.perf_counter,
+        meter: Meter | None = None,
     ) -> None:
         self._settings = settings
         self._instance = instance
@@ -54,17 +60,15 @@ class RouterService:
         self._sessions: dict[SessionId, Session] = {}
         self._by_request: dict[tuple[str, str], Session] = {}
         self._peers = Peers(instance)
-        self._rounds = Rounds(settings, self._peers, self._sessions, clock, self._release)
+        meter = meter or Meter()
+        self._stats = RouterStats(meter)
+        meter.before_reading(self._refresh_stats)
+        self._rounds = Rounds(settings, self._peers, self._sessions, clock, self._release, self._stats)
 
     @property
     def num_sessions(self) -> int:
         """Requests that have begun and not ended."""
         return len(self._sessions)
-
-    @property
-    def stats(self) -> RouterStats:
-        """What the router counts about its rounds."""
-        return self._rounds.stats
 
     # -- Endpoint -----------------------------------------------------------------------------
 
@@ -84,6 +88,7 @@ class RouterService:
         if link.role == "verifier" and (verifier := peers.verifiers.get(link.peer)) and verifier.link is link:
             del peers.verifiers[link.peer]
             for session_id in sorted(verifier.sessions):
+                self._stats.add_epoch("verifier_lost")
                 self._rounds.open(self._sessions[session_id])
         elif link.role == "drafter" and (drafter := peers.drafters.get(link.peer)) and drafter.link is link:
             del peers.drafters[link.peer]
@@ -190,6 +195,7 @@ class RouterService:
 
     def _lose_drafter(self, session: Session) -> None:
         """The drafter is gone: this round goes ahead without it, the next one with another."""
+        self._stats.add_epoch("drafter_lost")
         session.drafter = ""
         self._peers.change_drafter(session)
         if session.phase is Phase.DRAFTING:
@@ -202,6 +208,7 @@ class RouterService:
             self._rounds.on_miss(session)
         elif session.num_resends == 0 and session.outstanding is not None:
             session.num_resends = 1
+            self._stats.verify_resends.add()
             session.deadline_s = self._clock() + self._settings.verify_timeout_s
             again = session.outstanding
             message = again if isinstance(again, Open) else Verify(items=(again,))
@@ -209,18 +216,22 @@ class RouterService:
         else:
             logger.warning("verifier %s does not answer for session %x: it moves", session.verifier, session.id)
             session.num_resends = 0
+            self._stats.add_epoch("verifier_silent")
             self._rounds.open(session, avoid=(session.verifier,))
 
     def _on_refusal(self, link: Link, refusal: Refusal) -> None:
         session = self._sessions.get(refusal.session)
         if session is None or session.verifier != link.peer or refusal.epoch != session.verify_epoch:
             return
+        self._stats.add_refusal(refusal.reason)
         if refusal.reason == "invalid":
             self._fail(session, "invalid", refusal.detail)
         elif refusal.reason != "no_capacity":
+            self._stats.add_epoch("verifier_refused")
             self._rounds.open(session)
         elif len(self._peers.verifiers) > 1 and session.num_resends == 0:
             session.num_resends = 1
+            self._stats.add_epoch("verifier_refused")
             self._rounds.open(session, avoid=(link.peer,))
         else:
             self._fail(session, "overloaded", refusal.detail)
@@ -228,10 +239,9 @@ class RouterService:
     def _tell_status(self) -> None:
         if not self._peers.ingresses:
             return
-        status = self.stats.status(
-            verifiers=self._peers.verifiers.values(),
-            num_drafters=len(self._peers.drafters),
-            sessions=self._sessions.values(),
-        )
+        status = status_of(self._peers.verifiers.values(), self._peers.drafters.values(), self._sessions.values())
         for link in list(self._peers.ingresses.values()):
             send_or_drop(link, status)
+
+    def _refresh_stats(self) -> None:
+        self._stats.refresh(self._peers.verifiers.values(), self._peers.drafters.values(), self._sessions.values())

@@ -2,43 +2,67 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
-from deployments.messages import RouterStatus
-from deployments.router.peers import VerifierPeer
+from deployments import measures
+from deployments.messages import RefusalReason, RouterStatus
+from deployments.metering import Meter
+from deployments.router.peers import DrafterPeer, VerifierPeer
 from deployments.router.session import Phase, Session
 
 
-@dataclass(slots=True)
 class RouterStats:
-    """Sums since the router started. Rounds are those that had a proposal; seconds."""
+    """The router's instruments. Rounds are those that had a proposal; seconds."""
 
-    num_rounds: int = 0
-    round_seconds_sum: float = 0.0
-    verify_seconds_sum: float = 0.0
-    draft_seconds_sum: float = 0.0
+    def __init__(self, meter: Meter) -> None:
+        self._round_seconds = meter.histogram(measures.ROUND_SECONDS).cell()
+        self._round_verify_seconds = meter.counter(measures.ROUND_VERIFY_SECONDS).cell()
+        self._round_draft_seconds = meter.counter(measures.ROUND_DRAFT_SECONDS).cell()
+        self.exposed_draft_seconds = meter.histogram(measures.EXPOSED_DRAFT_SECONDS).cell()
+        self.lookahead = meter.histogram(measures.LOOKAHEAD).cell()
+        self.proposal_misses = meter.counter(measures.PROPOSAL_MISSES).cell()
+        self.verify_resends = meter.counter(measures.VERIFY_RESENDS).cell()
+        self._epoch_changes = meter.counter(measures.EPOCH_CHANGES)
+        self._refusals = meter.counter(measures.REFUSALS)
+        self._num_verifiers = meter.gauge(measures.NUM_VERIFIERS).cell()
+        self._num_drafters = meter.gauge(measures.NUM_DRAFTERS).cell()
+        self._sessions = meter.gauge(measures.ROUTER_SESSIONS)
 
     def add_round(self, round_s: float, verify_s: float, draft_s: float) -> None:
         """Count a round that took `round_s` from verdict to verdict, of which the models worked the other two."""
-        self.num_rounds += 1
-        self.round_seconds_sum += round_s
-        self.verify_seconds_sum += verify_s
-        self.draft_seconds_sum += draft_s
+        self._round_seconds.observe(round_s)
+        self._round_verify_seconds.add(verify_s)
+        self._round_draft_seconds.add(draft_s)
 
-    def status(
-        self, *, verifiers: Collection[VerifierPeer], num_drafters: int, sessions: Iterable[Session]
-    ) -> RouterStatus:
-        """The record that ingresses get."""
-        phases = [session.phase for session in sessions]
-        return RouterStatus(
-            num_verifiers=len(verifiers),
-            num_drafters=num_drafters,
-            num_sessions=len(phases),
-            num_waiting=sum(phase is Phase.WAITING for phase in phases) + sum(v.num_waiting for v in verifiers),
-            kv_usage=max((verifier.kv_usage for verifier in verifiers), default=0.0),
-            num_rounds=self.num_rounds,
-            round_seconds_sum=self.round_seconds_sum,
-            verify_seconds_sum=self.verify_seconds_sum,
-            draft_seconds_sum=self.draft_seconds_sum,
-        )
+    def add_epoch(self, reason: measures.EpochReason) -> None:
+        """Count a session that was placed anew."""
+        self._epoch_changes.cell(reason).add()
+
+    def add_refusal(self, reason: RefusalReason) -> None:
+        """Count a session that a verifier refused."""
+        self._refusals.cell(reason).add()
+
+    def refresh(
+        self, verifiers: Collection[VerifierPeer], drafters: Collection[DrafterPeer], sessions: Iterable[Session]
+    ) -> None:
+        """Set the gauges."""
+        self._num_verifiers.set(len(verifiers))
+        self._num_drafters.set(len(drafters))
+        phases = Counter(session.phase for session in sessions)
+        for phase in Phase:
+            self._sessions.cell(phase.name.lower()).set(phases[phase])
+
+
+def status_of(
+    verifiers: Collection[VerifierPeer], drafters: Collection[DrafterPeer], sessions: Iterable[Session]
+) -> RouterStatus:
+    """The record that ingresses get."""
+    phases = [session.phase for session in sessions]
+    return RouterStatus(
+        num_verifiers=len(verifiers),
+        num_drafters=len(drafters),
+        num_sessions=len(phases),
+        num_waiting=sum(phase is Phase.WAITING for phase in phases) + sum(v.num_waiting for v in verifiers),
+        kv_usage=max((verifier.kv_usage for verifier in verifiers), default=0.0),
+    )

@@ -7,8 +7,10 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from cluster.discovery import Lessors, own_address, own_name
+from cluster.exporter import RayExporter
 from deployments.config import OutriderConfig, parse
 from deployments.link import Identity
+from deployments.metering import Meter
 from deployments.replica import ServedReplica
 from deployments.verifier.service import VerifierService, VerifierSettings
 
@@ -21,13 +23,14 @@ class Verifier(ServedReplica):
         settings = parse(config)
         await self.start(
             Identity(own_name(), "verifier"),
-            lambda: build_service(settings),
+            lambda meter: build_service(settings, meter),
             settings.streams.on_node(own_address()),
             [Lessors(drafter)] if drafter is not None else [],
+            RayExporter().export,
         )
 
 
-def build_service(config: OutriderConfig) -> VerifierService:
+def build_service(config: OutriderConfig, meter: Meter) -> VerifierService:
     """Load the target and put an engine and a service around it."""
     # Here, not above: the process that builds the application never loads torch.
     import torch
@@ -67,4 +70,5 @@ def build_service(config: OutriderConfig) -> VerifierService:
             prompt_tokens=verifier.prompt_tokens,
             max_lookahead=speculation.max_speculative_tokens,
         ),
+        meter,
     )

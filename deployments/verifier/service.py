@@ -33,9 +33,11 @@ from deployments.messages import (
     Verify,
     VerifyItem,
 )
+from deployments.metering import Meter
 from deployments.verifier.engine import Chunk, Outcome, VerifierEngine
 from deployments.verifier.scheduler import Pending, StepBudget, plan_step
 from deployments.verifier.session import Session, valid_prefix
+from deployments.verifier.stats import VerifierStats
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class DeltaBatch:
 class VerifierService:
     """An Endpoint for links from routers and to drafters."""
 
-    def __init__(self, engine: VerifierEngine, settings: VerifierSettings) -> None:
+    def __init__(self, engine: VerifierEngine, settings: VerifierSettings, meter: Meter | None = None) -> None:
         self._engine = engine
         self._settings = settings
         self._budget = StepBudget(
@@ -81,6 +83,9 @@ class VerifierService:
         self._told_usage = 0.0
         self._work = asyncio.Event()
         self.num_steps = 0
+        meter = meter or Meter()
+        self._stats = VerifierStats(meter)
+        meter.before_reading(self._refresh_stats)
 
     @property
     def num_sessions(self) -> int:
@@ -138,8 +143,10 @@ class VerifierService:
                 continue
             started_s = time.perf_counter()
             outcomes = self._engine.step(chunks)
+            step_s = time.perf_counter() - started_s
             self.num_steps += 1
-            self._publish(chunks, outcomes, (time.perf_counter() - started_s) * 1e3)
+            self._publish(chunks, outcomes, step_s * 1e3)
+            self._stats.add_step(chunks, step_s)
             # The first turn of the loop polls the sockets, the second runs what they brought.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -259,6 +266,10 @@ class VerifierService:
         num_tokens = sum(len(chunk.tokens) for chunk in chunks)
         for link, items in verdicts.items():
             send_or_drop(link, self._verdict(items, step_ms, num_tokens))
+
+    def _refresh_stats(self) -> None:
+        num_waiting = len(self._queue)
+        self._stats.refresh(len(self._sessions) - num_waiting, num_waiting, self._engine.kv_usage)
 
     def _tell_load(self) -> None:
         """Whoever reads the routers' metrics shall see that room has become free."""

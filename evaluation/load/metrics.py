@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 ROUND_SECONDS = "outrider_round_seconds_sum"
 ROUND_COUNT = "outrider_round_seconds_count"
-VERIFY_SECONDS = "outrider_verify_step_seconds_sum"
-DRAFT_SECONDS = "outrider_draft_seconds_sum"
+VERIFY_SECONDS = "outrider_round_verify_seconds_total"
+DRAFT_SECONDS = "outrider_round_draft_seconds_total"
 
 
 def parse_sums(text: str) -> dict[str, float]:
@@ -32,14 +32,9 @@ def round_overhead_ms(before: Mapping[str, float], after: Mapping[str, float]) -
     """
 
     def grown(name: str) -> float:
-        return _value(after, name) - _value(before, name)
+        return after.get(name, 0.0) - before.get(name, 0.0)
 
     num_rounds = grown(ROUND_COUNT)
     if num_rounds <= 0:
         return None
     return 1000 * (grown(ROUND_SECONDS) - grown(VERIFY_SECONDS) - grown(DRAFT_SECONDS)) / num_rounds
-
-
-def _value(sums: Mapping[str, float], name: str) -> float:
-    # prometheus_client appends _total to every counter.
-    return sums.get(name, sums.get(f"{name}_total", 0.0))

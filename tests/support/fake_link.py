@@ -18,6 +18,8 @@ class FakeLink:
         self.role = role
         self.is_closed = False
         self.sent: list[Message] = []
+        self.num_sent_bytes = 0
+        self.num_received_bytes = 0
 
     def send(self, message: Message) -> None:
         if self.is_closed:

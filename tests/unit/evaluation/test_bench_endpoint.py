@@ -19,10 +19,10 @@ outrider_round_seconds_bucket{{router="a",le="+Inf"}} {num_rounds}
 outrider_round_seconds_sum{{router="a"}} {round_s / 2}
 outrider_round_seconds_count{{router="a"}} {num_rounds}
 outrider_round_seconds_sum{{router="b"}} {round_s / 2}
-# TYPE outrider_verify_step_seconds_sum counter
-outrider_verify_step_seconds_sum {verify_s}
-# TYPE outrider_draft_seconds_sum_total counter
-outrider_draft_seconds_sum_total{{drafter="a }} b"}} {draft_s} 1700000000
+# TYPE outrider_round_verify_seconds counter
+outrider_round_verify_seconds_total {verify_s}
+# TYPE outrider_round_draft_seconds_total counter
+outrider_round_draft_seconds_total{{drafter="a }} b"}} {draft_s} 1700000000
 """
 
 
@@ -30,7 +30,7 @@ def test_sums_are_added_over_labels() -> None:
     sums = parse_sums(metrics(4, 2.0, 0.5, 0.25))
     assert sums["outrider_round_seconds_sum"] == 2.0
     assert sums["outrider_round_seconds_count"] == 4.0
-    assert sums["outrider_draft_seconds_sum_total"] == 0.25
+    assert sums["outrider_round_draft_seconds_total"] == 0.25
     assert not any(name.endswith("_bucket") for name in sums)
 
 

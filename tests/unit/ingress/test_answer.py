@@ -109,7 +109,7 @@ def test_the_acceptance_histogram_counts_steps_by_accepted_tokens() -> None:
 async def test_a_stop_string_closes_the_generation() -> None:
     client = ScriptedClient(tokens=ids_of("one two three four five"), hangs_after=20)
     answer = Answer(REQUEST, TOKENIZER, [" three"])
-    parts = [piece async for piece in pieces(client, answer, IngressMetrics("m"))]
+    parts = [piece async for piece in pieces(client, answer, IngressMetrics())]
     assert "".join(piece.text for piece in parts) == "one two"
     assert [piece.finish_reason for piece in parts if piece.finish_reason] == ["stop"]
     assert client.num_open == 0

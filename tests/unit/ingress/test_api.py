@@ -216,4 +216,4 @@ async def test_metrics_have_both_spellings(http: httpx.AsyncClient, client: Scri
         assert float(values[f"{prefix}inter_token_latency_seconds_count{label}"]) == num_steps
         assert f'{prefix}spec_decode_num_accepted_tokens_per_pos_total{{model_name="{MODEL}",position="0"}}' in values
         assert float(values[f'{prefix}request_success_total{{finished_reason="stop",model_name="{MODEL}"}}']) == 1
-        assert float(values[f'{prefix}request_failure_total{{model_name="{MODEL}",status="400"}}']) == 1
+    assert float(values[f'outrider_request_failure_total{{model_name="{MODEL}",status="400"}}']) == 1

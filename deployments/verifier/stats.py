@@ -1,0 +1,37 @@
+"""What a verifier counts about its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deployments import measures
+from deployments.metering import Meter
+from deployments.verifier.engine import Chunk
+
+
+class VerifierStats:
+    """The verifier's instruments."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._step_seconds = meter.histogram(measures.STEP_SECONDS).cell()
+        self._step_tokens = meter.histogram(measures.STEP_TOKENS).cell()
+        self._step_sessions = meter.histogram(measures.STEP_SESSIONS).cell()
+        self._prompt_tokens = meter.counter(measures.STEP_PROMPT_TOKENS).cell()
+        self._sessions = meter.gauge(measures.VERIFIER_SESSIONS).cell()
+        self._waiting = meter.gauge(measures.VERIFIER_WAITING).cell()
+        self._kv_usage = meter.gauge(measures.KV_USAGE).cell()
+
+    def add_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
+        """Count a step. What a chunk computes besides its proposal and its last token is prompt."""
+        num_tokens = sum(len(chunk.tokens) for chunk in chunks)
+        num_decoding = sum(chunk.num_drafted + 1 for chunk in chunks if not chunk.is_partial)
+        self._step_seconds.observe(step_s)
+        self._step_tokens.observe(num_tokens)
+        self._step_sessions.observe(len(chunks))
+        self._prompt_tokens.add(num_tokens - num_decoding)
+
+    def refresh(self, num_sessions: int, num_waiting: int, kv_usage: float) -> None:
+        """Set the gauges."""
+        self._sessions.set(num_sessions)
+        self._waiting.set(num_waiting)
+        self._kv_usage.set(kv_usage)

@@ -1,0 +1,32 @@
+"""docs/observability.md has every metric, and every metric that the documents name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from deployments.measures import CATALOGUE, Metric
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "observability.md"
+
+
+def row(metric: Metric) -> tuple[str, str, tuple[str, ...], str]:
+    name = metric.name + ("_total" if metric.kind == "counter" else "")
+    return name, metric.kind, metric.labels, metric.text
+
+
+def rows(text: str) -> list[tuple[str, str, tuple[str, ...], str]]:
+    table = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \| (.*?)\| (.*) \|$", text, flags=re.MULTILINE)
+    return [(name, kind, tuple(re.findall(r"`(\w+)`", labels)), meaning) for name, kind, labels, meaning in table]
+
+
+def test_the_table_is_the_catalogue() -> None:
+    assert rows(DOCUMENT.read_text("utf-8")) == [row(metric) for metric in CATALOGUE.values()]
+
+
+def test_every_metric_is_used_somewhere_in_the_code() -> None:
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "deployments").rglob("*.py"))
+    constants = re.findall(r"^([A-Z_]+) = _(?:counter|gauge|histogram)\(", source, flags=re.MULTILINE)
+    assert len(constants) == len(CATALOGUE)
+    assert [name for name in constants if f"measures.{name}" not in source] == []
