@@ -125,6 +125,7 @@ class Reporter:
         self._numbers = itertools.count(1)
         self._board = board or Board()
         self._links: dict[Link, tuple[int, int]] = {}
+        self._peer_roles: set[Role] = set()
         self._news: set[str] = set()
         meter.gauge(measures.REPLICAS).cell(identity.role).set(1)
         meter.before_reading(self._count_links)
@@ -167,12 +168,10 @@ class Reporter:
     def _count_links(self) -> None:
         """Bring the byte counters up to date: links count for themselves, as they are what the hot path touches."""
         role = self._identity.role
-        num_links: dict[Role, int] = dict.fromkeys(("ingress", "router", "verifier", "drafter"), 0)
         for link, counted in self._links.items():
-            num_links[link.role] += 1
             self._links[link] = self._count_bytes(link, counted)
-        for peer_role, number in num_links.items():
-            self._meter.gauge(measures.LINKS).cell(role, peer_role).set(number)
+        for peer_role in self._peer_roles:
+            self._meter.gauge(measures.LINKS).cell(role, peer_role).set(len(self._links_to(peer_role)))
 
     def _count_bytes(self, link: Link, counted: tuple[int, int]) -> tuple[int, int]:
         sent, received = link.num_sent_bytes, link.num_received_bytes
@@ -186,6 +185,7 @@ class Reporter:
     def link_opened(self, link: Link) -> None:
         """Note the link and pass it on; an ingress that is new hears everything that is known."""
         self._links[link] = (0, 0)
+        self._peer_roles.add(link.role)
         if link.role == "ingress":
             send_or_drop(link, Reports(items=tuple(self._board.reports)))
         self._inner.link_opened(link)

@@ -33,8 +33,8 @@ class Ingress:
         settings = parse(config)
         identity = Identity(own_name(), "ingress")
         lessors = Lessors(router)
-        client = RouterClient()
         meter = Meter()
+        client = RouterClient(meter=meter)
         reporter = Reporter(client, identity, meter)
         context_len = settings.model.max_context_tokens
         self._context = load_context(

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from deployments import measures
 from deployments.ingress import errors
 from deployments.link import Link, LinkClosed
 from deployments.messages import (
@@ -35,6 +36,7 @@ from deployments.messages import (
     SetFlow,
     Token,
 )
+from deployments.metering import Meter
 
 logger = logging.getLogger("outrider.ingress")
 
@@ -115,8 +117,9 @@ class RouterClient:
     one when its router is lost, gives it up, contradicts itself or stays silent.
     """
 
-    def __init__(self, limits: FlowLimits | None = None) -> None:
+    def __init__(self, limits: FlowLimits | None = None, meter: Meter | None = None) -> None:
         self._limits = limits or FlowLimits()
+        self._moves = (meter or Meter()).counter(measures.REQUEST_MOVES).cell()
         self._streams: dict[str, _Stream] = {}
         self._routers: dict[Link, set[_Stream]] = {}
         self._statuses: dict[Link, RouterStatus] = {}
@@ -291,6 +294,7 @@ class RouterClient:
         while loop.time() < deadline_s:
             self._router_came.clear()
             if self._submit(stream, avoid=stream.link):
+                self._moves.add()
                 return
             try:
                 async with asyncio.timeout_at(deadline_s):
