@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,8 @@ from deployments import replica as replica_module
 from deployments.config import StreamsConfig
 from deployments.link import Identity, Link
 from deployments.messages import Message
+from deployments.metering import Meter
+from deployments.points import Point
 from deployments.replica import ServedReplica
 
 STREAMS = StreamsConfig(port_range=(23_500, 23_599))
@@ -88,7 +90,7 @@ class LocalLessors:
 async def served(role: Any, name: str, *peers: LocalLessors) -> AsyncIterator[tuple[ServedReplica, Recorder]]:
     replica, made = ServedReplica(), list[Recorder]()
 
-    def build() -> Recorder:
+    def build(meter: Meter) -> Recorder:
         made.append(Recorder())
         return made[0]
 
@@ -163,7 +165,7 @@ async def test_a_replica_with_broken_metadata_is_left_alone(caplog: pytest.LogCa
 async def test_a_service_that_cannot_be_built_fails_the_start() -> None:
     replica = ServedReplica()
 
-    def build() -> Any:
+    def build(meter: Meter) -> Any:
         raise ValueError("no weights")
 
     with pytest.raises(ValueError, match="no weights"):
@@ -177,3 +179,23 @@ async def test_a_replica_that_never_started_ends_quietly() -> None:
     await replica.stop()
     with pytest.raises(RuntimeError, match="not running"):
         await replica.check_health()
+
+
+async def test_what_a_replica_measures_is_exported_and_a_failing_export_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replica_module, "EXPORT_PERIOD_S", 0.01)
+    replica, exported = ServedReplica(), list[set[str]]()
+
+    def export(points: Iterable[Point]) -> None:
+        exported.append({point.name for point in points})
+        if len(exported) == 1:
+            raise OSError("no agent")
+
+    await replica.start(Identity("d1", "drafter"), lambda meter: Recorder(), STREAMS, export=export)
+    try:
+        await until(lambda: len(exported) > 1)
+    finally:
+        await replica.stop()
+    assert "no agent" in caplog.text
+    assert "outrider_replicas" in exported[1]

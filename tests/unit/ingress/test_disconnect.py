@@ -65,7 +65,7 @@ async def test_leaving_ends_the_generation_at_once(tmp_path: Path, stream: bool,
     browser.gone.set()
     await asyncio.wait_for(served, 10)
     assert client.num_open == 0
-    text = context.metrics.render().decode()
+    text = context.exposition.render().decode()
     for gauge in ("num_requests_running", "num_requests_waiting"):
         assert f'outrider_{gauge}{{model_name="{MODEL}"}} 0.0' in text
     assert "request_success_total{" not in text
@@ -81,7 +81,7 @@ async def test_a_connection_that_breaks_on_sending_ends_the_generation(tmp_path:
     await asyncio.wait_for(create_app(context)(scope(), browser.receive, browser.send), 10)
     assert len(browser.sent) == num_sends
     assert client.num_open == 0
-    assert "request_failure_total{" not in context.metrics.render().decode()  # the client left: nothing failed
+    assert "request_failure_total{" not in context.exposition.render().decode()  # the client left: nothing failed
 
 
 async def test_a_slow_client_holds_the_generation_back(tmp_path: Path) -> None:
@@ -90,8 +90,7 @@ async def test_a_slow_client_holds_the_generation_back(tmp_path: Path) -> None:
     client.tokens = plain_ids(context, "one two three four five six")
     browser = Browser({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]})
     gate, blocked = asyncio.Event(), asyncio.Event()
-    taken: list[int] = []
-    take = context.metrics.generation_tokens.inc
+    taken = context.metrics.generation_tokens
 
     async def slow_send(message: dict[str, Any]) -> None:
         browser.sent.append(message)
@@ -99,14 +98,13 @@ async def test_a_slow_client_holds_the_generation_back(tmp_path: Path) -> None:
             blocked.set()
             await gate.wait()
 
-    context.metrics.generation_tokens.inc = lambda amount=1: (taken.append(amount), take(amount))  # type: ignore
     served = asyncio.ensure_future(create_app(context)(scope(), browser.receive, slow_send))
     await asyncio.wait_for(blocked.wait(), 10)
     await asyncio.sleep(0.02)
-    assert 0 < len(taken) < len(client.tokens) // 2
+    assert 0 < taken.value < len(client.tokens) // 2
     gate.set()
     await asyncio.wait_for(served, 10)
-    assert len(taken) == len(client.tokens)
+    assert taken.value == len(client.tokens)
 
 
 async def test_until_disconnect_returns_what_the_work_returns_or_raises() -> None:
