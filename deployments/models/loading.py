@@ -24,6 +24,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.utils import logging
 
 from deployments.messages import LayerType, Token
@@ -101,6 +102,7 @@ def load_target(path: str, *, dtype: torch.dtype, device: str) -> Target:
     """
     config = load_config(path)
     decoder = _decoder_config(config)
+    _check_quantization(path, decoder)
     try:
         model = _load(
             AutoModelForCausalLM,
@@ -110,8 +112,10 @@ def load_target(path: str, *, dtype: torch.dtype, device: str) -> Target:
             dtype=dtype,
             device_map=_device_map(device),
         )
-    except (ValueError, ImportError) as error:
-        raise ValueError(f"{path!r} is no causal decoder that transformers can load: {error}") from error
+    except (ValueError, ImportError, OSError) as error:
+        method = _quantization_method(decoder)
+        what = f"is quantised with {method!r}, which" if method else "holds a model that"
+        raise ValueError(f"{path!r} {what} transformers cannot load here as a causal decoder: {error}") from error
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     return Target(model=model, text_config=model.config.get_text_config(), eos_token_ids=_as_tuple(eos))
 
@@ -213,6 +217,20 @@ def _decoder_config(config: PretrainedConfig) -> PretrainedConfig:
         if (quantization := getattr(config, "quantization_config", None)) is not None:
             decoder.quantization_config = quantization
     return decoder
+
+
+def _check_quantization(path: str, config: PretrainedConfig) -> None:
+    """ValueError for a method that transformers does not know: it would read the quantised weights as they lie."""
+    method = _quantization_method(config)
+    if method and method not in AUTO_QUANTIZER_MAPPING:
+        known = ", ".join(sorted(AUTO_QUANTIZER_MAPPING))
+        raise ValueError(f"{path!r} is quantised with {method!r}, which transformers does not know; it knows {known}")
+
+
+def _quantization_method(config: PretrainedConfig) -> str:
+    """How the checkpoint is quantised, "" when it is not."""
+    found = getattr(config, "quantization_config", None) or {}
+    return str(found.get("quant_method", "") if isinstance(found, dict) else found.quant_method)
 
 
 def _load(model_class: Any, path: str, **options: Any) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,3 +151,16 @@ def test_the_decoder_read_alone_is_the_whole_models(target: Path) -> None:
     ids = torch.tensor([some_prompts(seed=4)[3]])
     with torch.inference_mode():
         assert torch.equal(alone(input_ids=ids).logits, whole(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(("method", "reason"), [("gptq", "optimum"), ("no-such", "it knows .*gptq")])
+def test_a_quantised_checkpoint_that_cannot_be_loaded_is_refused_by_name(
+    tmp_path: Path, method: str, reason: str
+) -> None:
+    target = save_pair(tmp_path, GEMMA_4["E4B"])
+    fields = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(
+        json.dumps({**fields, "quantization_config": {"quant_method": method, "bits": 4}})
+    )
+    with pytest.raises(ValueError, match=f"quantised with '{method}'.*{reason}"):
+        load_target(str(target), dtype=torch.float32, device="cpu")
