@@ -11,10 +11,10 @@ from ray import serve
 from ray.serve import Application
 
 from cluster.discovery import request_router_config
-from cluster.resources import Replica
 from deployments.config import OutriderConfig, RoleConfig, parse
 from deployments.drafter.deployment import Drafter
 from deployments.ingress.deployment import Ingress
+from deployments.roles import replica_of
 from deployments.router.deployment import Router
 from deployments.verifier.deployment import Verifier
 
@@ -31,17 +31,6 @@ def build(args: dict[str, Any]) -> Application:
     verifier = serve.deployment(**_options("verifier", config.verifier))(Verifier).bind(fields, drafter)
     router = serve.deployment(**_options("router", config.router))(Router).bind(fields, verifier, drafter)
     return serve.deployment(**_ingress_options(config))(Ingress).bind(fields, router)
-
-
-def replica_of(role: RoleConfig) -> Replica:
-    """What one replica of a role takes of a cluster."""
-    return Replica(
-        num_cpus=role.num_cpus,
-        num_gpus=role.num_gpus,
-        num_ranks=role.num_ranks,
-        accelerator_type=role.accelerator_type,
-        node_labels=role.node_labels,
-    )
 
 
 def _options(name: str, role: RoleConfig) -> dict[str, Any]:

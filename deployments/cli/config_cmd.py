@@ -17,13 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", nargs="?", type=Path, metavar="FILE", help="configuration; by default the pocket models"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the same")
+    parser.add_argument(
+        "--elsewhere", action="store_true", help="the models are on the cluster's machines: do not look for them here"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print YAML that `serve deploy` takes."""
     try:
         config = load(args.config or args.file)
-        config.resolve()
+        if not args.elsewhere:
+            config.resolve()
     except (ConfigError, OSError) as error:
         print(f"outrider config: {error}", file=sys.stderr)
         return 2

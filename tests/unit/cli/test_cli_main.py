@@ -75,6 +75,18 @@ def test_config_prints_what_serve_deploy_takes(tmp_path: Path, capsys: pytest.Ca
     assert parse(application["args"]).speculation.num_speculative_tokens == 2
 
 
+def test_config_for_another_machine_does_not_look_for_its_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {model_source: /models/not-on-this-machine}\n")
+    assert main(["config", str(file)]) == 2
+    assert "model.model_source" in capsys.readouterr().err
+    assert main(["config", str(file), "--elsewhere"]) == 0
+    (application,) = yaml.safe_load(capsys.readouterr().out)["applications"]
+    assert application["args"]["model"]["model_source"] == "/models/not-on-this-machine"
+
+
 def test_streams_between_machines_get_a_proxy_on_each() -> None:
     config = parse({"streams": {"host": "node", "insecure_streams": True}})
     assert config_cmd.to_serve_config(config)["proxy_location"] == "EveryNode"
