@@ -166,6 +166,19 @@ def test_every_volume_is_mounted_and_every_claim_exists(overlay: str, manifests:
     assert bool(claims) is (overlay != "cpu-smoke")
 
 
+def test_the_files_of_the_streams_certificates_are_mounted_where_streams_are(
+    overlay: str, manifests: list[Manifest], secrets: dict[str, set[str]]
+) -> None:
+    service = ray_service(manifests)
+    streams = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]["streams"]
+    assert ("tls" in streams) is (overlay != "cpu-smoke")
+    for name, template in pod_templates(service).items():
+        mounts = {m["name"]: m["mountPath"] for m in template["spec"]["containers"][0]["volumeMounts"]}
+        there = {f"{mounts.get('stream-certificates')}/{key}" for key in secrets["outrider-streams"]}
+        if name != "head" and "tls" in streams:
+            assert set(streams["tls"].values()) == there
+
+
 def test_the_models_of_the_job_are_those_that_are_served(manifests: list[Manifest]) -> None:
     serve = yaml.safe_load(ray_service(manifests)["spec"]["serveConfigV2"])
     model = serve["applications"][0]["args"].get("model")
