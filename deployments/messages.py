@@ -24,6 +24,8 @@ DrafterKind = Literal["mtp"]
 """What a drafter replica holds; the router itself does prompt lookup."""
 DrafterName = Literal["auto", "mtp", "prompt_lookup", "none"]
 """What a request may ask for; "auto" leaves it to the router."""
+RequestClass = Literal["structured", "code", "prose", "creative", "reasoning"]
+Priority = Literal["interactive", "batch"]
 FinishReason = Literal["stop", "length"]
 FailureCode = Literal["overloaded", "unavailable", "invalid"]
 RefusalReason = Literal["unknown_session", "out_of_step", "no_capacity", "invalid"]

@@ -1,39 +1,96 @@
-"""How far to look ahead: for now the requested or configured number, and a back-off from drafters that stay silent."""
+"""How far to look ahead: a joint search over all sessions of a verifier.
+
+Of the pairs (session, position) with a position up to a cap, the likeliest are taken first; each such
+prefix is scored by the tokens that it is expected to commit over the time that it takes. A step's time
+is a staircase, so every prefix is scored. With the exposed draft time depending on the cap alone (and
+on the number of tokens, which the step's curve carries), no vector of lookaheads scores higher.
+"""
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
-MAX_SKIPPED_ROUNDS = 64
-
-
-class Patience(msgspec.Struct, frozen=True):
-    """What a session has learnt about its drafter's punctuality."""
-
-    num_misses: int = 0
-    num_rounds_to_skip: int = 0
+WORTH_ASKING = 0.01
+"""A position that is less likely to hold than this is never worth its place in a step."""
 
 
-def lookahead_for(requested: int | None, configured: int, maximum: int, patience: Patience) -> int:
-    """The number of tokens to draft in the next round; `requested` None leaves it to the configuration."""
-    if patience.num_rounds_to_skip > 0:
-        return 0
-    return min(configured if requested is None else requested, maximum)
+class Candidate(NamedTuple):
+    """A session as the search sees it: the `survival` of its positions, as far as it may look ahead.
+
+    `weight` is what a token of it counts. A free draft needs no drafter (prompt lookup), or is
+    there already: it exposes no time.
+    """
+
+    survival: Sequence[float]
+    weight: float = 1.0
+    is_free: bool = False
 
 
-def after_miss(patience: Patience) -> Patience:
-    """A proposal did not come in time: skip one round, then two, four, ... before the drafter is asked again."""
-    num_misses = patience.num_misses + 1
-    return Patience(num_misses=num_misses, num_rounds_to_skip=min(2 ** (num_misses - 1), MAX_SKIPPED_ROUNDS))
+class Choice(NamedTuple):
+    """Lookaheads in the order of the candidates, the cap, the least weighted survival taken, and tokens per ms."""
+
+    lookaheads: tuple[int, ...]
+    cap: int
+    threshold: float
+    rate: float
 
 
-def after_proposal() -> Patience:
-    """A proposal came: full patience again."""
-    return Patience()
+def choose(
+    candidates: Sequence[Candidate], step_ms: Sequence[float], exposed_ms: Sequence[float], max_tokens: int
+) -> Choice:
+    """The lookaheads with the highest rate of expected tokens.
+
+    `step_ms[i]` is the time of the step with i drafted tokens in all, `exposed_ms[m]` the time for
+    which nothing runs because up to m tokens are drafted; it also bounds the cap. At most
+    `max_tokens` are drafted in all.
+    """
+    pairs = _pairs(candidates, len(exposed_ms) - 1)
+    room = min(max_tokens, len(step_ms) - 1)
+    base = sum(candidate.weight for candidate in candidates)
+    best, best_cap, best_count = base / (step_ms[0] + exposed_ms[0]), 0, 0
+    longest = max((pair[1] for pair in pairs), default=0)
+    for cap in range(longest + 1):
+        values = [-pair[0] for pair in pairs if pair[1] <= cap][:room]
+        gains = accumulate(values, initial=base)
+        wait_ms = exposed_ms[cap]
+        rates = [gain / (step + wait_ms) for gain, step in zip(gains, step_ms, strict=False)]
+        top = max(rates)
+        if top > best:
+            best, best_cap, best_count = top, cap, rates.index(top)
+    taken = [pair for pair in pairs if pair[1] <= best_cap][:best_count]
+    lookaheads = [0] * len(candidates)
+    for pair in taken:
+        lookaheads[pair[2]] += 1
+    threshold = -taken[-1][0] if taken else float("inf")
+    return Choice(tuple(lookaheads), best_cap, threshold, best)
 
 
-def after_skipped_round(patience: Patience) -> Patience:
-    """A round went by without asking the drafter."""
-    if patience.num_rounds_to_skip == 0:
-        return patience
-    return Patience(num_misses=patience.num_misses, num_rounds_to_skip=patience.num_rounds_to_skip - 1)
+def rate_of(
+    lookaheads: Sequence[int], candidates: Sequence[Candidate], step_ms: Sequence[float], exposed_ms: Sequence[float]
+) -> float:
+    """The expected tokens per ms of given lookaheads, by the same account."""
+    gain, cap, total = 0.0, 0, 0
+    for lookahead, candidate in zip(lookaheads, candidates, strict=True):
+        gain += candidate.weight * (1.0 + sum(candidate.survival[:lookahead]))
+        total += lookahead
+        if not candidate.is_free:
+            cap = max(cap, lookahead)
+    return gain / (step_ms[total] + exposed_ms[cap])
+
+
+def _pairs(candidates: Sequence[Candidate], max_cap: int) -> list[tuple[float, int, int]]:
+    """(minus weighted survival, position as far as it exposes time, index), the likeliest first.
+
+    Survival never rises along a session, and equal pairs stand by position: a prefix of the list
+    takes a prefix of every session.
+    """
+    pairs = []
+    for index, (survival, weight, is_free) in enumerate(candidates):
+        for position, chance in enumerate(survival[: None if is_free else max_cap], start=1):
+            if chance < WORTH_ASKING:
+                break
+            pairs.append((-weight * chance, 0 if is_free else position, index))
+    pairs.sort()
+    return pairs

@@ -1,0 +1,1 @@
+"""Outrider in virtual time: the served policies on verifiers and drafters that are only cost tables."""

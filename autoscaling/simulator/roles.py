@@ -1,0 +1,209 @@
+"""A verifier and a drafter in virtual time: the queues of the served ones, with tables for engines."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autoscaling.simulator.events import EventQueue
+from autoscaling.simulator.hardware import DraftTable, Pair
+from deployments.messages import SessionId
+from deployments.policy.costs import StepShape, StepTiming
+from deployments.policy.stepping import Ready, StepPolicy
+
+PROMPT_TOKENS = 128
+
+
+@dataclass(slots=True, kw_only=True)
+class Asked:
+    """A Verify of one session: its context, proposal, and the lookahead of its next round."""
+
+    session: SessionId
+    context_len: int
+    num_drafted: int
+    lookahead: int
+    survival: tuple[float, ...] = ()
+    num_prompt_tokens: int = 0
+    num_held: Callable[[int], int] = lambda lookahead: 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Decided:
+    """One session's outcome: of `num_drafted` tokens that were looked at, the first `num_held` hold."""
+
+    session: SessionId
+    num_drafted: int
+    num_held: int
+    is_next_held: bool
+    lookahead: int
+
+
+@dataclass(slots=True, kw_only=True)
+class StepReport:
+    """A Verdict: outcomes, and what a router learns from the step."""
+
+    items: list[Decided]
+    shape: StepShape
+    step_ms: float
+    idle_ms: float
+
+
+class Drafter:
+    """Drafts for all sessions that have their go-ahead when a batch starts."""
+
+    def __init__(self, events: EventQueue, table: DraftTable, max_batch_sessions: int = 256) -> None:
+        self._events = events
+        self._table = table
+        self._max = max_batch_sessions
+        self._ready: dict[SessionId, tuple[int, Callable[[float, int, int], None]]] = {}
+        self._is_busy = False
+        self.busy_ms = 0.0
+
+    def go_ahead(self, session: SessionId, lookahead: int, done: Callable[[float, int, int], None]) -> None:
+        """Draft; `done` is called with the batch's time, longest lookahead and tokens."""
+        self._ready[session] = (lookahead, done)
+        if not self._is_busy:
+            self._is_busy = True
+            self._events.after(0.0, self._draft)
+
+    def _draft(self) -> None:
+        batch = [self._ready.pop(session) for session in list(self._ready)[: self._max]]
+        if not batch:
+            self._is_busy = False
+            return
+        lookaheads = [lookahead for lookahead, _ in batch]
+        draft_ms = self._table.predict(lookaheads)
+        self.busy_ms += draft_ms
+
+        def end() -> None:
+            for _, done in batch:
+                done(draft_ms, max(lookaheads), sum(lookaheads))
+            self._draft()
+
+        self._events.after(draft_ms, end)
+
+
+class Verifier:
+    """Steps for all sessions that are ready, and waits where the policy says so."""
+
+    def __init__(self, events: EventQueue, pair: Pair, *, jitter: float, seed: int) -> None:
+        self._events = events
+        self._pair = pair
+        self._jitter = jitter
+        self._random = random.Random(seed)
+        self.timings = timings(pair)
+        self.max_step_tokens = pair.max_step_tokens
+        self.policy = StepPolicy(self.timings)
+        self._ready: dict[SessionId, Asked] = {}
+        self._prompts: dict[SessionId, int] = {}
+        self._is_busy = False
+        self._free_since_ms = 0.0
+        self._waiting_since_ms: float | None = None
+        self._turn = 0
+        self.report: Callable[[StepReport], None] = lambda report: None
+        self.go_ahead: Callable[[Decided], None] = lambda decided: None
+        self.num_steps = 0
+        self.busy_ms = 0.0
+
+    def verify(self, asked: Asked) -> None:
+        """Queue one session for the next step."""
+        self.policy.came_back(asked.session, self._events.now_ms)
+        self._ready[asked.session] = asked
+        if asked.num_prompt_tokens:
+            self._prompts[asked.session] = asked.num_prompt_tokens
+        self._wake()
+
+    def close(self, session: SessionId) -> None:
+        """Forget a session."""
+        self.policy.forget(session)
+
+    def _wake(self) -> None:
+        if not self._is_busy:
+            self._turn += 1
+            turn = self._turn
+            self._events.after(0.0, lambda: self._consider(turn))
+
+    def _consider(self, turn: int) -> None:
+        if self._is_busy or turn != self._turn or not self._ready:
+            return
+        now_ms = self._events.now_ms
+        ready = [
+            Ready(
+                asked.session,
+                asked.context_len,
+                asked.num_drafted,
+                asked.survival,
+                min(self._prompts.get(asked.session, 0), PROMPT_TOKENS),
+            )
+            for asked in self._ready.values()
+        ]
+        self._waiting_since_ms = now_ms if self._waiting_since_ms is None else self._waiting_since_ms
+        until_ms = self.policy.wait_until_ms(ready, self._waiting_since_ms, now_ms)
+        if until_ms is not None and until_ms > now_ms:
+            self._events.after(until_ms - now_ms, lambda: self._consider(turn))
+            return
+        ready = [one for one in ready if not one.num_prompt_tokens]
+        self._step(ready)
+
+    def _step(self, ready: list[Ready]) -> None:
+        now_ms = self._events.now_ms
+        idle_ms = now_ms - self._free_since_ms
+        self._waiting_since_ms, self._is_busy = None, True
+        budget = self._pair.max_step_tokens - (PROMPT_TOKENS if self._prompts else 0)
+        kept = self.policy.trim(ready, budget, idle_ms)
+        left = self._pair.max_step_tokens - len(ready) - sum(kept)
+        lengths = {one.session: length for one, length in zip(ready, kept, strict=True)}
+        num_prompt_tokens = 0
+        for session in list(self._prompts):
+            chunk = min(left, self._prompts[session])
+            left, num_prompt_tokens = left - chunk, num_prompt_tokens + chunk
+            self._prompts[session] -= chunk
+            if not self._prompts[session]:
+                del self._prompts[session]
+                lengths[session] = 0
+        asked = [self._ready.pop(session) for session in lengths]
+        shape = StepShape(
+            num_sequences=len(asked),
+            num_tokens=num_prompt_tokens + sum(1 + lengths[one.session] for one in asked if not one.num_prompt_tokens),
+            num_prompt_tokens=num_prompt_tokens,
+            num_context_tokens=sum(one.context_len for one in asked),
+        )
+        step_ms = self._pair.verify.predict(shape) * (1.0 + abs(self._random.gauss(0.0, self._jitter)))
+        self.num_steps += 1
+        self.busy_ms += step_ms
+        self._events.after(step_ms, lambda: self._publish(asked, lengths, shape, step_ms, idle_ms))
+
+    def _publish(
+        self, asked: list[Asked], lengths: dict[SessionId, int], shape: StepShape, step_ms: float, idle_ms: float
+    ) -> None:
+        now_ms = self._events.now_ms
+        self.policy.costs.observe(shape, step_ms)
+        items = []
+        for one in asked:
+            looked_at = lengths[one.session]
+            held = one.num_held(looked_at)
+            is_next_held = held == looked_at < one.num_drafted and one.num_held(looked_at + 1) > looked_at
+            decided = Decided(
+                session=one.session, num_drafted=looked_at, num_held=held, is_next_held=is_next_held,
+                lookahead=one.lookahead,
+            )  # fmt: skip
+            items.append(decided)
+            self.policy.left(one.session, one.lookahead, held + 1, now_ms)
+            if one.lookahead:
+                self._events.after(self._pair.hop_ms, lambda decided=decided: self.go_ahead(decided))  # type: ignore[misc]
+        report = StepReport(items=items, shape=shape, step_ms=step_ms, idle_ms=idle_ms)
+        self._events.after(self._pair.hop_ms, lambda: self.report(report))
+        self._free_since_ms, self._is_busy = now_ms, False
+        self._wake()
+
+
+def timings(pair: Pair) -> list[StepTiming]:
+    """What a verifier on this hardware would measure when it warms up."""
+    shapes = [
+        StepShape(num_sequences=sequences, num_tokens=sequences * (1 + lookahead), num_context_tokens=sequences)
+        for sequences in (1, 2, 4, 8, 16, 32, 64)
+        for lookahead in (0, 1, 2, 4, 8)
+        if sequences * (1 + lookahead) <= pair.max_step_tokens
+    ]
+    return [StepTiming(shape=shape, step_ms=pair.verify.predict(shape)) for shape in shapes]

@@ -1,0 +1,182 @@
+"""A router in virtual time: it feeds the served planner from reports and asks it for every lookahead."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from autoscaling.simulator.events import EventQueue
+from autoscaling.simulator.roles import Asked, Decided, Drafter, StepReport, Verifier
+from autoscaling.simulator.text import Text
+from deployments.messages import RequestClass
+from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+from deployments.policy.costs import DraftCosts
+from deployments.policy.planner import Planner, Speculation, SpeculationSettings
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """What a client asks for; `request_class` is what the router is told, right or wrong."""
+
+    text: Text
+    num_prompt_tokens: int
+    request_class: RequestClass | None = None
+    num_speculative_tokens: int | None = None
+    on_end: Callable[[], None] = lambda: None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Session:
+    id: int
+    request: Request
+    plan: Speculation
+    verifier: int
+    drafter: int
+    position: int = 0
+    lookahead: int = 0
+    round_started_ms: float = 0.0
+    draft_ms: float = 0.0
+    num_proposed: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was committed, and in how many rounds."""
+
+    num_tokens: int = 0
+    num_rounds: int = 0
+    num_drafted: int = 0
+    by_lookahead: dict[int, int] = field(default_factory=dict)
+    lookaheads: list[tuple[float, int, int]] = field(default_factory=list)
+    keeps_lookaheads: bool = False
+
+
+class Router:
+    """Runs sessions on verifiers and drafters; each session stays where it was placed."""
+
+    def __init__(
+        self,
+        events: EventQueue,
+        verifiers: Sequence[Verifier],
+        drafters: Sequence[Drafter],
+        settings: SpeculationSettings,
+        hop_ms: float,
+    ) -> None:
+        self._events = events
+        self._verifiers = verifiers
+        self._drafters = drafters
+        self._hop_ms = hop_ms
+        self._settings = settings
+        self._acceptance = DrafterAcceptance()
+        costs = {str(index): DraftCosts() for index in range(len(drafters))}
+        self._costs = costs
+        self.planners = [Planner(settings, draft_costs=costs) for _ in verifiers]
+        self._ids = itertools.count(1)
+        self._sessions: dict[int, _Session] = {}
+        self.tally = Tally()
+        for index, verifier in enumerate(verifiers):
+            self.planners[index].costs.seed(verifier.timings)
+            self.planners[index].max_step_tokens = verifier.max_step_tokens
+            verifier.report = lambda report, index=index: self._on_report(index, report)  # type: ignore[misc]
+            verifier.go_ahead = self._on_go_ahead
+
+    def start(self, request: Request) -> None:
+        """Place a request on the verifier and drafter with the fewest sessions, and read its prompt."""
+        loads = [len(planner.sessions) for planner in self.planners]
+        verifier = loads.index(min(loads))
+        attached = [sum(one.drafter == i for one in self._sessions.values()) for i in range(len(self._drafters))]
+        session = _Session(
+            id=next(self._ids),
+            request=request,
+            plan=Speculation(
+                acceptance=SessionAcceptance(
+                    self._acceptance, request.request_class, self._settings.max_speculative_tokens
+                ),
+                requested=request.num_speculative_tokens,
+            ),
+            verifier=verifier,
+            drafter=attached.index(min(attached)),
+        )
+        self._sessions[session.id] = session
+        self.planners[verifier].sessions[session.id] = session.plan
+        self._verify(session, num_prompt_tokens=request.num_prompt_tokens)
+
+    def _on_go_ahead(self, decided: Decided) -> None:
+        if (session := self._sessions.get(decided.session)) is None:
+            return
+
+        def done(draft_ms: float, longest: int, num_tokens: int) -> None:
+            self._events.after(self._hop_ms, lambda: self._on_proposal(session, draft_ms, longest, num_tokens))
+
+        self._drafters[session.drafter].go_ahead(session.id, decided.lookahead, done)
+
+    def _on_proposal(self, session: _Session, draft_ms: float, longest: int, num_tokens: int) -> None:
+        if session.id not in self._sessions:
+            return
+        if self._costs[str(session.drafter)] is not None and session.draft_ms != draft_ms:
+            self._costs[str(session.drafter)].observe(longest, num_tokens, draft_ms)
+        session.draft_ms = draft_ms
+        session.num_proposed = min(session.lookahead, session.request.text.length - session.position - 1)
+        self._verify(session)
+
+    def _on_report(self, index: int, report: StepReport) -> None:
+        planner = self.planners[index]
+        own_tokens = sum(1 + item.num_drafted for item in report.items)
+        planner.on_step(report.shape, report.step_ms, len(report.items), own_tokens)
+        for item in report.items:
+            session = self._sessions.get(item.session)
+            if session is not None:
+                self._on_decided(planner, session, item, report)
+
+    def _on_decided(self, planner: Planner, session: _Session, item: Decided, report: StepReport) -> None:
+        now_ms = self._events.now_ms
+        if session.round_started_ms:
+            gap_ms = now_ms - session.round_started_ms - report.step_ms
+            was_drafted = session.num_proposed > 0
+            planner.exposure.observe(
+                gap_ms=gap_ms, idle_ms=report.idle_ms, draft_ms=session.draft_ms, was_drafted=was_drafted
+            )
+            self._count(session, item)
+            session.plan.acceptance.observe(item.num_held, item.num_drafted, is_next_held=item.is_next_held)
+            planner.on_round(session.plan, item.num_held, item.num_drafted)
+        session.round_started_ms = now_ms
+        num_new = min(item.num_held + 1, session.request.text.length - session.position)
+        session.position += num_new
+        self.tally.num_tokens += num_new
+        if session.position >= session.request.text.length:
+            del self._sessions[session.id]
+            del planner.sessions[session.id]
+            self._verifiers[session.verifier].close(session.id)
+            session.request.on_end()
+        elif not session.lookahead:
+            session.num_proposed, session.draft_ms = 0, 0.0
+            self._verify(session)
+
+    def _count(self, session: _Session, item: Decided) -> None:
+        tally = self.tally
+        tally.num_rounds += 1
+        tally.num_drafted += item.num_drafted
+        tally.by_lookahead[item.num_drafted] = tally.by_lookahead.get(item.num_drafted, 0) + 1
+        if tally.keeps_lookaheads:
+            tally.lookaheads.append((self._events.now_ms, session.position, item.num_drafted))
+
+    def _verify(self, session: _Session, num_prompt_tokens: int = 0) -> None:
+        """Send what was proposed, with the lookahead of the round after it."""
+        text, position, planner = session.request.text, session.position, self.planners[session.verifier]
+        num_drafted = 0 if num_prompt_tokens else session.num_proposed
+        is_open = session.request.num_speculative_tokens is None and self._settings.policy == "adaptive"
+        survival = tuple(session.plan.acceptance.survival[:num_drafted]) if is_open else ()
+        room = max(0, text.length - position - 2)
+        session.lookahead = min(planner.lookahead(session.plan), room)
+        asked = Asked(
+            session=session.id,
+            context_len=session.request.num_prompt_tokens + position,
+            num_drafted=num_drafted,
+            lookahead=session.lookahead,
+            survival=survival,
+            num_prompt_tokens=num_prompt_tokens,
+            num_held=lambda lookahead: text.num_held(position, lookahead),
+        )
+        session.num_proposed = num_drafted
+        self._events.after(self._hop_ms, lambda: self._verifiers[session.verifier].verify(asked))

@@ -1,0 +1,62 @@
+"""Sessions without text: what they draft well is drawn from profiles of acceptance by position (profiles.json)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from importlib.resources import files
+
+from deployments.messages import RequestClass
+
+DEEPEST = 64
+
+
+def profiles() -> dict[RequestClass, tuple[float, ...]]:
+    """Cumulative acceptance by position and class; the last conditional rate goes on for ever."""
+    text = files("autoscaling.simulator").joinpath("profiles.json").read_text("utf-8")
+    found: dict[RequestClass, list[float]] = json.loads(text)["cumulative"]
+    return {name: tuple(rates) for name, rates in found.items()}
+
+
+def conditional(cumulative: Sequence[float]) -> tuple[float, ...]:
+    """The chance of each position given that those before it held."""
+    rates = [min(1.0, now / before) for before, now in zip((1.0, *cumulative), cumulative, strict=False)]
+    return tuple(rates) + (rates[-1],) * (DEEPEST - len(rates))
+
+
+class Text:
+    """One output. Whether a token can be guessed is drawn once per position of the output, so that two policies
+    see the same text: position j of a round holds if the draw there is below the rate of position j.
+
+    `phases` are (tokens, conditional rates): the class may change on the way. `spread` makes sessions differ:
+    the standard deviation of the log odds of a session's rates.
+    """
+
+    def __init__(self, phases: Sequence[tuple[int, Sequence[float]]], seed: int, spread: float = 0.0) -> None:
+        self._random = random.Random(seed)
+        shift = 2.718281828 ** self._random.gauss(0.0, spread) if spread else 1.0
+        self._phases = [(length, _shifted(rates, shift)) for length, rates in phases]
+        self.length = sum(length for length, _ in phases)
+        self._draws: list[float] = []
+
+    def num_held(self, position: int, lookahead: int) -> int:
+        """How many of `lookahead` tokens, drafted after `position` tokens of output, are the target's own."""
+        rates = self._rates(position)
+        while len(self._draws) < position + lookahead:
+            self._draws.append(self._random.random())
+        for j in range(lookahead):
+            if self._draws[position + j] >= rates[j]:
+                return j
+        return lookahead
+
+    def _rates(self, position: int) -> Sequence[float]:
+        for length, rates in self._phases:
+            if position < length:
+                return rates
+            position -= length
+        return self._phases[-1][1]
+
+
+def _shifted(rates: Sequence[float], shift: float) -> tuple[float, ...]:
+    return tuple(rate * shift / (rate * shift + 1.0 - rate) for rate in rates)

@@ -1,0 +1,198 @@
+"""What a verify step and a draft batch will take, in milliseconds, learnt from those that have run.
+
+A step's time is a plane through its features times a correction for its number of tokens. The plane
+extrapolates; the corrections are a table and hold the staircase (captured shapes, tiles, experts).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+import msgspec
+
+from deployments.policy.regression import REFRESH_AFTER, Regression
+
+_EXACT_TOKENS = 64
+_BUCKETS_PER_OCTAVE = 32
+_MEMORY = 24
+"""Steps that a table entry remembers."""
+_CAUTION = 1.0
+"""Steps' worth of doubt about a correction: with one observation half of it is believed."""
+_OUTLIER = 0.5
+"""A relative error beyond this counts less: a hiccup of the machine, or the start of a change."""
+
+
+class StepShape(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What a step's time depends on. `num_tokens` are all of it, of which `num_prompt_tokens` yield no token;
+    `num_context_tokens` is the sum of its sequences' contexts.
+    """
+
+    num_sequences: int
+    num_tokens: int
+    num_prompt_tokens: int = 0
+    num_context_tokens: int = 0
+
+
+class StepTiming(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One measured step."""
+
+    shape: StepShape
+    step_ms: float
+
+
+class ErrorTracker:
+    """The median relative error of the latest predictions."""
+
+    def __init__(self, memory: int = 128) -> None:
+        self._errors: deque[float] = deque(maxlen=memory)
+
+    def add(self, predicted: float, measured: float) -> None:
+        """Count one prediction."""
+        self._errors.append(abs(predicted - measured) / measured)
+
+    @property
+    def median(self) -> float:
+        """0 before any prediction."""
+        return median(self._errors) if self._errors else 0.0
+
+
+class StepCosts:
+    """T(shape) of one verifier."""
+
+    def __init__(self) -> None:
+        self._plane = Regression((2.0, 0.1, 0.05, 0.05, 0.1), (10.0, 1.0, 0.5, 0.5, 1.0))
+        self._weights: Sequence[float] = self._plane.weights
+        self._logs: dict[int, float] = {}
+        self._counts: dict[int, float] = {}
+        self._shapes: dict[int, StepShape] = {}
+        self._corrections: list[float] = []
+        self._num_stale = 0
+        self.num_observed = 0
+        self.error = ErrorTracker()
+
+    def seed(self, timings: Iterable[StepTiming]) -> None:
+        """Start from steps that were timed when the verifier warmed up."""
+        measured = list(timings)
+        for timing in measured:
+            self._plane.observe(_features(timing.shape), timing.step_ms)
+        self._refresh()
+        for timing in measured:
+            self._correct(timing.shape, timing.step_ms)
+        self._refresh()
+
+    def observe(self, shape: StepShape, step_ms: float) -> None:
+        """Take a step that has run."""
+        if step_ms <= 0.0 or shape.num_tokens <= 0:
+            return
+        predicted = self.predict(shape)
+        self.error.add(predicted, step_ms)
+        relative_error = abs(predicted - step_ms) / step_ms
+        trust = 1.0 if relative_error <= _OUTLIER else _OUTLIER / relative_error
+        self._plane.observe(_features(shape), step_ms, trust)
+        self._correct(shape, step_ms)
+        self._num_stale += 1
+        self.num_observed += 1
+        if self._num_stale >= min(REFRESH_AFTER, self.num_observed):
+            self._refresh()
+
+    def predict(self, shape: StepShape) -> float:
+        """The time of one step."""
+        return self._line(shape) * self._correction(shape.num_tokens)
+
+    def curve(self, shape: StepShape, num_more: int) -> list[float]:
+        """The times of this step with 0 .. num_more further drafted tokens."""
+        first, weights = shape.num_tokens, self._weights
+        start, slope = self._line(shape), weights[1] + weights[2]
+        self._correction(first + num_more)
+        corrections = self._corrections[first : first + num_more + 1]
+        return [(start + slope * i) * correction for i, correction in enumerate(corrections)]
+
+    def _line(self, shape: StepShape) -> float:
+        fixed, token, row, sequence, context = self._weights
+        rows = shape.num_tokens - shape.num_prompt_tokens
+        line = fixed + token * shape.num_tokens + row * rows
+        return max(1e-3, line + sequence * shape.num_sequences + context * shape.num_context_tokens / 1024)
+
+    def _correct(self, shape: StepShape, step_ms: float) -> None:
+        bucket = _bucket(shape.num_tokens)
+        found = math.log(step_ms / self._line(shape))
+        count = min(self._counts.get(bucket, 0.0), _MEMORY - 1)
+        known = self._logs.get(bucket, 0.0)
+        if count >= 4 and abs(found - known) > _OUTLIER:
+            found = known + math.copysign(_OUTLIER, found - known)
+        self._logs[bucket] = known + (found - known) / (count + 1)
+        self._counts[bucket] = count + 1
+        self._shapes[bucket] = shape
+
+    def _correction(self, num_tokens: int) -> float:
+        while len(self._corrections) <= num_tokens:
+            self._extend(2 * num_tokens + 64)
+        return self._corrections[num_tokens]
+
+    def _refresh(self) -> None:
+        """Take over the plane's new fit, without changing what is said of shapes that were seen."""
+        self._num_stale = 0
+        before = {bucket: self._line(shape) for bucket, shape in self._shapes.items()}
+        self._weights = self._plane.weights
+        for bucket, shape in self._shapes.items():
+            self._logs[bucket] += math.log(before[bucket] / self._line(shape))
+        self._extend(max(len(self._corrections), 128))
+
+    def _extend(self, size: int) -> None:
+        """The table for every number of tokens: between known entries a line, beyond them the nearest."""
+        knots = [
+            (_first_of(bucket), self._logs[bucket] * count / (count + _CAUTION))
+            for bucket, count in sorted(self._counts.items())
+        ]
+        table: list[float] = []
+        if not knots:
+            self._corrections = [1.0] * size
+            return
+        table.extend([math.exp(knots[0][1])] * min(size, knots[0][0]))
+        for (left, low), (right, high) in zip(knots, knots[1:], strict=False):
+            slope = (high - low) / (right - left)
+            table.extend(math.exp(low + slope * (i - left)) for i in range(left, right))
+        table.extend([math.exp(knots[-1][1])] * (size - len(table)))
+        self._corrections = table[:size]
+
+
+class DraftCosts:
+    """D of one drafter: the time of a batch by its longest lookahead and the sum of all its tokens."""
+
+    def __init__(self) -> None:
+        self._plane = Regression((0.5, 0.5, 0.05), (5.0, 2.0, 0.5))
+
+    def observe(self, longest: int, num_tokens: int, draft_ms: float) -> None:
+        """Take a batch that was drafted."""
+        if draft_ms > 0.0 and longest > 0:
+            self._plane.observe((1.0, longest, num_tokens), draft_ms)
+
+    @property
+    def parts(self) -> tuple[float, float, float]:
+        """Fixed, per step of the longest lookahead, per token."""
+        fixed, step, token = self._plane.weights
+        return fixed, step, token
+
+    def predict(self, longest: int, num_tokens: int) -> float:
+        """The time of one batch."""
+        return self._plane.predict((1.0, longest, num_tokens)) if longest else 0.0
+
+
+def _features(shape: StepShape) -> tuple[float, ...]:
+    rows = shape.num_tokens - shape.num_prompt_tokens
+    return (1.0, shape.num_tokens, rows, shape.num_sequences, shape.num_context_tokens / 1024)
+
+
+def _bucket(num_tokens: int) -> int:
+    if num_tokens <= _EXACT_TOKENS:
+        return num_tokens
+    return _EXACT_TOKENS + int(_BUCKETS_PER_OCTAVE * math.log2(num_tokens / _EXACT_TOKENS))
+
+
+def _first_of(bucket: int) -> int:
+    if bucket <= _EXACT_TOKENS:
+        return bucket
+    return math.ceil(_EXACT_TOKENS * 2 ** ((bucket - _EXACT_TOKENS) / _BUCKETS_PER_OCTAVE))

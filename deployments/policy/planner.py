@@ -1,0 +1,228 @@
+"""The lookaheads of all sessions of one verifier: what was learnt, put into the joint search once per step.
+
+    step, rounds -> costs, acceptance, exposure -> choose -> a lookahead per session
+
+Everything is deterministic and knows no clock: a router feeds it from its messages, the simulator from
+virtual time. A plan is made anew when enough rounds have come in since the last, so that its cost per
+session and round is the same at any number of sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from deployments.messages import Priority, RequestClass, SessionId
+from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+from deployments.policy.costs import DraftCosts, StepCosts, StepShape
+from deployments.policy.exposure import Exposure
+from deployments.policy.lookahead import Candidate, choose, rate_of
+
+PolicyName = Literal["adaptive", "constant", "heuristic"]
+
+_WEIGHTS: Mapping[Priority, float] = {"interactive": 1.0, "batch": 0.4}
+_HYSTERESIS = 1.003
+"""A plan stays unless another one promises more than this."""
+_PLANS_PER_ROUND = 4
+"""At most so many plans in the time in which every session has one round."""
+_PROBE_EVERY, _PROBE_AT_MOST_EVERY = 32, 256
+_FULL, _SCARCE = 1.0, 0.85
+"""Use of the KV cache above which lookaheads shrink, down to 0 when it is full."""
+
+
+class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Who decides a lookahead that the request leaves open, and its bounds.
+
+    `adaptive` maximises expected tokens per second; `constant` takes `num_speculative_tokens`; `heuristic`
+    starts there, adds 2 after a proposal accepted whole and takes 1 off after any other, as transformers do.
+    """
+
+    policy: PolicyName = "adaptive"
+    num_speculative_tokens: int = 4
+    max_speculative_tokens: int = 16
+
+
+@dataclass(slots=True, kw_only=True)
+class Speculation:
+    """One session as the planner knows it. `requested` None leaves the lookahead to the policy."""
+
+    acceptance: SessionAcceptance
+    requested: int | None = None
+    priority: Priority = "interactive"
+    is_free: bool = False
+    can_draft: bool = True
+    lookahead: int | None = None
+    heuristic: int = 0
+    num_rounds_off: int = 0
+
+
+@dataclass(slots=True)
+class PlannerStats:
+    """Counters since the planner began."""
+
+    num_plans: int = 0
+    num_probes: int = 0
+    rate: float = 0.0
+    cap: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What a step of this verifier looks like, smoothed: own sessions, others', and contexts."""
+
+    own: float = 0.0
+    other_sequences: float = 0.0
+    other_tokens: float = 0.0
+    context: float = 256.0
+
+    def observe(self, shape: StepShape, num_own: int, num_own_tokens: int) -> None:
+        self.own += 0.1 * (num_own - self.own) if self.own else num_own
+        other = max(0, shape.num_sequences - num_own)
+        other_tokens = max(0, shape.num_tokens - shape.num_prompt_tokens - num_own_tokens)
+        self.other_sequences += 0.1 * (other - self.other_sequences)
+        self.other_tokens += 0.1 * (max(other, other_tokens) - self.other_tokens)
+        self.context += 0.1 * (shape.num_context_tokens / max(1, shape.num_sequences) - self.context)
+
+
+@dataclass(slots=True)
+class Planner:
+    """Decides for the sessions of one verifier. `draft_costs` are those of the drafters that they use."""
+
+    settings: SpeculationSettings
+    max_step_tokens: int = 512
+    costs: StepCosts = field(default_factory=StepCosts)
+    exposure: Exposure = field(default_factory=Exposure)
+    draft_costs: dict[str, DraftCosts] = field(default_factory=dict)
+    sessions: dict[SessionId, Speculation] = field(default_factory=dict)
+    stats: PlannerStats = field(default_factory=PlannerStats)
+    kv_usage: float = 0.0
+    _batch: _Batch = field(default_factory=_Batch)
+    _num_rounds_since_plan: int = 0
+    _steps_to_probe: int = _PROBE_EVERY
+    _probe_every: int = _PROBE_EVERY
+    _is_probe: bool = False
+    _threshold: float = 0.0
+    _cap: int = 0
+
+    # -- observations -------------------------------------------------------------------------
+
+    def on_step(self, shape: StepShape, step_ms: float, num_own: int, num_own_tokens: int) -> None:
+        """A step has run, with so many sessions and tokens of this planner in it."""
+        self.costs.observe(shape, step_ms)
+        self._batch.observe(shape, num_own, num_own_tokens)
+        self._num_rounds_since_plan += num_own
+        self._steps_to_probe -= 1
+
+    def on_round(self, session: Speculation, num_held: int, num_looked_at: int, is_next_held: bool = False) -> None:
+        """A round of this session has ended."""
+        if num_looked_at:
+            session.num_rounds_off = 0
+            was_whole = num_held >= num_looked_at
+            session.heuristic = min(
+                self.settings.max_speculative_tokens, max(1, session.heuristic + (2 if was_whole else -1))
+            )
+        else:
+            session.num_rounds_off += 1
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    def lookahead(self, session: Speculation) -> int:
+        """How many tokens to draft in the session's next round, its room aside."""
+        settings = self.settings
+        if session.requested is not None:
+            return min(session.requested, settings.max_speculative_tokens)
+        if settings.policy == "constant":
+            return settings.num_speculative_tokens
+        if settings.policy == "heuristic":
+            session.heuristic = session.heuristic or max(1, settings.num_speculative_tokens)
+            return session.heuristic
+        if self._num_rounds_since_plan * _PLANS_PER_ROUND >= len(self.sessions) or not self.stats.num_plans:
+            self._plan()
+        if session.lookahead is None:
+            survival = session.acceptance.survival[: self._cap]
+            session.lookahead = sum(chance >= self._threshold for chance in survival)
+        return session.lookahead
+
+    def _plan(self) -> None:
+        self._num_rounds_since_plan = 0
+        self.stats.num_plans += 1
+        limit = self._limit()
+        sessions, candidates, settled = [], [], []
+        for one in self.sessions.values():
+            weight, survival = _WEIGHTS[one.priority], one.acceptance.survival
+            if one.requested is None and one.can_draft:
+                sessions.append(one)
+                candidates.append(Candidate(survival[:limit], weight, one.is_free))
+            else:  # it takes part in the step whatever is decided for the others
+                settled.append(Candidate((), weight * (1.0 + sum(survival[: one.requested or 0]))))
+        step_ms, exposed_ms = self._times(sum(len(one.survival) for one in candidates), limit)
+        if not candidates:
+            return
+        room = max(0, self.max_step_tokens - len(self.sessions))
+        choice = choose(candidates + settled, step_ms, exposed_ms, room)
+        lookaheads = choice.lookaheads[: len(sessions)]
+        before = tuple(min(one.lookahead or 0, limit) for one in sessions)
+        if before != lookaheads and sum(before) < len(step_ms) and all(one.lookahead is not None for one in sessions):
+            known = rate_of(before + (0,) * len(settled), candidates + settled, step_ms, exposed_ms)
+            if choice.rate < _HYSTERESIS * known:
+                lookaheads = before
+        for session, lookahead in zip(sessions, lookaheads, strict=True):
+            session.lookahead = lookahead
+        self._threshold, self._cap = choice.threshold, choice.cap
+        self.stats.rate, self.stats.cap = choice.rate, max(lookaheads)
+        self._probe(sessions, limit)
+
+    def _probe(self, sessions: list[Speculation], limit: int) -> None:
+        """Now and then a few sessions look one token further than pays, so that what has changed is seen."""
+        if self._steps_to_probe > 0:
+            return
+        is_off = self.stats.cap == 0
+        self._probe_every = min(2 * self._probe_every, _PROBE_AT_MOST_EVERY) if is_off else _PROBE_EVERY
+        self._steps_to_probe = self._probe_every
+        sessions = sorted(sessions, key=lambda one: -one.num_rounds_off)
+        for session in sessions[: max(1, len(sessions) // 16)]:
+            assert session.lookahead is not None
+            if session.lookahead < limit:
+                session.lookahead += 1
+                self.stats.num_probes += 1
+
+    def _limit(self) -> int:
+        most = self.settings.max_speculative_tokens
+        if self.kv_usage <= _SCARCE:
+            return most
+        return int(most * max(0.0, _FULL - self.kv_usage) / (_FULL - _SCARCE))
+
+    def _times(self, num_pairs: int, limit: int) -> tuple[list[float], list[float]]:
+        """The step's time by drafted tokens, and the exposed time by cap.
+
+        Where sessions come in several groups, a step has a share of them only: the same share of its tokens.
+        """
+        num_sessions = len(self.sessions)
+        batch = self._batch
+        share = min(1.0, batch.own / num_sessions) if batch.own and num_sessions else 1.0
+        fixed = [one for one in self.sessions.values() if one.requested]
+        num_fixed = sum(one.requested or 0 for one in fixed)
+        num_sequences = max(1, round(share * num_sessions + batch.other_sequences))
+        num_tokens = max(num_sequences, round(share * (num_sessions + num_fixed) + batch.other_tokens))
+        shape = StepShape(
+            num_sequences=num_sequences,
+            num_tokens=num_tokens,
+            num_context_tokens=round(batch.context * num_sequences),
+        )
+        curve = self.costs.curve(shape, int(share * num_pairs) + 1)
+        first_ms, step_ms, token_ms = self._draft_parts()
+        exposed_ms = self.exposure.by_cap(first_ms, step_ms, limit)
+        floor = max((one.requested or 0 for one in fixed), default=0)
+        if floor:
+            exposed_ms = [max(exposed_ms[min(floor, limit)], one) for one in exposed_ms]
+        per_pair_ms = token_ms * share if limit and exposed_ms[min(1, limit)] > 0.0 else 0.0
+        times = [curve[int(share * i)] + per_pair_ms * i for i in range(num_pairs + 1)]
+        return times, list(exposed_ms)
+
+    def _draft_parts(self) -> tuple[float, float, float]:
+        parts = [costs.parts for costs in self.draft_costs.values()] or [DraftCosts().parts]
+        first, step, token = (sum(column) / len(parts) for column in zip(*parts, strict=True))
+        return first, step, token / len(parts)

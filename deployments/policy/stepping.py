@@ -1,0 +1,172 @@
+"""What a verifier decides when it knows its batch: to step or to wait, and how much of each proposal to verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from deployments.messages import SessionId
+from deployments.policy.costs import StepCosts, StepShape, StepTiming
+from deployments.policy.lookahead import Candidate, choose
+from deployments.policy.regression import Regression
+from deployments.policy.waiting import LATE, Group, is_worth_waiting, joined
+
+_MAX_WAIT_STEPS = 2.0
+"""Nobody who is ready waits longer than this many steps take."""
+
+
+class Ready(NamedTuple):
+    """A session that is ready to be verified: its context and proposal, and how likely each position holds.
+
+    With `survival` () the proposal is verified whole: the request asked for just that. One that still reads its
+    prompt has `num_prompt_tokens` to go (as many as one step takes) and no proposal.
+    """
+
+    session: SessionId
+    context_len: int
+    num_drafted: int
+    survival: Sequence[float] = ()
+    num_prompt_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """What it adds to a step."""
+        return self.num_prompt_tokens or 1 + self.num_drafted
+
+
+@dataclass(slots=True)
+class _Away:
+    """A session between its verdict and its next Verify."""
+
+    left_ms: float
+    lookahead: int
+    is_away: bool = True
+    commits: float = 1.5
+
+    @property
+    def key(self) -> tuple[float, int]:
+        return (self.left_ms, self.lookahead)
+
+
+class StepPolicy:
+    """The state of one verifier's decisions. Times are in milliseconds on any clock that goes forward."""
+
+    def __init__(self, timings: Iterable[StepTiming] = ()) -> None:
+        self.costs = StepCosts()
+        self.costs.seed(timings)
+        self._away: dict[SessionId, _Away] = {}
+        self._turnaround = Regression((1.0, 1.0), (20.0, 5.0), memory=64)
+        self.num_trimmed_tokens = 0
+
+    # -- observations -------------------------------------------------------------------------
+
+    def left(self, session: SessionId, lookahead: int, num_committed: int, now_ms: float) -> None:
+        """A verdict is on its way; the session comes back with up to `lookahead` drafted tokens."""
+        away = self._away.get(session)
+        commits = float(num_committed) if away is None else away.commits + 0.2 * (num_committed - away.commits)
+        self._away[session] = _Away(now_ms, lookahead, True, commits)
+
+    def came_back(self, session: SessionId, now_ms: float) -> None:
+        """The session's next Verify is here."""
+        if (away := self._away.get(session)) is not None and away.is_away:
+            away.is_away = False
+            self._turnaround.observe((1.0, away.lookahead), max(1e-3, now_ms - away.left_ms))
+
+    def forget(self, session: SessionId) -> None:
+        """The session has ended or moved."""
+        self._away.pop(session, None)
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    def wait_until_ms(self, ready: Sequence[Ready], waited_since_ms: float, now_ms: float) -> float | None:
+        """Until when to wait for proposals that are about to arrive; None to step now."""
+        clusters = self._expected(now_ms)
+        if not clusters or not ready:
+            return None
+        present = self._group(ready)
+        rest_ms = waited_since_ms + _MAX_WAIT_STEPS * self._step_ms(ready, present) - now_ms
+        expected: list[Group] = []
+        for due_ms, group in clusters:
+            expected.append(group)
+            if due_ms - now_ms <= rest_ms and is_worth_waiting(present, joined(expected), self._plain_ms(ready)):
+                return min(now_ms + rest_ms, now_ms + max(1.0, LATE * (due_ms - now_ms)))
+        return None
+
+    def trim(self, ready: Sequence[Ready], max_tokens: int, spent_ms: float) -> list[int]:
+        """How many tokens of each proposal to verify; `spent_ms` is what this round has cost before its step.
+
+        The drafts are there already, so only the step itself has a price.
+        """
+        candidates = [
+            Candidate(one.survival, 1.0 if one.survival else self._commits(one.session), is_free=True) for one in ready
+        ]
+        num_prompt_tokens = sum(one.num_prompt_tokens for one in ready)
+        num_tokens = sum(one.num_tokens - len(one.survival) for one in ready)
+        num_pairs = sum(len(one.survival) for one in ready)
+        if not num_pairs:
+            return [one.num_drafted for one in ready]
+        shape = StepShape(
+            num_sequences=len(ready),
+            num_tokens=num_tokens,
+            num_prompt_tokens=num_prompt_tokens,
+            num_context_tokens=sum(one.context_len for one in ready),
+        )
+        room = max(0, max_tokens - num_tokens)
+        choice = choose(candidates, self.costs.curve(shape, num_pairs), [max(0.0, spent_ms)], room)
+        kept = [
+            lookahead if one.survival else one.num_drafted
+            for one, lookahead in zip(ready, choice.lookaheads, strict=True)
+        ]
+        self.num_trimmed_tokens += sum(one.num_drafted for one in ready) - sum(kept)
+        return kept
+
+    # -- the batch that may come --------------------------------------------------------------
+
+    def _expected(self, now_ms: float) -> list[tuple[float, Group]]:
+        """Sessions that are away and not late, those that left together as one group, the next to come first."""
+        clusters: dict[tuple[float, int], Group] = {}
+        for away in self._away.values():
+            if away.is_away:
+                known = clusters.get(away.key)
+                count, gain = (known.num_sequences, known.gain) if known else (0, 0.0)
+                clusters[away.key] = Group(count + 1, (count + 1) * (1 + away.lookahead), gain + away.commits, 0.0)
+        expected = []
+        for (left_ms, lookahead), group in clusters.items():
+            away_ms = self._turnaround.predict((1.0, lookahead))
+            if now_ms - left_ms < LATE * away_ms:
+                expected.append((max(now_ms, left_ms + away_ms), group._replace(away_ms=away_ms)))
+        return sorted(expected)
+
+    def _group(self, ready: Sequence[Ready]) -> Group:
+        gain, lookahead = 0.0, 0
+        for one in ready:
+            away = self._away.get(one.session)
+            gain += self._commits(one.session)
+            lookahead = max(lookahead, away.lookahead if away is not None else 0)
+        num_tokens = sum(one.num_tokens for one in ready)
+        return Group(len(ready), num_tokens, gain, self._turnaround.predict((1.0, lookahead)))
+
+    def _commits(self, session: SessionId) -> float:
+        away = self._away.get(session)
+        return away.commits if away is not None else 1.0
+
+    def _step_ms(self, ready: Sequence[Ready], group: Group) -> float:
+        return self._plain_ms(ready)(group.num_sequences, group.num_tokens)
+
+    def _plain_ms(self, ready: Sequence[Ready]) -> _StepMs:
+        context = sum(one.context_len for one in ready) / len(ready)
+        return _StepMs(self.costs, context)
+
+
+class _StepMs(NamedTuple):
+    """A step's time by sequences and tokens, at a mean context."""
+
+    costs: StepCosts
+    context: float
+
+    def __call__(self, num_sequences: int, num_tokens: int) -> float:
+        context = round(self.context * num_sequences)
+        return self.costs.predict(
+            StepShape(num_sequences=num_sequences, num_tokens=num_tokens, num_context_tokens=context)
+        )
