@@ -2,18 +2,22 @@
 
 Of the pairs (session, position) with a position up to a cap, the likeliest are taken first; each such
 prefix is scored by the tokens that it is expected to commit over the time that it takes. A step's time
-is a staircase, so every prefix is scored. With the exposed draft time depending on the cap alone (and
-on the number of tokens, which the step's curve carries), no vector of lookaheads scores higher.
+is a staircase, so every prefix is scored. Since that time depends on the cap and on the number of tokens
+alone, no vector of lookaheads scores higher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
 WORTH_ASKING = 0.01
 """A position that is less likely to hold than this is never worth its place in a step."""
+
+
+CycleTimes = Callable[[int], Sequence[float]]
+"""(longest drafted lookahead) -> a cycle's time by the number of tokens drafted in all, 0 upwards."""
 
 
 class Candidate(NamedTuple):
@@ -37,25 +41,15 @@ class Choice(NamedTuple):
     rate: float
 
 
-def choose(
-    candidates: Sequence[Candidate], step_ms: Sequence[float], exposed_ms: Sequence[float], max_tokens: int
-) -> Choice:
-    """The lookaheads with the highest rate of expected tokens.
-
-    `step_ms[i]` is the time of the step with i drafted tokens in all, `exposed_ms[m]` the time for
-    which nothing runs because up to m tokens are drafted; it also bounds the cap. At most
-    `max_tokens` are drafted in all.
-    """
-    pairs = _pairs(candidates, len(exposed_ms) - 1)
-    room = min(max_tokens, len(step_ms) - 1)
+def choose(candidates: Sequence[Candidate], cycle_ms: CycleTimes, max_cap: int, max_tokens: int) -> Choice:
+    """The lookaheads with the highest rate of expected tokens; no more than `max_tokens` are drafted in all."""
+    pairs = _pairs(candidates, max_cap)
     base = sum(candidate.weight for candidate in candidates)
-    best, best_cap, best_count = base / (step_ms[0] + exposed_ms[0]), 0, 0
-    longest = max((pair[1] for pair in pairs), default=0)
-    for cap in range(longest + 1):
-        values = [-pair[0] for pair in pairs if pair[1] <= cap][:room]
+    best, best_cap, best_count = 0.0, 0, 0
+    for cap in range(max((pair[1] for pair in pairs), default=0) + 1):
+        values = [-pair[0] for pair in pairs if pair[1] <= cap][:max_tokens]
         gains = accumulate(values, initial=base)
-        wait_ms = exposed_ms[cap]
-        rates = [gain / (step + wait_ms) for gain, step in zip(gains, step_ms, strict=False)]
+        rates = [gain / time_ms for gain, time_ms in zip(gains, cycle_ms(cap), strict=False)]
         top = max(rates)
         if top > best:
             best, best_cap, best_count = top, cap, rates.index(top)
@@ -67,9 +61,7 @@ def choose(
     return Choice(tuple(lookaheads), best_cap, threshold, best)
 
 
-def rate_of(
-    lookaheads: Sequence[int], candidates: Sequence[Candidate], step_ms: Sequence[float], exposed_ms: Sequence[float]
-) -> float:
+def rate_of(lookaheads: Sequence[int], candidates: Sequence[Candidate], cycle_ms: CycleTimes) -> float:
     """The expected tokens per ms of given lookaheads, by the same account."""
     gain, cap, total = 0.0, 0, 0
     for lookahead, candidate in zip(lookaheads, candidates, strict=True):
@@ -77,7 +69,7 @@ def rate_of(
         total += lookahead
         if not candidate.is_free:
             cap = max(cap, lookahead)
-    return gain / (step_ms[total] + exposed_ms[cap])
+    return gain / cycle_ms(cap)[total]
 
 
 def _pairs(candidates: Sequence[Candidate], max_cap: int) -> list[tuple[float, int, int]]:

@@ -19,7 +19,7 @@ from deployments.messages import Priority, RequestClass, SessionId
 from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
 from deployments.policy.costs import DraftCosts, StepCosts, StepShape
 from deployments.policy.exposure import Exposure
-from deployments.policy.lookahead import Candidate, choose, rate_of
+from deployments.policy.lookahead import Candidate, CycleTimes, choose, rate_of
 
 PolicyName = Literal["adaptive", "constant", "heuristic"]
 
@@ -71,19 +71,17 @@ class PlannerStats:
 
 @dataclass(slots=True)
 class _Batch:
-    """What a step of this verifier looks like, smoothed: own sessions, others', and contexts."""
+    """What a step of this verifier looks like, smoothed: what comes from other routers per own session, and contexts."""
 
-    own: float = 0.0
     other_sequences: float = 0.0
-    other_tokens: float = 0.0
+    other_drafted: float = 0.0
     context: float = 256.0
 
     def observe(self, shape: StepShape, num_own: int, num_own_tokens: int) -> None:
-        self.own += 0.1 * (num_own - self.own) if self.own else num_own
         other = max(0, shape.num_sequences - num_own)
-        other_tokens = max(0, shape.num_tokens - shape.num_prompt_tokens - num_own_tokens)
-        self.other_sequences += 0.1 * (other - self.other_sequences)
-        self.other_tokens += 0.1 * (max(other, other_tokens) - self.other_tokens)
+        drafted = max(0, shape.num_tokens - shape.num_prompt_tokens - num_own_tokens - other)
+        self.other_sequences += 0.1 * (other / max(1, num_own) - self.other_sequences)
+        self.other_drafted += 0.1 * (drafted / max(1, num_own) - self.other_drafted)
         self.context += 0.1 * (shape.num_context_tokens / max(1, shape.num_sequences) - self.context)
 
 
@@ -158,15 +156,19 @@ class Planner:
                 candidates.append(Candidate(survival[:limit], weight, one.is_free))
             else:  # it takes part in the step whatever is decided for the others
                 settled.append(Candidate((), weight * (1.0 + sum(survival[: one.requested or 0]))))
-        step_ms, exposed_ms = self._times(sum(len(one.survival) for one in candidates), limit)
-        if not candidates:
+        if not sessions:
             return
+        everyone = candidates + settled
         room = max(0, self.max_step_tokens - len(self.sessions))
-        choice = choose(candidates + settled, step_ms, exposed_ms, room)
+        num_pairs = min(room, sum(len(one.survival) for one in candidates))
+        regimes = self._cycles(num_pairs, limit)
+        choices = [choose(everyone, cycle_ms, limit, num_pairs) for cycle_ms in regimes]
+        choice = max(choices, key=lambda one: one.rate)
         lookaheads = choice.lookaheads[: len(sessions)]
         before = tuple(min(one.lookahead or 0, limit) for one in sessions)
-        if before != lookaheads and sum(before) < len(step_ms) and all(one.lookahead is not None for one in sessions):
-            known = rate_of(before + (0,) * len(settled), candidates + settled, step_ms, exposed_ms)
+        if before != lookaheads and sum(before) <= num_pairs and all(one.lookahead is not None for one in sessions):
+            vector = before + (0,) * len(settled)
+            known = max(rate_of(vector, everyone, cycle_ms) for cycle_ms in regimes)
             if choice.rate < _HYSTERESIS * known:
                 lookaheads = before
         for session, lookahead in zip(sessions, lookaheads, strict=True):
@@ -195,32 +197,44 @@ class Planner:
             return most
         return int(most * max(0.0, _FULL - self.kv_usage) / (_FULL - _SCARCE))
 
-    def _times(self, num_pairs: int, limit: int) -> tuple[list[float], list[float]]:
-        """The step's time by drafted tokens, and the exposed time by cap.
+    def _cycles(self, num_pairs: int, limit: int) -> tuple[CycleTimes, CycleTimes]:
+        """The time of a cycle if all sessions share one step, and if two halves take turns.
 
-        Where sessions come in several groups, a step has a share of them only: the same share of its tokens.
+        In turns a half drafts while the other is verified: that hides the drafts, and reads the weights twice.
         """
-        num_sessions = len(self.sessions)
-        batch = self._batch
-        share = min(1.0, batch.own / num_sessions) if batch.own and num_sessions else 1.0
-        fixed = [one for one in self.sessions.values() if one.requested]
-        num_fixed = sum(one.requested or 0 for one in fixed)
-        num_sequences = max(1, round(share * num_sessions + batch.other_sequences))
-        num_tokens = max(num_sequences, round(share * (num_sessions + num_fixed) + batch.other_tokens))
-        shape = StepShape(
-            num_sequences=num_sequences,
-            num_tokens=num_tokens,
-            num_context_tokens=round(batch.context * num_sequences),
-        )
-        curve = self.costs.curve(shape, int(share * num_pairs) + 1)
+        num_sessions, batch = len(self.sessions), self._batch
+        fixed = [one.requested for one in self.sessions.values() if one.requested]
+        num_sequences = num_sessions * (1.0 + batch.other_sequences)
+        num_tokens = num_sequences + sum(fixed) + num_sessions * batch.other_drafted
         first_ms, step_ms, token_ms = self._draft_parts()
-        exposed_ms = self.exposure.by_cap(first_ms, step_ms, limit)
-        floor = max((one.requested or 0 for one in fixed), default=0)
-        if floor:
-            exposed_ms = [max(exposed_ms[min(floor, limit)], one) for one in exposed_ms]
-        per_pair_ms = token_ms * share if limit and exposed_ms[min(1, limit)] > 0.0 else 0.0
-        times = [curve[int(share * i)] + per_pair_ms * i for i in range(num_pairs + 1)]
-        return times, list(exposed_ms)
+        floor = min(max(fixed, default=0), limit)
+        away_ms = self.exposure.by_cap(first_ms, step_ms, limit)
+        whole = self.costs.curve(self._shape(num_sequences, num_tokens), num_pairs)
+        half = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2 + 1)
+        halves = [half[i // 2] for i in range(num_pairs + 1)]
+
+        def together(cap: int) -> list[float]:
+            waits_ms = away_ms[max(cap, floor)]
+            if cap == 0:
+                return [one + waits_ms for one in whole]
+            return [one + waits_ms + token_ms * i for i, one in enumerate(whole)]
+
+        def in_turns(cap: int) -> list[float]:
+            waits_ms = away_ms[max(cap, floor)]
+            drafts_ms = 2 * (first_ms + step_ms * cap) if cap else 0.0
+            return [
+                max(2 * one, one + waits_ms + token_ms * i / 2, drafts_ms + token_ms * i)
+                for i, one in enumerate(halves)
+            ]
+
+        return together, in_turns
+
+    def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:
+        sequences = max(1, round(num_sequences))
+        context = round(self._batch.context * sequences)
+        return StepShape(
+            num_sequences=sequences, num_tokens=max(sequences, round(num_tokens)), num_context_tokens=context
+        )
 
     def _draft_parts(self) -> tuple[float, float, float]:
         parts = [costs.parts for costs in self.draft_costs.values()] or [DraftCosts().parts]

@@ -89,8 +89,9 @@ class StepPolicy:
         expected: list[Group] = []
         for due_ms, group in clusters:
             expected.append(group)
-            if due_ms - now_ms <= rest_ms and is_worth_waiting(present, joined(expected), self._plain_ms(ready)):
-                return min(now_ms + rest_ms, now_ms + max(1.0, LATE * (due_ms - now_ms)))
+            wait_ms = due_ms - now_ms
+            if wait_ms <= rest_ms and is_worth_waiting(present, joined(expected), wait_ms, self._plain_ms(ready)):
+                return now_ms + min(rest_ms, max(1.0, LATE * wait_ms))
         return None
 
     def trim(self, ready: Sequence[Ready], max_tokens: int, spent_ms: float) -> list[int]:
@@ -113,7 +114,8 @@ class StepPolicy:
             num_context_tokens=sum(one.context_len for one in ready),
         )
         room = max(0, max_tokens - num_tokens)
-        choice = choose(candidates, self.costs.curve(shape, num_pairs), [max(0.0, spent_ms)], room)
+        times = [max(0.0, spent_ms) + step_ms for step_ms in self.costs.curve(shape, num_pairs)]
+        choice = choose(candidates, lambda cap: times, 0, room)
         kept = [
             lookahead if one.survival else one.num_drafted
             for one, lookahead in zip(ready, choice.lookaheads, strict=True)

@@ -9,6 +9,9 @@ from typing import NamedTuple
 LATE = 2.0
 """A proposal that has taken this many times as long as expected is not waited for any more."""
 
+MARGIN = 1.05
+"""How much better apart must be, to be worth steps and drafts of smaller batches."""
+
 
 class Group(NamedTuple):
     """Sessions that would share a step: how many, their tokens, what they are expected to commit, and how long
@@ -31,19 +34,26 @@ def joined(groups: Sequence[Group]) -> Group:
     )
 
 
-def is_worth_waiting(ready: Group, expected: Group, step_ms: Callable[[int, int], float]) -> bool:
-    """Whether one common step per cycle commits more per ms than a step for each.
+def is_worth_waiting(
+    ready: Group, expected: Group, wait_ms: float, step_ms: Callable[[int, int], float]
+) -> bool:
+    """Whether to hold those that are ready until the expected ones are here, `wait_ms` from now.
 
-    `step_ms` takes sequences and tokens. Apart, those that are back sooner may run more often while the
-    others are away, and those that come back while a step runs share the next one with them: splitting pays
-    where steps are cheap beside the drafts, joining where reading the weights is what a step costs.
+    `step_ms` takes sequences and tokens. One common step per cycle has to commit no less per ms than apart: those
+    that are back sooner may run more often while the others are away, and those that come back while a step
+    runs share the next one with them. Splitting pays where steps are cheap beside the drafts, joining where
+    reading the weights is what a step costs; where neither matters, joining also spares the drafter. And of the
+    two groups the one with less to lose waits: if not these now, then the others when they are back.
     """
     together = joined((ready, expected))
     both_ms = step_ms(together.num_sequences, together.num_tokens)
-    rate_together = together.gain / (both_ms + together.away_ms)
     ready_ms = step_ms(ready.num_sequences, ready.num_tokens)
+    others_wait_ms = ready_ms + ready.away_ms - wait_ms
+    if ready.gain * wait_ms > expected.gain * others_wait_ms:
+        return False
+    rate_together = together.gain / (both_ms + together.away_ms)
     expected_ms = step_ms(expected.num_sequences, expected.num_tokens)
-    # Apart in steps of their own.
+    # Apart, in steps of their own.
     cycle_ms = max(ready_ms + expected_ms, expected_ms + expected.away_ms, ready_ms + ready.away_ms)
     turns = max(1, int((cycle_ms - expected_ms) / (ready_ms + ready.away_ms)))
     rate_apart = (expected.gain + turns * ready.gain) / cycle_ms
@@ -51,4 +61,4 @@ def is_worth_waiting(ready: Group, expected: Group, step_ms: Callable[[int, int]
     alone_ms = ready_ms + ready.away_ms
     num_alone = max(1, ceil((expected.away_ms - ready.away_ms) / alone_ms))
     rate_along = (expected.gain + (num_alone + 1) * ready.gain) / (num_alone * alone_ms + both_ms + ready.away_ms)
-    return rate_together >= max(rate_apart, rate_along)
+    return rate_together * MARGIN >= max(rate_apart, rate_along)
