@@ -130,7 +130,9 @@ class Router:
             if session is not None:
                 self._on_decided(planner, session, item, report.step_ms, was_drafted)
 
-    def _on_decided(self, planner: Planner, session: _Session, item: Decided, step_ms: float, in_drafted_step: bool) -> None:
+    def _on_decided(
+        self, planner: Planner, session: _Session, item: Decided, step_ms: float, in_drafted_step: bool
+    ) -> None:
         now_ms = self._events.now_ms
         if session.round_started_ms:
             gap_ms = now_ms - session.round_started_ms - step_ms

@@ -8,14 +8,20 @@ its request, and a few rounds of evidence move it to another.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from deployments.policy.classes import REQUEST_CLASSES, RequestClass
+from deployments.messages import RequestClass
+from deployments.policy.classes import REQUEST_CLASSES
 
 MAX_POSITIONS = 64
-_SWITCH = 0.04
-"""Chance that a session's text changes its class between two rounds."""
+_SWITCH = 0.08
+"""Chance that a session's text changes its class between two rounds, to any of them."""
+_OUTLOOK = 4
+_MOVED = 0.04
+"""When the classes' survival at position `_OUTLOOK` moves by more than this in a round, the session's own counts
+fade: they were of another kind of text."""
 _FIRST_BELIEF = 0.7
 """Belief in the class that the request was given; the others share the rest."""
 _SESSION_FADING = 0.95
@@ -26,7 +32,7 @@ _SKILL_FADING = 0.99
 _SKILL_DOUBT = 4.0
 _LOWEST, _HIGHEST = 0.005, 0.995
 _CONFIDENCE_EDGES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95, 0.99)
-_BUCKET_DOUBT = 8.0
+_BUCKET_DOUBT = 2.0
 
 _TYPICAL: dict[RequestClass, tuple[float, ...]] = {
     # Measured on the pocket pair, smoothed; the last rate goes on for ever.
@@ -57,6 +63,11 @@ class _Rates:
         if was_rejected:
             hits[num_held] *= fading
             misses[num_held] = fading * misses[num_held] + weight
+
+    def fade(self, factor: float) -> None:
+        """Forget a part of everything."""
+        self.hits = [factor * one for one in self.hits]
+        self.misses = [factor * one for one in self.misses]
 
 
 class DrafterAcceptance:
@@ -121,18 +132,17 @@ class DrafterAcceptance:
 class SessionAcceptance:
     """What is known of one session with one kind of drafter."""
 
-    __slots__ = ("_drafter", "_first", "_rates", "_told", "beliefs", "num_positions", "rates", "survival")
+    __slots__ = ("_drafter", "_outlook", "_rates", "beliefs", "num_positions", "rates", "survival")
 
     def __init__(self, drafter: DrafterAcceptance, request_class: RequestClass | None, num_positions: int) -> None:
         rest = (1.0 - _FIRST_BELIEF) / (len(REQUEST_CLASSES) - 1)
-        self._first = [
+        self.beliefs = [
             1.0 / len(REQUEST_CLASSES) if request_class is None else _FIRST_BELIEF if name == request_class else rest
             for name in REQUEST_CLASSES
         ]
         self._drafter = drafter
-        self._told = request_class
         self._rates = _Rates()
-        self.beliefs = list(self._first)
+        self._outlook = 0.0
         self.num_positions = min(num_positions, MAX_POSITIONS - 1)
         self.rates: list[float] = []
         self.survival: list[float] = []
@@ -178,18 +188,23 @@ class SessionAcceptance:
                 belief *= 1.0 - table[num_held]
             posterior.append(belief)
         scale = (1.0 - _SWITCH) / sum(posterior)
-        self.beliefs = [one * scale + _SWITCH * first for one, first in zip(posterior, self._first, strict=True)]
+        floor = _SWITCH / len(posterior)
+        self.beliefs = [one * scale + floor for one in posterior]
 
     def _refresh(self) -> None:
-        tables, beliefs = self._drafter.tables(), self.beliefs
-        hits, misses = self._rates.hits, self._rates.misses
-        first, second, third, fourth, fifth = beliefs
+        tables = self._drafter.tables()
+        first, second, third, fourth, fifth = self.beliefs
+        priors = [
+            first * a + second * b + third * c + fourth * d + fifth * e
+            for a, b, c, d, e in zip(*(table[: self.num_positions] for table in tables), strict=True)
+        ]
+        outlook = math.prod(priors[:_OUTLOOK])
+        if (moved := abs(outlook - self._outlook)) > _MOVED:
+            self._rates.fade(max(0.0, 1.0 - 3.0 * moved))
+        self._outlook = outlook
         rates, survival, product = [], [], 1.0
-        for j, (a, b, c, d, e) in enumerate(zip(*tables, strict=True)):
-            if j == self.num_positions:
-                break
-            prior = first * a + second * b + third * c + fourth * d + fifth * e
-            rate = (hits[j] + _SESSION_DOUBT * prior) / (hits[j] + misses[j] + _SESSION_DOUBT)
+        for prior, hits, misses in zip(priors, self._rates.hits, self._rates.misses, strict=False):
+            rate = (hits + _SESSION_DOUBT * prior) / (hits + misses + _SESSION_DOUBT)
             product *= rate
             rates.append(rate)
             survival.append(product)

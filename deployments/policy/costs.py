@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from statistics import median
 
 import msgspec
@@ -23,6 +24,9 @@ _CAUTION = 1.0
 """Steps' worth of doubt about a correction: with one observation half of it is believed."""
 _OUTLIER = 0.5
 """A relative error beyond this counts less: a hiccup of the machine, or the start of a change."""
+
+_SURPRISE = 0.7
+"""What each outlier leaves of an entry's memory: a few in a row are no hiccup but a change."""
 
 
 class StepShape(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -123,6 +127,7 @@ class StepCosts:
         known = self._logs.get(bucket, 0.0)
         if count >= 4 and abs(found - known) > _OUTLIER:
             found = known + math.copysign(_OUTLIER, found - known)
+            count *= _SURPRISE
         self._logs[bucket] = known + (found - known) / (count + 1)
         self._counts[bucket] = count + 1
         self._shapes[bucket] = shape
@@ -152,7 +157,7 @@ class StepCosts:
             self._corrections = [1.0] * size
             return
         table.extend([math.exp(knots[0][1])] * min(size, knots[0][0]))
-        for (left, low), (right, high) in zip(knots, knots[1:], strict=False):
+        for (left, low), (right, high) in pairwise(knots):
             slope = (high - low) / (right - left)
             table.extend(math.exp(low + slope * (i - left)) for i in range(left, right))
         table.extend([math.exp(knots[-1][1])] * (size - len(table)))

@@ -14,6 +14,13 @@ class Patience(msgspec.Struct, frozen=True):
     num_rounds_to_skip: int = 0
 
 
+def lookahead_for(requested: int | None, configured: int, maximum: int, patience: Patience) -> int:
+    """The number of tokens to draft in the next round; `requested` None leaves it to the configuration."""
+    if patience.num_rounds_to_skip > 0:
+        return 0
+    return min(configured if requested is None else requested, maximum)
+
+
 def after_miss(patience: Patience) -> Patience:
     """A proposal did not come in time: skip one round, then two, four, ... before the drafter is asked again."""
     num_misses = patience.num_misses + 1

@@ -15,8 +15,8 @@ from typing import Literal
 
 import msgspec
 
-from deployments.messages import Priority, RequestClass, SessionId
-from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+from deployments.messages import Priority, SessionId
+from deployments.policy.acceptance import SessionAcceptance
 from deployments.policy.costs import DraftCosts, StepCosts, StepShape
 from deployments.policy.exposure import Exposure
 from deployments.policy.lookahead import Candidate, CycleTimes, choose, rate_of
@@ -71,7 +71,7 @@ class PlannerStats:
 
 @dataclass(slots=True)
 class _Batch:
-    """What a step of this verifier looks like, smoothed: what comes from other routers per own session, and contexts."""
+    """What a step of this verifier looks like, smoothed: what other routers bring per own session, and contexts."""
 
     other_sequences: float = 0.0
     other_drafted: float = 0.0

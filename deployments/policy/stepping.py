@@ -10,7 +10,7 @@ from deployments.messages import SessionId
 from deployments.policy.costs import StepCosts, StepShape, StepTiming
 from deployments.policy.lookahead import Candidate, choose
 from deployments.policy.regression import Regression
-from deployments.policy.waiting import LATE, Group, is_worth_waiting, joined
+from deployments.policy.waiting import LATE, Group, StepTimes, is_worth_waiting, joined
 
 _MAX_WAIT_STEPS = 2.0
 """Nobody who is ready waits longer than this many steps take."""
@@ -84,13 +84,13 @@ class StepPolicy:
         clusters = self._expected(now_ms)
         if not clusters or not ready:
             return None
-        present = self._group(ready)
-        rest_ms = waited_since_ms + _MAX_WAIT_STEPS * self._step_ms(ready, present) - now_ms
+        present, step_ms = self._group(ready), self._step_times(ready)
+        rest_ms = waited_since_ms + _MAX_WAIT_STEPS * step_ms(present.num_sequences, present.num_tokens) - now_ms
         expected: list[Group] = []
         for due_ms, group in clusters:
             expected.append(group)
             wait_ms = due_ms - now_ms
-            if wait_ms <= rest_ms and is_worth_waiting(present, joined(expected), wait_ms, self._plain_ms(ready)):
+            if wait_ms <= rest_ms and is_worth_waiting(present, joined(expected), wait_ms, step_ms):
                 return now_ms + min(rest_ms, max(1.0, LATE * wait_ms))
         return None
 
@@ -153,22 +153,14 @@ class StepPolicy:
         away = self._away.get(session)
         return away.commits if away is not None else 1.0
 
-    def _step_ms(self, ready: Sequence[Ready], group: Group) -> float:
-        return self._plain_ms(ready)(group.num_sequences, group.num_tokens)
-
-    def _plain_ms(self, ready: Sequence[Ready]) -> _StepMs:
+    def _step_times(self, ready: Sequence[Ready]) -> StepTimes:
+        """A step's time by sequences and tokens, at the mean context of those that are ready."""
         context = sum(one.context_len for one in ready) / len(ready)
-        return _StepMs(self.costs, context)
 
+        def step_ms(num_sequences: int, num_tokens: int, /) -> float:
+            num_context_tokens = round(context * num_sequences)
+            return self.costs.predict(
+                StepShape(num_sequences=num_sequences, num_tokens=num_tokens, num_context_tokens=num_context_tokens)
+            )
 
-class _StepMs(NamedTuple):
-    """A step's time by sequences and tokens, at a mean context."""
-
-    costs: StepCosts
-    context: float
-
-    def __call__(self, num_sequences: int, num_tokens: int) -> float:
-        context = round(self.context * num_sequences)
-        return self.costs.predict(
-            StepShape(num_sequences=num_sequences, num_tokens=num_tokens, num_context_tokens=context)
-        )
+        return step_ms

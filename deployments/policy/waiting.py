@@ -12,6 +12,9 @@ LATE = 2.0
 MARGIN = 1.05
 """How much better apart must be, to be worth steps and drafts of smaller batches."""
 
+StepTimes = Callable[[int, int], float]
+"""(sequences, tokens) -> a step's time."""
+
 
 class Group(NamedTuple):
     """Sessions that would share a step: how many, their tokens, what they are expected to commit, and how long
@@ -34,12 +37,10 @@ def joined(groups: Sequence[Group]) -> Group:
     )
 
 
-def is_worth_waiting(
-    ready: Group, expected: Group, wait_ms: float, step_ms: Callable[[int, int], float]
-) -> bool:
+def is_worth_waiting(ready: Group, expected: Group, wait_ms: float, step_ms: StepTimes) -> bool:
     """Whether to hold those that are ready until the expected ones are here, `wait_ms` from now.
 
-    `step_ms` takes sequences and tokens. One common step per cycle has to commit no less per ms than apart: those
+    One common step per cycle has to commit no less per ms than apart: those
     that are back sooner may run more often while the others are away, and those that come back while a step
     runs share the next one with them. Splitting pays where steps are cheap beside the drafts, joining where
     reading the weights is what a step costs; where neither matters, joining also spares the drafter. And of the

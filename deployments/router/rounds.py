@@ -22,7 +22,7 @@ from deployments.messages import (
     Verify,
     VerifyItem,
 )
-from deployments.policy import lookahead as lookahead_policy
+from deployments.policy import patience as patience_policy
 from deployments.policy.limits import room_for_proposal
 from deployments.router.peers import Peers, VerifierPeer
 from deployments.router.session import Phase, Session
@@ -124,7 +124,7 @@ class Rounds:
     def on_miss(self, session: Session) -> None:
         """The proposal did not come in time: the round goes ahead without it."""
         self._stats.proposal_misses.add()
-        session.patience = lookahead_policy.after_miss(session.patience)
+        session.patience = patience_policy.after_miss(session.patience)
         self.go_without_proposal(session)
 
     def go_without_proposal(self, session: Session) -> None:
@@ -174,7 +174,7 @@ class Rounds:
 
     def _take_proposal(self, session: Session, now_s: float) -> None:
         self._stats.exposed_draft_seconds.observe(now_s - session.round_started_s)
-        session.patience = lookahead_policy.after_proposal()
+        session.patience = patience_policy.after_proposal()
         self.make_ready(session)
 
     def _verify_item(self, session: Session) -> VerifyItem:
@@ -202,13 +202,13 @@ class Rounds:
         """The lookahead of the round after the one that is being sent, whoever drafts."""
         lookahead = 0
         if session.drafter_name != "none":
-            lookahead = lookahead_policy.lookahead_for(
+            lookahead = patience_policy.lookahead_for(
                 session.request.num_speculative_tokens,
                 self._settings.num_speculative_tokens,
                 self._settings.max_speculative_tokens,
                 session.patience,
             )
-            session.patience = lookahead_policy.after_skipped_round(session.patience)
+            session.patience = patience_policy.after_skipped_round(session.patience)
         room = room_for_proposal(session.context_len + 1, session.request.max_context_tokens)
         allowed = session.request.max_speculative_tokens
         session.asked_lookahead = min(lookahead, room if allowed is None else min(room, allowed))

@@ -19,7 +19,7 @@ from deployments.messages import (
     VerifyItem,
 )
 from deployments.policy.limits import cut_at_end, room_for_proposal
-from deployments.policy.lookahead import Patience
+from deployments.policy.patience import Patience
 from deployments.router.prompt_lookup import PromptLookup
 
 

@@ -1,0 +1,102 @@
+"""Survival: censored observations, classes that evidence overrides, drafters without skill, and confidence."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+
+STRUCTURED = (0.99, 0.99, 0.98, 0.92, 0.91, 0.73)
+PROSE = (0.78, 0.70, 0.74, 0.76, 0.70, 0.70)
+
+
+def rounds(session: SessionAcceptance, rates: tuple[float, ...], count: int, lookahead: int, seed: int = 1) -> None:
+    chance = random.Random(seed)
+    for _ in range(count):
+        held = 0
+        while held < lookahead and chance.random() < rates[min(held, len(rates) - 1)]:
+            held += 1
+        session.observe(held, lookahead)
+
+
+def test_survival_falls_along_a_session():
+    session = SessionAcceptance(DrafterAcceptance(), "code", 8)
+    assert len(session.survival) == 8
+    assert session.survival == sorted(session.survival, reverse=True)
+
+
+def test_a_whole_acceptance_says_nothing_of_the_positions_after_it():
+    session = SessionAcceptance(DrafterAcceptance(), None, 8)
+    before = session.rates[5]
+    chance = session.rates[1]
+    for _ in range(20):
+        session.observe(2, 2)
+    assert session.rates[1] > chance
+    # Only the belief in the class moves what lies beyond.
+    assert session.rates[5] >= before
+    assert session.request_class == "structured"
+
+
+def test_a_token_that_was_not_verified_but_held_is_counted():
+    told, untold = (SessionAcceptance(DrafterAcceptance(), "code", 8) for _ in range(2))
+    for _ in range(10):
+        told.observe(1, 1, is_next_held=True)
+        untold.observe(1, 1)
+    assert told.rates[1] > untold.rates[1]
+
+
+@pytest.mark.parametrize(
+    ("told", "rates", "expected"), [("structured", PROSE, 0.78), ("prose", STRUCTURED, 0.99), (None, STRUCTURED, 0.99)]
+)
+def test_evidence_overrides_the_class_within_six_rounds(told, rates, expected):
+    """Over many sessions: the mean first rate is within 0.12 of the truth after six rounds of four."""
+    drafter = DrafterAcceptance()
+    found = []
+    for seed in range(60):
+        session = SessionAcceptance(drafter, told, 8)
+        rounds(session, rates, 6, 4, seed)
+        found.append(session.rates[0])
+    assert sum(found) / len(found) == pytest.approx(expected, abs=0.12)
+
+
+def test_a_session_that_changes_its_text_is_followed():
+    drafter = DrafterAcceptance()
+    session = SessionAcceptance(drafter, "prose", 8)
+    rounds(session, PROSE, 40, 3)
+    low = session.survival[3]
+    rounds(session, (1.0,) * 6, 6, 3)
+    assert session.survival[3] > 0.6 > low
+    rounds(session, PROSE, 6, 5, seed=3)
+    assert session.survival[3] < 0.6
+
+
+def test_a_drafter_without_skill_is_not_expected_to_be_better_with_the_next_session():
+    drafter = DrafterAcceptance()
+    for _ in range(6):
+        rounds(SessionAcceptance(drafter, "code", 8), (0.0,), 10, 4)
+    for request_class in ("code", "prose", "reasoning"):
+        assert SessionAcceptance(drafter, request_class, 8).rates[0] < 0.3
+
+
+def test_confidence_sharpens_the_rate_when_it_has_shown_its_worth():
+    drafter = DrafterAcceptance()
+    session = SessionAcceptance(drafter, "prose", 8)
+    assert session.sharpened((0.2,))[0] == pytest.approx(session.rates[0]), "nothing is known of it yet"
+    chance = random.Random(4)
+    for _ in range(400):
+        confidence = chance.random()
+        held = chance.random() < confidence
+        session.observe(int(held), 1, confidences=(confidence,))
+    assert session.sharpened((0.97,))[0] > 0.8
+    assert session.sharpened((0.05,))[0] < 0.25
+
+
+def test_confidence_without_worth_changes_nothing():
+    drafter = DrafterAcceptance()
+    session = SessionAcceptance(drafter, "prose", 8)
+    chance = random.Random(4)
+    for _ in range(400):
+        session.observe(int(chance.random() < 0.6), 1, confidences=(chance.random(),))
+    assert session.sharpened((0.9,))[0] == pytest.approx(session.sharpened((0.2,))[0], abs=0.15)
