@@ -17,7 +17,13 @@ GROUP_LABEL = "outrider/group"
 """The label that every node group carries; its value is the group's name."""
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 """Set by Ray where it recognises the device, and by the node groups so that the autoscaler knows beforehand."""
-GROUP_OF_ROLE = {"ingress": "control", "router": "control", "verifier": "verifiers", "drafter": "drafters"}
+GROUP_OF_ROLE = {
+    "ingress": "control",
+    "router": "control",
+    "verifier": "verifiers",
+    "drafter": "drafters",
+    "draft_model": "drafters",
+}
 """The group that a role runs on where each role has machines of its own."""
 
 _EPSILON = 1e-9

@@ -1,4 +1,4 @@
-"""The Serve application:  ingress -> router -> verifier -> drafter, and router -> drafter.
+"""The Serve application:  ingress -> router -> verifier -> drafter, and router -> drafter of every kind.
 
 `deployments.app:build` is the import path that Serve's configuration files name.
 """
@@ -14,7 +14,7 @@ from cluster.discovery import request_router_config
 from deployments.config import OutriderConfig, RoleConfig, parse
 from deployments.drafter.deployment import Drafter
 from deployments.ingress.deployment import Ingress
-from deployments.roles import replica_of
+from deployments.roles import DEPLOYMENT_OF_KIND, replica_of
 from deployments.router.deployment import Router
 from deployments.verifier.deployment import Verifier
 
@@ -25,11 +25,12 @@ def build(args: dict[str, Any]) -> Application:
     """The application of a configuration, given as the fields of an OutriderConfig; ConfigError if they are wrong."""
     config = parse(args).resolve()
     fields = config.model_dump(mode="json")
-    drafter = None
-    if config.has_drafter:
-        drafter = serve.deployment(**_options("drafter", config.drafter))(Drafter).bind(fields)
-    verifier = serve.deployment(**_options("verifier", config.verifier))(Verifier).bind(fields, drafter)
-    router = serve.deployment(**_options("router", config.router))(Router).bind(fields, verifier, drafter)
+    drafters = {
+        kind: serve.deployment(**_options(DEPLOYMENT_OF_KIND[kind], role))(Drafter).bind(fields, kind)
+        for kind, role in config.drafter_roles.items()
+    }
+    verifier = serve.deployment(**_options("verifier", config.verifier))(Verifier).bind(fields, drafters.get("mtp"))
+    router = serve.deployment(**_options("router", config.router))(Router).bind(fields, verifier, *drafters.values())
     return serve.deployment(**_ingress_options(config))(Ingress).bind(fields, router)
 
 

@@ -5,46 +5,56 @@
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
-from math import gcd
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from deployments.config_parts import Name, Part, Port, StreamsConfig, StreamsTlsConfig
-from deployments.messages import DrafterName
+from deployments.checkpoint import (
+    POCKET,
+    ConfigError,
+    check_same_tokenizer,
+    check_shares,
+    folder_of,
+    max_positions,
+    tensor_parallel_sizes,
+)
+from deployments.config_checks import CHECKS
+from deployments.config_parts import Name, Part, Port, StreamsConfig
+from deployments.messages import DrafterKind, DrafterName
 
-POCKET = "pocket"
+__all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
+
 _MAX_CONTEXT_TOKENS_BY_DEFAULT = 32_768
 
 Auto = Literal["auto"]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the text names each field and says what would be right."""
 
 
 class ModelConfig(Part):
     """What is served, under the name `model_id`.
 
     Sources are folders as `save_pretrained` writes them, or "pocket" for the embedded pair. The
-    assistant's "auto" is the model source with "-assistant" behind it.
+    assistant's "auto" is the model source with "-assistant" behind it; a draft model must be
+    named, unless the target is the pocket one.
     """
 
     model_id: Name = POCKET
     model_source: Name = POCKET
     assistant_source: Name = "auto"
+    draft_model_source: Name | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_context_tokens: PositiveInt | Auto = "auto"
 
 
 class SpeculationConfig(Part):
-    """Who drafts for requests that leave it open, and how far ahead."""
+    """Who drafts for requests that leave it open, and how far ahead.
 
-    drafter: Literal["mtp", "prompt_lookup", "none"] = "mtp"
+    `drafters` are the kinds that are loaded; "auto": the one that `drafter` names.
+    """
+
+    drafter: Literal["mtp", "draft_model", "prompt_lookup", "none"] = "mtp"
+    drafters: tuple[DrafterKind, ...] | Auto = "auto"
     num_speculative_tokens: Annotated[int, Field(ge=0)] = 4
     max_speculative_tokens: Annotated[int, Field(ge=0, le=64)] = 16
 
@@ -82,7 +92,7 @@ class RoleConfig(Part):
 
 
 class KvCacheConfig(Part):
-    """The verifier's cache. "auto" holds 16 sessions of the longest context."""
+    """A cache of keys and values. "auto" holds 16 sessions of the longest context."""
 
     num_tokens: PositiveInt | Auto = "auto"
     block_size: PositiveInt = 16
@@ -110,6 +120,19 @@ class DrafterConfig(RoleConfig):
     num_cpus: PositiveFloat = 0.3
     max_batch_sessions: PositiveInt = 64
     max_shadow_bytes: PositiveInt = 1 << 30
+
+
+class DraftModelConfig(RoleConfig):
+    """An independent draft model's side. `prompt_tokens` bounds what one batch reads of prompts.
+
+    With `drafts_ahead` it goes on guessing while the verifier works.
+    """
+
+    num_cpus: PositiveFloat = 0.3
+    max_sessions: PositiveInt = 64
+    prompt_tokens: PositiveInt = 128
+    drafts_ahead: bool = True
+    kv_cache: KvCacheConfig = KvCacheConfig()
 
 
 class RouterConfig(RoleConfig):
@@ -145,22 +168,37 @@ class OutriderConfig(Part):
     router: RouterConfig = RouterConfig()
     verifier: VerifierConfig = VerifierConfig()
     drafter: DrafterConfig = DrafterConfig()
+    draft_model: DraftModelConfig = DraftModelConfig()
     streams: StreamsConfig = StreamsConfig()
 
     @property
-    def has_drafter(self) -> bool:
-        """Whether a drafter is deployed."""
-        return self.speculation.drafter == "mtp"
+    def drafter_kinds(self) -> tuple[DrafterKind, ...]:
+        """What is loaded to draft with."""
+        speculation = self.speculation
+        if speculation.drafters != "auto":
+            return speculation.drafters
+        return (speculation.drafter,) if speculation.drafter in ("mtp", "draft_model") else ()
+
+    @property
+    def drafter_roles(self) -> dict[DrafterKind, DrafterConfig | DraftModelConfig]:
+        """The sections of the drafters that have replicas of their own."""
+        sections: dict[DrafterKind, DrafterConfig | DraftModelConfig]
+        sections = {"mtp": self.drafter, "draft_model": self.draft_model}
+        return {kind: sections[kind] for kind in self.drafter_kinds}
+
+    @property
+    def gpu_roles(self) -> dict[str, RoleConfig]:
+        """The sections of the roles that compute with a model."""
+        return {"verifier": self.verifier, "drafter": self.drafter, "draft_model": self.draft_model}
 
     @property
     def drafters(self) -> tuple[DrafterName, ...]:
         """What a request may ask for here."""
-        replicas: tuple[DrafterName, ...] = ("mtp",) if self.has_drafter else ()
-        return ("auto", *replicas, "prompt_lookup", "none")
+        return ("auto", *self.drafter_kinds, "prompt_lookup", "none")
 
     @model_validator(mode="after")
     def _check(self) -> OutriderConfig:
-        problems = [problem for check in _CHECKS if (problem := check(self))]
+        problems = [problem for check in CHECKS if (problem := check(self))]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -168,98 +206,41 @@ class OutriderConfig(Part):
     def resolve(self) -> OutriderConfig:
         """A new tree without "auto", checked against the model's own config.json; ConfigError if that does not fit."""
         model = self.model
-        source, assistant = _folder(model.model_source, "model_source"), ""
-        if self.has_drafter:
+        source, assistant = folder_of(model.model_source, "model_source"), ""
+        if "mtp" in self.drafter_kinds:
             if model.assistant_source != "auto":
-                assistant = _folder(model.assistant_source, "assistant_source")
+                assistant = folder_of(model.assistant_source, "assistant_source")
             else:
-                assistant = _folder(
+                assistant = folder_of(
                     POCKET if model.model_source == POCKET else f"{source}-assistant", "assistant_source", "assistant"
                 )
-        own_context = _max_positions(source)
-        _check_shares(self.verifier.tensor_parallel_size, source)
-        on_cpu = self.verifier.device == "cpu" and self.drafter.device == "cpu"
+        draft_model = _draft_model_folder(model, source) if "draft_model" in self.drafter_kinds else ""
+        own_context = max_positions(source, _MAX_CONTEXT_TOKENS_BY_DEFAULT)
+        check_shares(self.verifier.tensor_parallel_size, source)
+        on_cpu = all(role.device == "cpu" for role in (self.verifier, *self.drafter_roles.values()))
         dtype = ("float32" if on_cpu else "bfloat16") if model.dtype == "auto" else model.dtype
         asked, kept = model.max_context_tokens, self.verifier.kv_cache.num_tokens
         context = asked if isinstance(asked, int) else min(own_context, _MAX_CONTEXT_TOKENS_BY_DEFAULT)
         if context > own_context:
             raise ConfigError(f"model.max_context_tokens: {context} is over the model's own {own_context}; lower it")
+        drafting = self.draft_model.kv_cache.num_tokens
         num_kv_tokens = kept if isinstance(kept, int) else 16 * (context + self.speculation.max_speculative_tokens)
         return self.with_changes(
             model={
                 "model_source": source,
                 "assistant_source": assistant or model.assistant_source,
+                "draft_model_source": draft_model or model.draft_model_source,
                 "dtype": dtype,
                 "max_context_tokens": context,
             },
+            speculation={"drafters": self.drafter_kinds},
             verifier={"kv_cache": {"num_tokens": num_kv_tokens}},
+            draft_model={"kv_cache": {"num_tokens": drafting if isinstance(drafting, int) else 16 * context}},
         )
 
     def with_changes(self, **changes: Any) -> OutriderConfig:
         """A new, checked tree with some fields replaced, given as nested mappings; ConfigError if it does not fit."""
         return parse(_merged(self.model_dump(), changes))
-
-
-def _lookahead(config: OutriderConfig) -> str | None:
-    asked, most = config.speculation.num_speculative_tokens, config.speculation.max_speculative_tokens
-    if asked > most:
-        return (
-            f"speculation.num_speculative_tokens: {asked} is over max_speculative_tokens {most}; raise that or lower it"
-        )
-    return None
-
-
-def _step(config: OutriderConfig) -> str | None:
-    room, longest = config.verifier.max_step_tokens, config.speculation.max_speculative_tokens + 1
-    if room - config.verifier.prompt_tokens < longest:
-        return (
-            f"verifier.max_step_tokens: {room} less prompt_tokens {config.verifier.prompt_tokens} leaves no room for "
-            f"a proposal of {longest - 1} tokens; raise it"
-        )
-    return None
-
-
-def _cache(config: OutriderConfig) -> str | None:
-    held, context = config.verifier.kv_cache.num_tokens, config.model.max_context_tokens
-    if held == "auto" or context == "auto":
-        return None
-    needed = context + config.speculation.max_speculative_tokens
-    if held < needed:
-        return f"verifier.kv_cache.num_tokens: {held} does not hold one session of {needed} tokens; raise it"
-    return None
-
-
-def _streams(config: OutriderConfig) -> str | None:
-    streams = config.streams
-    given = [name for name in StreamsTlsConfig.model_fields if getattr(streams.tls, name) is not None]
-    if streams.tls.files is None and given:
-        return f"streams.tls: {' and '.join(given)} alone will not do; give ca_file, cert_file and key_file"
-    if not streams.is_loopback and not streams.insecure_streams and not given:
-        return (
-            f"streams.host: {streams.host!r} is reachable from other machines; give streams.tls the cluster's "
-            "certificates (`outrider certificates` makes a set for a trial), use 127.0.0.1, or set "
-            "streams.insecure_streams: true on a network you trust"
-        )
-    replicas = config.router.num_replicas + config.verifier.num_replicas
-    replicas += config.drafter.num_replicas if config.has_drafter else 0
-    if len(streams.ports) < replicas:
-        return f"streams.port_range: {len(streams.ports)} ports for {replicas} replicas; widen it (first, last)"
-    return None
-
-
-def _gpu_shares(config: OutriderConfig) -> str | None:
-    for name, role in (("verifier", config.verifier), ("drafter", config.drafter)):
-        if 0 < role.num_gpus < 1 and role.max_gpu_bytes is None:
-            return (
-                f"{name}.max_gpu_bytes: it shares its GPU (num_gpus {role.num_gpus}) and could take its neighbours' "
-                "memory; set what it may allocate"
-            )
-        if role.num_gpus > 1 and role.num_gpus != int(role.num_gpus):
-            return f"{name}.num_gpus: {role.num_gpus} is neither a share of one GPU nor a number of GPUs; round it"
-    return None
-
-
-_CHECKS = (_lookahead, _step, _cache, _streams, _gpu_shares)
 
 
 def parse(fields: Any) -> OutriderConfig:
@@ -284,8 +265,8 @@ def load(path: Path | None) -> OutriderConfig:
         raise ConfigError(f"in {path}:\n{error}") from None
     sources = {
         name: str((path.parent / source).resolve())
-        for name in ("model_source", "assistant_source")
-        if (source := getattr(config.model, name)) not in (POCKET, "auto")
+        for name in ("model_source", "assistant_source", "draft_model_source")
+        if (source := getattr(config.model, name)) not in (POCKET, "auto", None)
     }
     certificates = {
         name: str((path.parent / file).absolute())
@@ -312,37 +293,12 @@ def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _folder(source: str, field: str, pocket_part: str = "target") -> str:
-    folder = Path(str(files("deployments.models"))) / POCKET / pocket_part if source == POCKET else Path(source)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"model.{field}: {str(folder)!r} holds no config.json; give the folder of a downloaded checkpoint "
-            "(`hf download <model> --local-dir <folder>`)"
-        )
-    return str(folder.resolve())
-
-
-def _text_fields(folder: str) -> dict[str, Any]:
-    fields = json.loads((Path(folder) / "config.json").read_text("utf-8"))
-    return {**fields, **fields.get("text_config", {})}
-
-
-def _max_positions(folder: str) -> int:
-    found = _text_fields(folder).get("max_position_embeddings")
-    return int(found) if found is not None else _MAX_CONTEXT_TOKENS_BY_DEFAULT
-
-
-def tensor_parallel_sizes(folder: str) -> list[int]:
-    """The numbers of ranks among which a checkpoint's attention heads can be divided, by its config.json."""
-    fields = _text_fields(folder)
-    counts = [fields.get("num_attention_heads"), fields.get("num_key_value_heads")]
-    if fields.get("attention_k_eq_v") is not False:  # else the full layers have the sliding layers' heads
-        counts.append(fields.get("num_global_key_value_heads"))
-    most = gcd(*(int(count) for count in counts if count))
-    return [size for size in range(1, most + 1) if most % size == 0] or [1]
-
-
-def _check_shares(size: int, folder: str) -> None:
-    if size != 1 and size not in (sizes := tensor_parallel_sizes(folder)):
-        can = ", ".join(str(size) for size in sizes)
-        raise ConfigError(f"verifier.tensor_parallel_size: {size} does not divide the model's heads; choose of {can}")
+def _draft_model_folder(model: ModelConfig, target: str) -> str:
+    source = model.draft_model_source
+    if source is None:
+        if model.model_source != POCKET:
+            raise ConfigError("model.draft_model_source: name the folder of a draft model for this target")
+        source = POCKET
+    folder = folder_of(source, "draft_model_source", "draft_model")
+    check_same_tokenizer(target, folder)
+    return folder

@@ -20,9 +20,9 @@ import msgspec
 PROTOCOL_VERSION = 1
 
 Role = Literal["ingress", "router", "verifier", "drafter"]
-DrafterKind = Literal["mtp"]
+DrafterKind = Literal["mtp", "draft_model"]
 """What a drafter replica holds; the router itself does prompt lookup."""
-DrafterName = Literal["auto", "mtp", "prompt_lookup", "none"]
+DrafterName = Literal["auto", "mtp", "draft_model", "prompt_lookup", "none"]
 """What a request may ask for; "auto" leaves it to the router."""
 RequestClass = Literal["structured", "code", "prose", "creative", "reasoning"]
 Priority = Literal["interactive", "batch"]
@@ -298,7 +298,7 @@ class Delta(Record):
 
 
 class Need(Record):
-    """A drafter's shadow of this session has a gap: it holds entries [0, have_len) only."""
+    """A drafter has a gap in this session: it holds shadow entries, or tokens, [0, have_len) only."""
 
     session: SessionId
     epoch: Epoch
@@ -314,6 +314,7 @@ class Attach(Record):
     session: SessionId
     epoch: Epoch
     params: SamplingParams
+    max_context_tokens: int
 
 
 class Detach(Record):
@@ -321,6 +322,23 @@ class Detach(Record):
 
     session: SessionId
     epoch: Epoch
+
+
+class DraftItem(Record):
+    """Read the committed `tokens` at positions `start` .. `context_len` - 1, then draft `lookahead` ones (0: none)."""
+
+    session: SessionId
+    epoch: Epoch
+    context_len: int
+    start: int
+    tokens: tuple[Token, ...]
+    lookahead: int
+
+
+class Draft(Record):
+    """What a drafter that works from tokens alone shall draft, for the sessions of one router."""
+
+    items: tuple[DraftItem, ...]
 
 
 class Introduce(Record):
@@ -346,30 +364,9 @@ class Proposal(Record):
     draft_ms: float
 
 
-Message = (
-    Hello
-    | Welcome
-    | Generate
-    | Cancel
-    | SetFlow
-    | Commits
-    | Failure
-    | RouterStatus
-    | Report
-    | Reports
-    | Open
-    | Close
-    | Verify
-    | Verdict
-    | Refusal
-    | Load
-    | Delta
-    | Need
-    | Attach
-    | Detach
-    | Introduce
-    | Proposal
-)
+_ToRouters = Generate | Cancel | SetFlow | Verdict | Refusal | Load | Introduce | Proposal
+_FromRouters = Commits | Failure | RouterStatus | Reports | Open | Close | Verify | Attach | Detach | Draft
+Message = Hello | Welcome | _ToRouters | _FromRouters | Delta | Need | Report
 
 TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
     ("ingress", "router"): Generate | Cancel | SetFlow | Report,
@@ -378,7 +375,7 @@ TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
     ("verifier", "router"): Verdict | Refusal | Load | Report,
     ("verifier", "drafter"): Delta,
     ("drafter", "verifier"): Need,
-    ("router", "drafter"): Attach | Detach,
-    ("drafter", "router"): Introduce | Proposal | Report,
+    ("router", "drafter"): Attach | Detach | Draft,
+    ("drafter", "router"): Introduce | Need | Proposal | Report,
 }
 """What may follow the handshake, by (sender, receiver): a link decodes these records and no others."""

@@ -75,7 +75,8 @@ def _deploy(config: OutriderConfig, stopping: threading.Event, deadline_s: float
     """Deploy, and return once the endpoint answers; StartFailed with the reason of the first replica that cannot."""
     from deployments.app import APP_NAME, build
 
-    _say(f"loading {config.model.model_id}: ingress, router, verifier" + (", drafter" if config.has_drafter else ""))
+    roles = ("ingress", "router", "verifier", *(f"{kind} drafter" for kind in config.drafter_roles))
+    _say(f"loading {config.model.model_id}: " + ", ".join(roles))
     local.start_serve(host=config.ingress.host, port=config.ingress.port)
     local.deploy(build(config.model_dump(mode="json")), APP_NAME)
     while not stopping.is_set():

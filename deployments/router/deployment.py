@@ -21,14 +21,14 @@ class Router(ServedReplica):
 
     # Serve awaits a constructor that is a coroutine; mypy knows none.
     async def __init__(  # type: ignore[misc]
-        self, config: dict[str, Any], verifier: DeploymentHandle[Any], drafter: DeploymentHandle[Any] | None = None
+        self, config: dict[str, Any], verifier: DeploymentHandle[Any], *drafters: DeploymentHandle[Any]
     ) -> None:
         settings = parse(config)
         await self.start(
             Identity(own_name(), "router"),
             lambda meter: build_service(settings, meter),
             settings.streams.on_node(own_address()),
-            [Lessors(handle) for handle in (verifier, drafter) if handle is not None],
+            [Lessors(handle) for handle in (verifier, *drafters)],
             RayExporter().export,
         )
 

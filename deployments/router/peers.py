@@ -100,9 +100,14 @@ class Peers:
             return
         session.drafter = name
         self.drafters[name].sessions.add(session.id)
-        send_or_drop(
-            self.drafters[name].link, Attach(session=session.id, epoch=session.epoch, params=session.request.params)
+        session.sent_len = 0
+        attach = Attach(
+            session=session.id,
+            epoch=session.epoch,
+            params=session.request.params,
+            max_context_tokens=session.request.max_context_tokens,
         )
+        send_or_drop(self.drafters[name].link, attach)
 
     def has_drafter_for(self, session: Session) -> bool:
         """Whether a drafter is there of the kind that the session wants."""

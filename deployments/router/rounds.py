@@ -14,6 +14,7 @@ from deployments.messages import (
     Commit,
     Commits,
     DrafterName,
+    Need,
     Open,
     Proposal,
     SessionId,
@@ -24,6 +25,7 @@ from deployments.messages import (
 )
 from deployments.policy import patience as patience_policy
 from deployments.policy.limits import room_for_proposal
+from deployments.router.drafting import Drafts
 from deployments.router.peers import Peers, VerifierPeer
 from deployments.router.session import Phase, Session
 from deployments.router.stats import RouterStats
@@ -61,6 +63,7 @@ class Rounds:
         self._on_end = on_end
         self._commits: dict[str, list[Commit]] = {}
         self._stats = stats
+        self._drafts = Drafts(peers)
 
     def open(self, session: Session, avoid: Collection[str] = ()) -> None:
         """Place a session, new or moved, from its committed tokens; with no verifier there it waits for one."""
@@ -72,7 +75,7 @@ class Rounds:
                 session.phase = Phase.WAITING
                 session.deadline_s = self._clock() + self._settings.placement_timeout_s
             return
-        self._peers.change_drafter(session, keep=True)
+        self.attach(session, keep=True)
         opening = Open(
             session=session.id,
             epoch=session.epoch,
@@ -80,12 +83,17 @@ class Rounds:
             max_context_tokens=session.request.max_context_tokens,
             params=session.request.params,
             stop_token_ids=session.request.stop_token_ids,
-            drafter=session.drafter,
+            drafter=session.fed_drafter,
             lookahead=self._go_ahead(session),
         )
         session.round_started_s = 0.0
         self._await_verdict(session, opening)
         send_or_drop(verifier.link, opening)
+
+    def attach(self, session: Session, *, keep: bool = False) -> None:
+        """Give a session a drafter (the one it has, with `keep`) under a new epoch."""
+        self._peers.change_drafter(session, keep=keep)
+        self._drafts.let_read(session)
 
     def leave(self, session: Session) -> None:
         """Take a session off its verifier, which may let others go ahead."""
@@ -104,6 +112,7 @@ class Rounds:
             if link := self._peers.ingresses.get(peer):
                 send_or_drop(link, Commits(items=tuple(commits)))
         self._commits.clear()
+        self._drafts.send()
         self.pump(verifier)
 
     def on_proposal(self, proposal: Proposal) -> None:
@@ -120,6 +129,10 @@ class Rounds:
                 verifiers[session.verifier] = None
         for name in verifiers:
             self.pump(self._peers.verifiers[name])
+
+    def on_need(self, session: Session, need: Need) -> None:
+        """A drafter of tokens has missed some."""
+        self._drafts.ask_again(session, need, is_awaited=session.phase is Phase.DRAFTING)
 
     def on_miss(self, session: Session) -> None:
         """The proposal did not come in time: the round goes ahead without it."""
@@ -161,10 +174,10 @@ class Rounds:
             self._on_end(session)
             return
         session.round_started_s = now_s
-        if not item.has_go_ahead or item.epoch != session.epoch:
+        has_go_ahead = item.has_go_ahead and item.epoch == session.epoch
+        if not has_go_ahead and not self._drafts.ask(session):
             # Nobody drafts: no drafter is attached, or its shadow still fills.
-            session.draft_s = 0.0
-            session.look_up()
+            self._look_up(session)
             self.make_ready(session)
             return
         session.phase = Phase.DRAFTING
@@ -175,11 +188,17 @@ class Rounds:
     def _take_proposal(self, session: Session, now_s: float) -> None:
         self._stats.exposed_draft_seconds.observe(now_s - session.round_started_s)
         session.patience = patience_policy.after_proposal()
+        if not session.proposal:  # the drafter still reads, or had no room
+            self._look_up(session)
         self.make_ready(session)
+
+    def _look_up(self, session: Session) -> None:
+        session.draft_s = 0.0
+        session.look_up()
 
     def _verify_item(self, session: Session) -> VerifyItem:
         if not session.drafter and session.wants_drafter and self._peers.has_drafter_for(session):
-            self._peers.change_drafter(session)
+            self.attach(session)
             if session.drafter:
                 self._stats.add_epoch("drafter_came")
         item = VerifyItem(
@@ -188,7 +207,7 @@ class Rounds:
             context_len=session.context_len,
             tokens=session.proposal,
             lookahead=self._go_ahead(session),
-            drafter=session.drafter,
+            drafter=session.fed_drafter,
         )
         self._await_verdict(session, item)
         return item
@@ -196,7 +215,7 @@ class Rounds:
     def _go_ahead(self, session: Session) -> int:
         """How many tokens the verifier shall tell the session's drafter to draft for the round after this one."""
         lookahead = self._ask_lookahead(session)
-        return lookahead if session.drafter else 0
+        return lookahead if session.fed_drafter else 0
 
     def _ask_lookahead(self, session: Session) -> int:
         """The lookahead of the round after the one that is being sent, whoever drafts."""

@@ -20,6 +20,7 @@ from deployments.messages import (
     Introduce,
     Load,
     Message,
+    Need,
     Open,
     Proposal,
     Refusal,
@@ -106,6 +107,10 @@ class RouterService:
             case Introduce():
                 self._peers.drafters[link.peer] = DrafterPeer(link, message.kind)
                 self._tell_status()
+            case Need():
+                session = self._sessions.get(message.session)
+                if session is not None and session.epoch == message.epoch:
+                    self._rounds.on_need(session, message)
             case Proposal():
                 self._rounds.on_proposal(message)
             case Verdict():
@@ -197,7 +202,7 @@ class RouterService:
         """The drafter is gone: this round goes ahead without it, the next one with another."""
         self._stats.add_epoch("drafter_lost")
         session.drafter = ""
-        self._peers.change_drafter(session)
+        self._rounds.attach(session)
         if session.phase is Phase.DRAFTING:
             self._rounds.go_without_proposal(session)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from deployments.link import Link
 from deployments.messages import (
     Commit,
+    DrafterKind,
     DrafterName,
     Epoch,
     Generate,
@@ -39,7 +41,8 @@ class Session:
     `drafter_name` is what drafts for it, never "auto".
 
     `epoch` names the present placement. `verify_epoch` is the one under which the outstanding Open
-    or Verify went out: it lags behind when the drafter changed while a step was running.
+    or Verify went out: it lags behind when the drafter changed while a step was running. A drafter of
+    tokens has been sent the first `sent_len` of them.
     """
 
     id: int
@@ -62,6 +65,7 @@ class Session:
     asked_lookahead: int = 0
     round_started_s: float = 0.0
     draft_s: float = 0.0
+    sent_len: int = 0
     lookup: PromptLookup | None = None
 
     @property
@@ -72,7 +76,17 @@ class Session:
     @property
     def wants_drafter(self) -> bool:
         """Whether a drafter's replica shall be attached."""
-        return self.drafter_name == "mtp" and self.request.num_speculative_tokens != 0
+        return self.drafter_name in get_args(DrafterKind) and self.request.num_speculative_tokens != 0
+
+    @property
+    def has_token_drafter(self) -> bool:
+        """Whether its drafter is one that this router sends tokens to."""
+        return bool(self.drafter) and self.drafter_name == "draft_model"
+
+    @property
+    def fed_drafter(self) -> str:
+        """The drafter that the verifier feeds and gives the go-ahead, "" for none."""
+        return self.drafter if self.drafter_name == "mtp" else ""
 
     def awaits_verdict(self, item: VerdictItem) -> bool:
         """Whether the item answers the outstanding step; anything else is stale or invented."""

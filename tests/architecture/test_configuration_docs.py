@@ -9,7 +9,7 @@ from typing import Any
 from deployments.config import OutriderConfig
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
-ROLES = ("ingress", "router", "verifier", "drafter")
+ROLES = ("ingress", "router", "verifier", "drafter", "draft_model")
 
 
 def documented() -> dict[str, Any]:

@@ -8,9 +8,17 @@ import msgspec
 import pytest
 
 from deployments.ingress.generation import GenerateRequest
-from deployments.messages import Delta, DeltaItem, Message, SamplingParams
+from deployments.messages import Delta, DeltaItem, DrafterName, Message, SamplingParams
 from tests.support.equality import Reference, Tally
-from tests.support.pocket import TARGET, chat_prompts, drafter_engine, safe_prompts, stop_token_ids, verifier_engine
+from tests.support.pocket import (
+    TARGET,
+    chat_prompts,
+    draft_model_engine,
+    drafter_engine,
+    safe_prompts,
+    stop_token_ids,
+    verifier_engine,
+)
 from tests.support.rig import Rig, running_rig
 
 NUM_TOKENS = 48
@@ -54,20 +62,27 @@ async def test_eight_prompts_with_every_lookahead_and_drafter_alone_and_in_compa
         {"drafter": "none"},
         {"drafter": "prompt_lookup"},
         *({"drafter": "mtp", "num_speculative_tokens": k} for k in (0, 1, 3, 8)),
+        *({"drafter": "draft_model", "num_speculative_tokens": k} for k in (1, 5)),
     ]
-    async with running_rig(verifiers=[engines[0]], drafters=[engines[1]]) as rig:
+    names: tuple[DrafterName, ...] = ("auto", "draft_model", "prompt_lookup")
+    draft_model = draft_model_engine()
+    async with running_rig(verifiers=[engines[0]], drafters=[engines[1]], token_drafters=[draft_model]) as rig:
         for changes in settings:
             for index, prompt in enumerate(prompts):
                 alone = await rig.generate(make(index, prompt, params, **changes))
                 tally.check(prompt, params, expected[index], alone)
-            crowd = [make(100 + i, prompt, SAMPLED, num_speculative_tokens=i % 6) for i, prompt in enumerate(company)]
+            crowd = [
+                make(100 + i, prompt, SAMPLED, num_speculative_tokens=i % 6, drafter=names[i % 3])
+                for i, prompt in enumerate(company)
+            ]
             made = [make(i, prompt, params, **changes) for i, prompt in enumerate(prompts)]
             together = (await outputs(rig, [*made, *crowd]))[: len(prompts)]
             for prompt, wanted, got in zip(prompts, expected, together, strict=True):
                 tally.check(prompt, params, wanted, got)
-        assert rig.of("drafter")[0].service.stats.num_draft_tokens > 0
+        assert all(node.service.stats.num_draft_tokens > 0 for node in rig.of("drafter"))
     tally.close()
     engines[0].check_integrity()
+    draft_model.check_integrity()
 
 
 @pytest.mark.parametrize("spoil", [bytes, lambda size: b"\xff" * size, lambda size: b"\x01" * (size // 2)])

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from deployments.drafter.fake_engine import FakeDrafterEngine, garbage
+from deployments.drafter.fake_token_engine import FakeTokenEngine
 from deployments.ingress.generation import GenerateRequest
 from deployments.messages import (
     Attach,
     Commits,
     Delta,
+    Draft,
     Message,
     Need,
     Proposal,
     SamplingParams,
+    Token,
     Verdict,
     Verify,
 )
@@ -280,3 +285,53 @@ async def until(condition, timeout_s: float = 20.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def toy_token_drafter(agreement: float) -> FakeTokenEngine:
+    def oracle(params: SamplingParams, text: Sequence[Token]) -> Token:
+        (token,) = toy_proposal(text, seed=params.seed, vocab_size=VOCAB, lookahead=1, agreement=agreement)
+        return token
+
+    return FakeTokenEngine(oracle, vocab_size=VOCAB)
+
+
+@pytest.mark.parametrize("agreement", [0.0, 0.6, 1.0])
+async def test_a_drafter_of_tokens_changes_no_token_whatever_it_drafts(agreement: float):
+    engine = toy_token_drafter(agreement)
+    settings = {"drafter": "draft_model"}
+    async with running_rig(verifiers=[FakeEngine()], token_drafters=[engine], router=settings) as rig:
+        await check_all(rig, requests(6, num_speculative_tokens=4))
+        stats = rig.of("drafter")[0].service.stats
+        assert stats.num_draft_tokens > 0
+        assert rig.of("drafter")[0].tap.count(Draft) <= rig.of("verifier")[0].service.num_steps + 6
+    assert not engine.params
+
+
+async def test_lost_questions_and_proposals_of_a_drafter_of_tokens_cost_a_deadline_and_nothing_else():
+    chance = random.Random(4)
+    settings = {"drafter": "draft_model", "proposal_timeout_s": 0.05}
+    engine = toy_token_drafter(0.9)
+    async with running_rig(verifiers=[FakeEngine()], token_drafters=[engine], router=settings) as rig:
+
+        def lose(_link: object, message: Message) -> Message | None:
+            return None if isinstance(message, Draft | Proposal) and chance.random() < 0.2 else message
+
+        (drafter,), (router,) = rig.of("drafter"), rig.of("router")
+        drafter.tap.bend = router.tap.bend = lose
+        await check_all(rig, requests(6))
+        assert router.tap.count(Need) > 0, "the drafter noticed the gap"
+
+
+async def test_drafters_of_two_kinds_serve_side_by_side_and_either_may_die():
+    holder: list[Rig] = []
+    mtp, tokens = toy_drafter(holder, 0.8), toy_token_drafter(0.8)
+    async with running_rig(verifiers=[FakeEngine()], drafters=[mtp], token_drafters=[tokens]) as rig:
+        holder.append(rig)
+        made = [
+            dataclasses.replace(request, drafter=("mtp", "draft_model")[i % 2]) for i, request in enumerate(requests(8))
+        ]
+        running = asyncio.create_task(check_all(rig, made))
+        await until(lambda: mtp.num_extended > 20 and len(tokens.batches) > 20)
+        assert len(mtp.params) == len(tokens.params) == 4
+        rig.of("drafter")[1].kill()
+        await running

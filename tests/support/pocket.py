@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from transformers import AutoTokenizer
 
+from deployments.drafter.draft_model_engine import DraftCacheLimits, DraftModelEngine, load_draft_model_engine
 from deployments.drafter.mtp_engine import MtpEngine, build_mtp_engine
 from deployments.messages import SamplingParams, Token
 from deployments.models.loading import load_assistant, load_config, load_embedding_table, load_target, shadow_spec
@@ -17,6 +18,7 @@ from tests.support.equality import POCKET, SAFE_MARGIN, Reference
 
 TARGET = str(POCKET / "target")
 ASSISTANT = str(POCKET / "assistant")
+DRAFT_MODEL = str(POCKET / "draft_model")
 TASKS = ("structured", "code", "prose", "summary")
 
 
@@ -34,6 +36,12 @@ def drafter_engine(*, shadow_bytes: int = 64 << 20) -> MtpEngine:
         shadow_spec(load_config(TARGET), dtype=torch.float32),
         shadow_bytes=shadow_bytes,
     )
+
+
+def draft_model_engine(*, num_kv_tokens: int = 16384, max_context_tokens: int = 1024) -> DraftModelEngine:
+    """A draft model's engine as the deployment makes it, with a small cache."""
+    limits = DraftCacheLimits(max_context_tokens=max_context_tokens, num_kv_tokens=num_kv_tokens)
+    return load_draft_model_engine(TARGET, DRAFT_MODEL, limits, dtype=torch.float32)
 
 
 @cache

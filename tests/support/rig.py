@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from deployments.drafter.engine import DrafterEngine
 from deployments.drafter.service import DrafterService, DrafterSettings
+from deployments.drafter.token_engine import TokenDrafterEngine
+from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.ingress.generation import GenerateRequest, RouterClient
 from deployments.link import Endpoint, Identity, Invitation, Link, LinkSettings, Listener, TokenBook, dial, listen
 from deployments.messages import Message, Role
@@ -48,7 +50,7 @@ class Node:
     """One running service: what it is called, what it does, and how to reach or kill it."""
 
     identity: Identity
-    service: RouterService | VerifierService | DrafterService | RouterClient
+    service: RouterService | VerifierService | DrafterService | TokenDrafterService | RouterClient
     tap: Tap
     tokens: TokenBook = field(default_factory=TokenBook)
     listener: Listener | None = None
@@ -86,6 +88,10 @@ class Rig:
     async def add_drafter(self, engine: DrafterEngine, **settings: object) -> Node:
         return await self._add("drafter", DrafterService(engine, DrafterSettings(**settings)))  # type: ignore[arg-type]
 
+    async def add_token_drafter(self, engine: TokenDrafterEngine, **settings: object) -> Node:
+        service = TokenDrafterService(engine, TokenDrafterSettings(**settings))  # type: ignore[arg-type]
+        return await self._add("drafter", service)
+
     def of(self, role: Role) -> list[Node]:
         return [node for node in self.nodes if node.identity.role == role]
 
@@ -93,7 +99,9 @@ class Rig:
         """All tokens of one request."""
         return [token async for commit in self.client.generate(request) for token in commit.tokens]
 
-    async def _add(self, role: Role, service: RouterService | VerifierService | DrafterService) -> Node:
+    async def _add(
+        self, role: Role, service: RouterService | VerifierService | DrafterService | TokenDrafterService
+    ) -> Node:
         node = Node(Identity(f"{role}-{sum(n.identity.role == role for n in self.nodes)}", role), service, Tap(service))
         node.listener = await listen(node.tap, node.identity, node.tokens, "127.0.0.1", PORTS, self.links)
         node.task = asyncio.create_task(service.run())
@@ -128,6 +136,7 @@ async def running_rig(
     *,
     verifiers: Sequence[VerifierEngine],
     drafters: Sequence[DrafterEngine] = (),
+    token_drafters: Sequence[TokenDrafterEngine] = (),
     num_routers: int = 1,
     router: dict[str, object] | None = None,
     verifier: dict[str, object] | None = None,
@@ -138,6 +147,8 @@ async def running_rig(
     try:
         for drafter_engine in drafters:
             await rig.add_drafter(drafter_engine)
+        for token_engine in token_drafters:
+            await rig.add_token_drafter(token_engine)
         for verifier_engine in verifiers:
             await rig.add_verifier(verifier_engine, **(verifier or {}))
         for _ in range(num_routers):

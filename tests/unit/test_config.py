@@ -138,7 +138,7 @@ def test_a_missing_checkpoint_is_named(folder: Path) -> None:
 
 def test_without_a_drafter_no_assistant_is_needed(folder: Path) -> None:
     config = parse({"model": {"model_source": str(folder / "short")}, "speculation": {"drafter": "none"}}).resolve()
-    assert not config.has_drafter
+    assert config.drafter_kinds == ()
     assert config.model.max_context_tokens == 128
 
 
@@ -172,3 +172,50 @@ def test_ranks_must_divide_the_heads(tmp_path: Path) -> None:
 def test_a_share_of_a_gpu_comes_with_a_memory_bound() -> None:
     drafter = parse({"drafter": {"num_gpus": 0.25, "max_gpu_bytes": 6 << 30}}).drafter
     assert (drafter.device, drafter.max_gpu_bytes) == ("cuda", 6 << 30)
+
+
+def test_the_pocket_target_has_a_draft_model_of_its_own() -> None:
+    fields = {"speculation": {"drafter": "draft_model"}, "model": {"max_context_tokens": 1000}}
+    config = parse(fields).resolve()
+    assert config.drafter_kinds == ("draft_model",)
+    assert config.drafters == ("auto", "draft_model", "prompt_lookup", "none")
+    assert Path(str(config.model.draft_model_source), "config.json").is_file()
+    assert config.draft_model.kv_cache.num_tokens == 16_000
+    assert config.resolve() == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"drafter": "mtp", "drafters": ["draft_model"]}, r"speculation\.drafters: .*lacks .*'mtp'; add it"),
+        ({"drafters": ["mtp", "mtp"]}, r"speculation\.drafters: .*twice; name each once"),
+        ({"drafters": ["eagle"]}, r"speculation\.drafters"),
+    ],
+)
+def test_drafters_that_contradict_each_other_are_refused(fields: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse({"speculation": fields})
+
+
+def test_a_draft_model_must_be_named_and_speak_the_targets_tokens(folder: Path, tmp_path: Path) -> None:
+    pocket = Path(str(parse({"speculation": {"drafter": "draft_model"}}).resolve().model.model_source))
+    for name in ("gemma", "short"):
+        (folder / name / "tokenizer.json").write_text((pocket / "tokenizer.json").read_text())
+    fields: dict[str, Any] = {
+        "model": {"model_source": str(folder / "gemma")},
+        "speculation": {"drafter": "draft_model"},
+    }
+    with pytest.raises(ConfigError, match=r"model\.draft_model_source: name the folder"):
+        parse(fields).resolve()
+    fields["model"]["draft_model_source"] = str(folder / "short")
+    assert parse(fields).resolve().model.draft_model_source == str(folder / "short")
+    tokenizer = json.loads((pocket / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    first, second = list(vocab)[100:102]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (folder / "short" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ConfigError, match=r"model\.draft_model_source: the tokenizer of .* is not that of the target"):
+        parse(fields).resolve()
+    (folder / "short" / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"no tokenizer\.json"):
+        parse(fields).resolve()

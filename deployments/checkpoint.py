@@ -1,0 +1,76 @@
+"""What a configuration must know of a checkpoint's folder before anything is loaded: no torch, no transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+POCKET = "pocket"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the text names each field and says what would be right."""
+
+
+def folder_of(source: str, field: str, pocket_part: str = "target") -> str:
+    """The folder of a source, which must hold a checkpoint."""
+    folder = Path(str(files("deployments.models"))) / POCKET / pocket_part if source == POCKET else Path(source)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"model.{field}: {str(folder)!r} holds no config.json; give the folder of a downloaded checkpoint "
+            "(`hf download <model> --local-dir <folder>`)"
+        )
+    return str(folder.resolve())
+
+
+def _text_fields(folder: str) -> dict[str, Any]:
+    fields = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    return {**fields, **fields.get("text_config", {})}
+
+
+def max_positions(folder: str, otherwise: int) -> int:
+    """The longest context a checkpoint was made for."""
+    found = _text_fields(folder).get("max_position_embeddings")
+    return int(found) if found is not None else otherwise
+
+
+def tensor_parallel_sizes(folder: str) -> list[int]:
+    """The numbers of ranks among which a checkpoint's attention heads can be divided, by its config.json."""
+    fields = _text_fields(folder)
+    counts = [fields.get("num_attention_heads"), fields.get("num_key_value_heads")]
+    if fields.get("attention_k_eq_v") is not False:  # else the full layers have the sliding layers' heads
+        counts.append(fields.get("num_global_key_value_heads"))
+    most = gcd(*(int(count) for count in counts if count))
+    return [size for size in range(1, most + 1) if most % size == 0] or [1]
+
+
+def check_shares(size: int, folder: str) -> None:
+    """Raise when a target cannot be divided among this many ranks."""
+    if size != 1 and size not in (sizes := tensor_parallel_sizes(folder)):
+        can = ", ".join(str(size) for size in sizes)
+        raise ConfigError(f"verifier.tensor_parallel_size: {size} does not divide the model's heads; choose of {can}")
+
+
+def tokenizer_fingerprint(folder: str) -> str:
+    """Equal for tokenizers that give every text the same token ids, by the vocabulary, merges and added tokens."""
+    try:
+        fields = json.loads((Path(folder) / "tokenizer.json").read_text("utf-8"))
+        model = fields["model"]
+        added = sorted((token["id"], token["content"]) for token in fields.get("added_tokens", ()))
+        facts = [model.get("type"), model["vocab"], model.get("merges"), added, fields.get("pre_tokenizer")]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{folder!r} holds no tokenizer.json that can be read; download it again") from None
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def check_same_tokenizer(target: str, draft_model: str) -> None:
+    """Raise when a draft model's tokens are not the target's: its guesses would mean something else."""
+    if tokenizer_fingerprint(target) != tokenizer_fingerprint(draft_model):
+        raise ConfigError(
+            f"model.draft_model_source: the tokenizer of {draft_model!r} is not that of the target {target!r}; "
+            "choose a draft model of the same family"
+        )

@@ -1,0 +1,81 @@
+"""What must hold across the sections of a configuration; each check returns what is wrong and the way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deployments.config_parts import StreamsTlsConfig
+
+if TYPE_CHECKING:
+    from deployments.config import OutriderConfig
+
+
+def _lookahead(config: OutriderConfig) -> str | None:
+    asked, most = config.speculation.num_speculative_tokens, config.speculation.max_speculative_tokens
+    if asked > most:
+        return (
+            f"speculation.num_speculative_tokens: {asked} is over max_speculative_tokens {most}; raise that or lower it"
+        )
+    return None
+
+
+def _step(config: OutriderConfig) -> str | None:
+    room, longest = config.verifier.max_step_tokens, config.speculation.max_speculative_tokens + 1
+    if room - config.verifier.prompt_tokens < longest:
+        return (
+            f"verifier.max_step_tokens: {room} less prompt_tokens {config.verifier.prompt_tokens} leaves no room for "
+            f"a proposal of {longest - 1} tokens; raise it"
+        )
+    return None
+
+
+def _cache(config: OutriderConfig) -> str | None:
+    held, context = config.verifier.kv_cache.num_tokens, config.model.max_context_tokens
+    if held == "auto" or context == "auto":
+        return None
+    needed = context + config.speculation.max_speculative_tokens
+    if held < needed:
+        return f"verifier.kv_cache.num_tokens: {held} does not hold one session of {needed} tokens; raise it"
+    return None
+
+
+def _streams(config: OutriderConfig) -> str | None:
+    streams = config.streams
+    given = [name for name in StreamsTlsConfig.model_fields if getattr(streams.tls, name) is not None]
+    if streams.tls.files is None and given:
+        return f"streams.tls: {' and '.join(given)} alone will not do; give ca_file, cert_file and key_file"
+    if not streams.is_loopback and not streams.insecure_streams and not given:
+        return (
+            f"streams.host: {streams.host!r} is reachable from other machines; give streams.tls the cluster's "
+            "certificates (`outrider certificates` makes a set for a trial), use 127.0.0.1, or set "
+            "streams.insecure_streams: true on a network you trust"
+        )
+    replicas = config.router.num_replicas + config.verifier.num_replicas
+    replicas += sum(role.num_replicas for role in config.drafter_roles.values())
+    if len(streams.ports) < replicas:
+        return f"streams.port_range: {len(streams.ports)} ports for {replicas} replicas; widen it (first, last)"
+    return None
+
+
+def _gpu_shares(config: OutriderConfig) -> str | None:
+    for name, role in config.gpu_roles.items():
+        if 0 < role.num_gpus < 1 and role.max_gpu_bytes is None:
+            return (
+                f"{name}.max_gpu_bytes: it shares its GPU (num_gpus {role.num_gpus}) and could take its neighbours' "
+                "memory; set what it may allocate"
+            )
+        if role.num_gpus > 1 and role.num_gpus != int(role.num_gpus):
+            return f"{name}.num_gpus: {role.num_gpus} is neither a share of one GPU nor a number of GPUs; round it"
+    return None
+
+
+def _drafters(config: OutriderConfig) -> str | None:
+    drafter, kinds = config.speculation.drafter, config.drafter_kinds
+    if drafter in ("mtp", "draft_model") and drafter not in kinds:
+        return f"speculation.drafters: {list(kinds)} lacks speculation.drafter {drafter!r}; add it"
+    if len(set(kinds)) < len(kinds):
+        return f"speculation.drafters: {list(kinds)} names a drafter twice; name each once"
+    return None
+
+
+CHECKS = (_lookahead, _drafters, _step, _cache, _streams, _gpu_shares)

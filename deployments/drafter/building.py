@@ -1,0 +1,69 @@
+"""From a configuration to a drafter's service, of either kind; torch is loaded here and not before."""
+
+from __future__ import annotations
+
+from deployments.config import OutriderConfig
+from deployments.drafter.service import DrafterService, DrafterSettings
+from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
+from deployments.messages import DrafterKind
+from deployments.metering import Meter
+
+
+def build_service(config: OutriderConfig, kind: DrafterKind, meter: Meter) -> DrafterService | TokenDrafterService:
+    """Load what this kind drafts with and put a service around it."""
+    # Here, not above: the process that builds the application never loads torch.
+    import torch
+
+    from deployments.models.devices import bound_gpu_memory
+
+    role = config.drafter if kind == "mtp" else config.draft_model
+    bound_gpu_memory(role.max_gpu_bytes if role.device == "cuda" else None)
+    torch.set_num_threads(role.num_threads)
+    return mtp_service(config, meter) if kind == "mtp" else draft_model_service(config, meter)
+
+
+def mtp_service(config: OutriderConfig, meter: Meter) -> DrafterService:
+    """Load the assistant, and of the target its embedding alone."""
+    import torch
+
+    from deployments.drafter.mtp_engine import load_mtp_engine
+
+    engine = load_mtp_engine(
+        config.model.model_source,
+        config.model.assistant_source,
+        dtype=getattr(torch, config.model.dtype),
+        shadow_bytes=config.drafter.max_shadow_bytes,
+        device=config.drafter.device,
+    )
+    return DrafterService(engine, DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions), meter)
+
+
+def draft_model_service(config: OutriderConfig, meter: Meter) -> TokenDrafterService:
+    """Load the draft model, with a cache of its own; of the target only the size of its vocabulary is read."""
+    import torch
+
+    from deployments.drafter.draft_model_engine import DraftCacheLimits, load_draft_model_engine
+
+    section, context = config.draft_model, config.model.max_context_tokens
+    num_kv_tokens = section.kv_cache.num_tokens
+    assert isinstance(context, int)
+    assert config.model.draft_model_source is not None
+    assert isinstance(num_kv_tokens, int)
+    engine = load_draft_model_engine(
+        config.model.model_source,
+        config.model.draft_model_source,
+        DraftCacheLimits(
+            max_context_tokens=context,
+            num_kv_tokens=num_kv_tokens,
+            max_sessions=section.max_sessions,
+            block_size=section.kv_cache.block_size,
+        ),
+        dtype=getattr(torch, config.model.dtype),
+        device=section.device,
+    )
+    settings = TokenDrafterSettings(
+        max_batch_sessions=section.max_sessions,
+        prompt_tokens=section.prompt_tokens,
+        drafts_ahead=section.drafts_ahead,
+    )
+    return TokenDrafterService(engine, settings, meter)

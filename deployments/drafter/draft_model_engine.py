@@ -1,0 +1,196 @@
+"""Drafting with an independent model of the target's vocabulary, over a paged cache of its own.
+
+Shapes: B sessions of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from deployments.decoding.rows import SamplingRows
+from deployments.decoding.sampling import choose
+from deployments.drafter.engine import Draft
+from deployments.drafter.token_engine import ReadRequest
+from deployments.messages import SamplingParams, SessionId, Token
+from deployments.models.cpu_kernels import use_cpu_kernels
+from deployments.models.loading import Target, kv_shape, load_config, load_target
+from deployments.paged.chunk import Chunk
+from deployments.paged.kv_cache import BlockTables, KvPools
+from deployments.paged.model_runner import ModelRunner
+
+logger = logging.getLogger(__name__)
+
+_KEPT_BATCHES = 32
+"""A cache used this recently is not evicted: sessions that take turns at throwing each other out draft nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftCacheLimits:
+    """How much the engine holds at once: `num_kv_tokens` entries, shared by at most `max_sessions` sessions."""
+
+    max_context_tokens: int
+    num_kv_tokens: int
+    max_sessions: int = 64
+    block_size: int = 16
+
+
+@dataclass(slots=True)
+class _Session:
+    params: SamplingParams
+    max_context_tokens: int
+    last_batch: int = 0
+
+
+class DraftModelEngine:
+    """Implements `TokenDrafterEngine` with any causal decoder; `vocab_size` is the target's."""
+
+    def __init__(self, model: Target, limits: DraftCacheLimits, *, vocab_size: int) -> None:
+        text_config = model.text_config
+        self._device = str(model.model.device)
+        self._limits = limits
+        self._vocab_size: int = min(vocab_size, text_config.vocab_size)
+        num_blocks = -(-limits.num_kv_tokens // limits.block_size)
+        self._tables = BlockTables(
+            num_blocks=num_blocks,
+            block_size=limits.block_size,
+            max_sessions=limits.max_sessions,
+            max_session_tokens=limits.max_context_tokens,
+            device=self._device,
+        )
+        num_own_layers = text_config.num_hidden_layers - (getattr(text_config, "num_kv_shared_layers", 0) or 0)
+        self._pools = KvPools(
+            layer_shapes={layer: kv_shape(text_config, layer) for layer in range(num_own_layers)},
+            num_slots=(num_blocks + 1) * limits.block_size,
+            dtype=model.model.dtype,
+            device=self._device,
+        )
+        self._runner = ModelRunner(model.model, self._tables, self._pools)
+        self._sessions: OrderedDict[SessionId, _Session] = OrderedDict()
+        self._num_batches = 0
+        self.num_evicted = 0
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are in [0, vocab_size)."""
+        return self._vocab_size
+
+    def attach(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
+        """Take a session; its room is reserved when it is first read."""
+        self.detach(session)
+        self._sessions[session] = _Session(params, min(max_context_tokens, self._limits.max_context_tokens))
+
+    def detach(self, session: SessionId) -> None:
+        """Forget a session. Idempotent."""
+        self._tables.release(session)
+        self._sessions.pop(session, None)
+
+    def computed_len(self, session: SessionId) -> int:
+        """How many entries the cache holds of the session; 0 when it was evicted."""
+        return self._tables.computed_len(session) if session in self._tables else 0
+
+    @torch.inference_mode()
+    def draft(self, requests: Sequence[ReadRequest]) -> list[Draft]:
+        """One pass over everything to read, then one per further drafted token, for all sessions together."""
+        self._num_batches += 1
+        served = [request for request in requests if self._make_room(request)]
+        drafts: dict[SessionId, tuple[list[Token], list[float]]] = {request.session: ([], []) for request in served}
+        chunks = [_reading(request) for request in served]
+        drafting = [request for request in served if request.num_draft_tokens > 0]
+        step = 0
+        while chunks:
+            logits_BV = self._runner.forward(chunks).logits_RV[:, : self._vocab_size]
+            for chunk in chunks:
+                self._tables.set_computed_len(chunk.session, chunk.start + len(chunk.tokens))
+            if drafting:
+                self._choose(drafting, step, logits_BV, drafts)
+            step += 1
+            drafting = [request for request in drafting if request.num_draft_tokens > step]
+            chunks = [
+                Chunk(
+                    session=request.session,
+                    start=request.start + len(request.tokens) + step - 1,
+                    tokens=(drafts[request.session][0][-1],),
+                )
+                for request in drafting
+            ]
+        empty: tuple[list[Token], list[float]] = ([], [])
+        found = [(request.session, *drafts.get(request.session, empty)) for request in requests]
+        return [Draft(session=session, tokens=tuple(t), confidences=tuple(c)) for session, t, c in found]
+
+    def check_integrity(self) -> None:
+        """Assert that the cache's books balance; for tests."""
+        self._tables.check_integrity()
+        self._pools.check_integrity(self._limits.block_size)
+
+    def _choose(
+        self,
+        requests: Sequence[ReadRequest],
+        step: int,
+        logits_BV: torch.Tensor,
+        drafts: dict[SessionId, tuple[list[Token], list[float]]],
+    ) -> None:
+        """Draw each session's next token, by the noise of the position that it is for."""
+        rows = SamplingRows.build(
+            [(self._sessions[r.session].params, r.start + len(r.tokens) + step) for r in requests], self._device
+        )
+        choice = choose(logits_BV, rows)
+        picks = zip(requests, choice.tokens_R.tolist(), choice.confidences_R.tolist(), strict=True)
+        for request, token, confidence in picks:
+            tokens, confidences = drafts[request.session]
+            tokens.append(token)
+            confidences.append(confidence)
+
+    def _make_room(self, request: ReadRequest) -> bool:
+        """Roll the session's cache back to where the request starts; reserve it first where there is none."""
+        session = self._sessions[request.session]
+        stop = request.start + len(request.tokens) + max(0, request.num_draft_tokens - 1)
+        if request.session not in self._tables:
+            while not self._tables.has_room(session.max_context_tokens) and self._evict():
+                pass
+            if not self._tables.has_room(session.max_context_tokens) or request.start > 0:
+                return False
+            self._tables.reserve(request.session, session.max_context_tokens)
+        assert request.start <= self._tables.computed_len(request.session), "a request leaves a gap"
+        if stop > self._tables.capacity(request.session):
+            return False
+        self._tables.set_computed_len(request.session, request.start)
+        session.last_batch = self._num_batches
+        self._sessions.move_to_end(request.session)
+        return True
+
+    def _evict(self) -> bool:
+        """Free the cache that was not used for longest, unless that was just now; whether one was freed."""
+        for session, state in self._sessions.items():
+            if session in self._tables:
+                if state.last_batch > self._num_batches - _KEPT_BATCHES:
+                    return False
+                self._tables.release(session)
+                self.num_evicted += 1
+                return True
+        return False
+
+
+def _reading(request: ReadRequest) -> Chunk:
+    return Chunk(
+        session=request.session,
+        start=request.start,
+        tokens=request.tokens,
+        is_partial=request.num_draft_tokens == 0,
+    )
+
+
+def load_draft_model_engine(
+    target: str, draft_model: str, limits: DraftCacheLimits, *, dtype: torch.dtype, device: str = "cpu"
+) -> DraftModelEngine:
+    """Load a draft model for a target; of that one only its configuration is read."""
+    model = load_target(draft_model, dtype=dtype, device=device)
+    use_cpu_kernels(model.model)
+    own = getattr(model.text_config, "max_position_embeddings", None) or limits.max_context_tokens
+    limits = replace(limits, max_context_tokens=min(limits.max_context_tokens, own))
+    vocab_size: int = load_config(target).get_text_config().vocab_size
+    return DraftModelEngine(model, limits, vocab_size=vocab_size)

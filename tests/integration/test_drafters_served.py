@@ -1,0 +1,53 @@
+"""`outrider serve` with drafters of both kinds: a request chooses, and the text stays the library's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.messages import SamplingParams
+from tests.support.equality import Reference
+from tests.support.pocket import TARGET, safe_prompts, tokenizer
+from tests.support.serve_process import Server, running_server
+
+pytestmark = pytest.mark.system
+
+NUM_TOKENS = 48
+CHOICES = ("mtp", "draft_model", "prompt_lookup", "none", "auto")
+BOTH = {"speculation": {"drafter": "draft_model", "drafters": ["mtp", "draft_model"]}}
+
+
+@pytest.fixture(scope="module")
+def two_drafters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from running_server(tmp_path_factory.mktemp("drafters"), BOTH)
+
+
+def complete(server: Server, prompt: list[int], params: SamplingParams, drafter: str) -> dict[str, Any]:
+    body = {
+        "model": "pocket",
+        "prompt": prompt,
+        "max_tokens": NUM_TOKENS,
+        "temperature": params.temperature,
+        "seed": params.seed,
+        "speculation": {"drafter": drafter},
+    }
+    response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=300)
+    assert response.status_code == httpx.codes.OK, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_every_drafter_gives_the_librarys_text(two_drafters: Server) -> None:
+    params = [SamplingParams(), SamplingParams(temperature=0.8, seed=2**40 + 3)]
+    drafted = dict.fromkeys(CHOICES, 0)
+    for prompt, chosen, output in safe_prompts(Reference(TARGET), params, 6, NUM_TOKENS):
+        expected = tokenizer().decode(output, skip_special_tokens=True)
+        for drafter in CHOICES:
+            answer = complete(two_drafters, list(prompt), chosen, drafter)
+            assert answer["choices"][0]["text"] == expected, drafter
+            drafted[drafter] += answer["metrics"]["speculative_decoding"]["num_draft_tokens"]
+    assert [drafter for drafter in CHOICES if drafted[drafter] == 0] == ["none"]
+    assert len(two_drafters.replicas("drafter")) == len(two_drafters.replicas("draft_model")) == 1
