@@ -21,7 +21,7 @@ from deployments.checkpoint import (
     tensor_parallel_sizes,
 )
 from deployments.config_checks import CHECKS
-from deployments.config_parts import Name, Part, Port, StreamsConfig
+from deployments.config_parts import KernelsConfig, Name, Part, Port, StreamsConfig
 from deployments.messages import DrafterKind, DrafterName
 
 __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
@@ -170,6 +170,7 @@ class OutriderConfig(Part):
     drafter: DrafterConfig = DrafterConfig()
     draft_model: DraftModelConfig = DraftModelConfig()
     streams: StreamsConfig = StreamsConfig()
+    kernels: KernelsConfig = KernelsConfig()
 
     @property
     def drafter_kinds(self) -> tuple[DrafterKind, ...]:

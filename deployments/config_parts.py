@@ -65,3 +65,19 @@ class StreamsConfig(Part):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+class KernelsConfig(Part):
+    """Compiled CPU kernels, for models whose layers they know.
+
+    They are built once, at the first start, by the machine's C++ compiler and kept in `cache_folder`;
+    "auto" is the user's cache folder.
+    """
+
+    compiled: bool = True
+    cache_folder: Name = "auto"
+
+    @property
+    def folder(self) -> Path | None:
+        """The cache folder, None for the user's own."""
+        return None if self.cache_folder == "auto" else Path(self.cache_folder).expanduser()

@@ -37,6 +37,7 @@ class BlockTables:
         self, *, num_blocks: int, block_size: int, max_sessions: int, max_session_tokens: int, device: str
     ) -> None:
         self.block_size = block_size
+        self.max_session_tokens = max_session_tokens
         self._num_blocks = num_blocks
         self._free_blocks = list(range(num_blocks, NULL_BLOCK, -1))
         self._free_rows = list(range(max_sessions - 1, -1, -1))
@@ -161,6 +162,10 @@ class KvPools:
         keys_SGD.index_copy_(0, self._slots_N, keys_1GND[0].transpose(0, 1))
         values_SGD.index_copy_(0, self._slots_N, values_1GND[0].transpose(0, 1))
         return keys_SGD, values_SGD
+
+    def whole(self, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's pools themselves, each of shape (S, G, D)."""
+        return self._pools[layer_idx]
 
     def read(self, layer_idx: int, slots: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
         """A layer's keys and values at P slots, each of shape (P, G, D): views for a slice, else copies."""

@@ -6,7 +6,6 @@ Shapes: T packed tokens, R rows that need logits, C chunks, V vocabulary, H hidd
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
@@ -14,20 +13,12 @@ from transformers import PreTrainedModel
 from deployments.models.loading import cache_keyword
 from deployments.paged.attention import IMPLEMENTATION, Group, Span, group_spans
 from deployments.paged.chunk import Chunk
+from deployments.paged.forward import Output, rows_of_interest
 from deployments.paged.kv_cache import BlockTables, KvPools
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """What a pass computed at the rows of interest, chunk after chunk in the caller's order."""
-
-    logits_RV: torch.Tensor  # the last 1 + num_drafted positions of each chunk that is not partial
-    hidden_RH: torch.Tensor  # state after the final norm at the same positions
-    partial_hidden_CH: torch.Tensor  # the same at the last position of each partial chunk
-
-
 class ModelRunner:
-    """Packs chunks, runs the model over the paged cache, and keeps the rows that decide something."""
+    """A PagedForward for any causal decoder: the model itself over the paged cache, logits where they decide."""
 
     def __init__(self, model: PreTrainedModel, tables: BlockTables, pools: KvPools) -> None:
         model.set_attn_implementation(IMPLEMENTATION)
@@ -55,7 +46,7 @@ class ModelRunner:
         ]
         packed_3T = self._pack(chunks, spans, order)
         self._pools.begin_step(self._slots(packed_3T[1], packed_3T[2]))
-        rows, partial_rows = _rows_of_interest(chunks, firsts)
+        rows, partial_rows = rows_of_interest(chunks, firsts)
         # The library takes no empty selection: a pass of partial chunks alone computes one row for nothing.
         rows_R = torch.tensor(rows or [0], device=self._device)
         logits_1RV = self._model(
@@ -101,16 +92,3 @@ def _first_tokens(chunks: Sequence[Chunk], order: Sequence[int]) -> list[int]:
         firsts[i] = first
         first += len(chunks[i].tokens)
     return firsts
-
-
-def _rows_of_interest(chunks: Sequence[Chunk], firsts: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Packed rows that decide a token, and the last row of each partial chunk."""
-    rows: list[int] = []
-    partial_rows: list[int] = []
-    for chunk, first in zip(chunks, firsts, strict=True):
-        stop = first + len(chunk.tokens)
-        if chunk.is_partial:
-            partial_rows.append(stop - 1)
-        else:
-            rows.extend(range(stop - 1 - chunk.num_drafted, stop))
-    return rows, partial_rows

@@ -35,7 +35,7 @@ def build_service(config: OutriderConfig, meter: Meter) -> VerifierService:
     # Here, not above: the process that builds the application never loads torch.
     import torch
 
-    from deployments.models.cpu_kernels import use_cpu_kernels
+    from deployments.kernels.library import Kernels
     from deployments.models.devices import bound_gpu_memory
     from deployments.models.loading import load_target
     from deployments.verifier.paged_engine import CacheLimits, PagedEngine
@@ -52,7 +52,6 @@ def build_service(config: OutriderConfig, meter: Meter) -> VerifierService:
     assert isinstance(context, int)
     assert isinstance(num_kv_tokens, int)
     target = load_target(config.model.model_source, dtype=getattr(torch, config.model.dtype), device=verifier.device)
-    use_cpu_kernels(target.model)
     engine = PagedEngine(
         target,
         CacheLimits(
@@ -61,6 +60,11 @@ def build_service(config: OutriderConfig, meter: Meter) -> VerifierService:
             max_sessions=verifier.max_sessions,
             max_lookahead=speculation.max_speculative_tokens,
             block_size=verifier.kv_cache.block_size,
+        ),
+        Kernels(
+            compiled=config.kernels.compiled,
+            cache_folder=config.kernels.folder,
+            num_threads=verifier.num_threads,
         ),
     )
     return VerifierService(

@@ -13,10 +13,13 @@ import torch
 from deployments.decoding.acceptance import accept
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
+from deployments.kernels.library import Kernels
 from deployments.messages import KvRange, SamplingParams, SessionId, Token
 from deployments.models.loading import ShadowSpec, Target, kv_shape, shadow_spec
+from deployments.paged.build import build_forward
+from deployments.paged.compiled_forward import CompiledForward
+from deployments.paged.forward import Output
 from deployments.paged.kv_cache import BlockTables, KvPools
-from deployments.paged.model_runner import ModelRunner, Output
 from deployments.verifier.engine import Chunk, Outcome
 
 
@@ -45,7 +48,7 @@ class _Session:
 class PagedEngine:
     """Implements `VerifierEngine`; single-threaded, `step` blocks until the pass is done."""
 
-    def __init__(self, target: Target, limits: CacheLimits) -> None:
+    def __init__(self, target: Target, limits: CacheLimits, kernels: Kernels | None = None) -> None:
         _check(limits, target)
         model, text_config = target.model, target.text_config
         device = str(model.device)
@@ -66,7 +69,7 @@ class PagedEngine:
             dtype=model.dtype,
             device=device,
         )
-        self._runner = ModelRunner(model, self._tables, self._pools)
+        self._forward = build_forward(model, self._tables, self._pools, kernels or Kernels())
         self._spec: ShadowSpec | None = None
         self._config = text_config
         self._dtype = model.dtype
@@ -76,6 +79,11 @@ class PagedEngine:
     def vocab_size(self) -> int:
         """Token ids are in [0, vocab_size)."""
         return self._vocab_size
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the target runs on the compiled kernels, not on the library's layers."""
+        return isinstance(self._forward, CompiledForward)
 
     @property
     def max_context_tokens(self) -> int:
@@ -115,7 +123,7 @@ class PagedEngine:
     def step(self, chunks: Sequence[Chunk]) -> list[Outcome]:
         """Run one forward pass over the packed chunks; one outcome per chunk that is not partial, in order."""
         self._check_chunks(chunks)
-        output = self._runner.forward(chunks)
+        output = self._forward.forward(chunks)
         deciding = [chunk for chunk in chunks if not chunk.is_partial]
         outcomes = self._decide(deciding, output)
         self._commit(chunks, outcomes, output)

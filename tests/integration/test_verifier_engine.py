@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from deployments.kernels.library import Kernels
 from deployments.messages import SamplingParams, SessionId, Token
-from deployments.models.cpu_kernels import use_cpu_kernels
 from deployments.models.loading import load_target
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
@@ -26,7 +26,9 @@ WARPED = SamplingParams(temperature=1.1, top_k=40, top_p=0.9, min_p=0.02, seed=2
 
 @pytest.fixture(scope="module", params=["tiny", "pocket"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return POCKET / "target" if request.param == "pocket" else save_tiny_target(tmp_path_factory.mktemp("tiny"))
+    if request.param == "pocket":
+        return POCKET / "target"
+    return save_tiny_target(tmp_path_factory.mktemp("tiny"), head_dim=16, global_head_dim=32)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +36,14 @@ def reference(folder: Path) -> Reference:
     return Reference(folder)
 
 
-@pytest.fixture(scope="module")
-def engine(folder: Path) -> PagedEngine:
+@pytest.fixture(scope="module", params=["compiled", "library"])
+def engine(folder: Path, request: pytest.FixtureRequest) -> PagedEngine:
     target = load_target(str(folder), dtype=torch.float32, device="cpu")
-    use_cpu_kernels(target.model)
-    return PagedEngine(target, CacheLimits(max_context_tokens=400, num_kv_tokens=8_000, max_lookahead=8))
+    limits = CacheLimits(max_context_tokens=400, num_kv_tokens=8_000, max_lookahead=8)
+    is_compiled = request.param == "compiled"
+    engine = PagedEngine(target, limits, Kernels(compiled=is_compiled, num_threads=2))
+    assert engine.is_compiled == is_compiled
+    return engine
 
 
 @pytest.fixture(scope="module")

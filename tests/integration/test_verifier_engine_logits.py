@@ -12,11 +12,13 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from deployments.kernels.library import Kernels
 from deployments.messages import SamplingParams, Token
-from deployments.models.cpu_kernels import use_cpu_kernels
 from deployments.models.loading import cache_keyword, kv_shape, load_target
+from deployments.paged.build import build_forward
+from deployments.paged.compiled_forward import CompiledForward
+from deployments.paged.forward import PagedForward
 from deployments.paged.kv_cache import BlockTables, KvPools
-from deployments.paged.model_runner import ModelRunner
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.support.equality import POCKET, Reference
@@ -37,13 +39,21 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=[*SHAPES, "llama", "pocket"])
+WIDE = {"head_dim": 16, "global_head_dim": 32}
+COMPILED_SHAPES: dict[str, dict[str, Any]] = {
+    "wide": WIDE,
+    "wide_keys_are_values": WIDE | SHAPES["keys_are_values"],
+    "wide_many_heads": WIDE | {"num_attention_heads": 20, "num_key_value_heads": 2, "global_head_dim": 80},
+}
+
+
+@pytest.fixture(scope="module", params=[*SHAPES, *COMPILED_SHAPES, "llama", "pocket", "pocket_library"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     name: str = request.param
-    if name == "pocket":
+    if name.startswith("pocket"):
         return POCKET / "target"
     path = tmp_path_factory.mktemp(name)
-    return save_llama(path) if name == "llama" else save_tiny_target(path, **SHAPES[name])
+    return save_llama(path) if name == "llama" else save_tiny_target(path, **(SHAPES | COMPILED_SHAPES)[name])
 
 
 def save_llama(path: Path) -> Path:
@@ -58,29 +68,32 @@ def save_llama(path: Path) -> Path:
 class Bench:
     """A runner over churned block tables, beside the reference."""
 
-    runner: ModelRunner
+    forward: PagedForward
     tables: BlockTables
     reference: Reference
     vocab_size: int
 
     def run(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:
         """One pass; the logits of each chunk that is not partial, as the engine would cut them."""
-        output = self.runner.forward(chunks)
+        output = self.forward.forward(chunks)
         sizes = [1 + chunk.num_drafted for chunk in chunks if not chunk.is_partial]
         return list(output.logits_RV[: sum(sizes)].split(sizes))
 
 
 @pytest.fixture
-def bench(folder: Path) -> Bench:
+def bench(folder: Path, request: pytest.FixtureRequest) -> Bench:
+    name: str = request.node.callspec.params["folder"]
     target = load_target(str(folder), dtype=torch.float32, device="cpu")
-    use_cpu_kernels(target.model)
     config = target.text_config
     tables = BlockTables(num_blocks=700, block_size=4, max_sessions=12, max_session_tokens=320, device="cpu")
     churn(tables)
     num_own = config.num_hidden_layers - getattr(config, "num_kv_shared_layers", 0)
     shapes = {layer: kv_shape(config, layer) for layer in range(num_own)}
     pools = KvPools(layer_shapes=shapes, num_slots=701 * 4, dtype=torch.float32, device="cpu")
-    return Bench(ModelRunner(target.model, tables, pools), tables, Reference(folder), config.vocab_size)
+    kernels = Kernels(compiled=name != "pocket_library", num_threads=2)
+    forward = build_forward(target.model, tables, pools, kernels)
+    assert isinstance(forward, CompiledForward) == (name in COMPILED_SHAPES or name == "pocket")
+    return Bench(forward, tables, Reference(folder), config.vocab_size)
 
 
 def churn(tables: BlockTables) -> None:

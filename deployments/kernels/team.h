@@ -1,0 +1,142 @@
+// Threads that share the work of one step, and lose little when the machine gives them no core.
+//
+// A job is a number of units; whoever is there takes the next one. The caller never waits for a
+// thread that has not begun, only for units that are being worked on, so a helper that sleeps or is
+// not scheduled costs nothing. Helpers spin briefly between the jobs of a step, then sleep.
+
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace outrider {
+
+inline void breathe() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+class Team {
+  public:
+    explicit Team(int num_threads) {
+        for (int worker = 1; worker < num_threads; worker++) {
+            helpers_.emplace_back([this, worker] { help(worker); });
+        }
+    }
+
+    ~Team() {
+        is_ended_.store(true);
+        wake();
+        for (std::thread& helper : helpers_) helper.join();
+    }
+
+    int size() const { return 1 + static_cast<int>(helpers_.size()); }
+
+    // Calls work(unit, worker) once for every unit, and returns when all calls have returned.
+    template <class Work>
+    void run(int64_t num_units, const Work& work) {
+        if (helpers_.empty() || num_units < 2) {
+            for (int64_t unit = 0; unit < num_units; unit++) work(unit, 0);
+            return;
+        }
+        post(num_units, [](const void* context, int64_t unit, int worker) {
+            (*static_cast<const Work*>(context))(unit, worker);
+        }, &work);
+    }
+
+  private:
+    using Function = void (*)(const void*, int64_t, int);
+    static constexpr int kSpins = 4000;  // some 40 us: longer than what lies between two jobs of a step
+    static constexpr uint64_t kIndexBits = 24;
+    static constexpr uint64_t kIndexMask = (uint64_t{1} << kIndexBits) - 1;
+
+    void post(int64_t num_units, Function function, const void* context) {
+        // A new job number, and nothing to take yet: claims on the job before fail from here on.
+        const uint64_t job = ((ticket_.load(std::memory_order_relaxed) >> kIndexBits) + 1) << kIndexBits;
+        ticket_.store(job | kIndexMask);
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        function_.store(function, std::memory_order_relaxed);
+        context_.store(context, std::memory_order_relaxed);
+        num_units_.store(num_units, std::memory_order_relaxed);
+        num_done_.store(0, std::memory_order_relaxed);
+        ticket_.store(job);
+        if (num_asleep_.load() > 0) {
+            num_asleep_.store(0);
+            wake();
+        }
+        while (take(0)) {
+        }
+        for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_units; spins++) {
+            if (spins < kSpins) breathe();
+            else std::this_thread::yield();  // whoever holds a unit may be waiting for this very core
+        }
+    }
+
+    // Does one unit of the current job; false when none is left to take.
+    bool take(int worker) {
+        uint64_t ticket = ticket_.load(std::memory_order_acquire);
+        while (true) {
+            const Function function = function_.load(std::memory_order_relaxed);
+            const void* context = context_.load(std::memory_order_relaxed);
+            const uint64_t unit = ticket & kIndexMask;
+            if (unit >= static_cast<uint64_t>(num_units_.load(std::memory_order_relaxed))) return false;
+            // Succeeds only while the job is the one that was read above, and then keeps it alive.
+            if (ticket_.compare_exchange_weak(ticket, ticket + 1)) {
+                function(context, static_cast<int64_t>(unit), worker);
+                num_done_.fetch_add(1, std::memory_order_release);
+                return true;
+            }
+        }
+    }
+
+    void help(int worker) {
+        int spins = 0;
+        while (!is_ended_.load(std::memory_order_relaxed)) {
+            if (take(worker)) {
+                spins = 0;
+            } else if (++spins < kSpins) {
+                breathe();
+            } else {
+                sleep();
+                spins = 0;
+            }
+        }
+    }
+
+    void sleep() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        num_asleep_.fetch_add(1);
+        awake_.wait(lock, [this] { return is_ended_.load() || has_work(); });
+    }
+
+    bool has_work() const { return (ticket_.load() & kIndexMask) < static_cast<uint64_t>(num_units_.load()); }
+
+    void wake() {
+        { std::lock_guard<std::mutex> lock(mutex_); }
+        awake_.notify_all();
+    }
+
+    std::atomic<uint64_t> ticket_{0};  // job number, then the next unit
+    std::atomic<Function> function_{nullptr};
+    std::atomic<const void*> context_{nullptr};
+    std::atomic<int64_t> num_units_{0};
+    alignas(64) std::atomic<int64_t> num_done_{0};
+    alignas(64) std::atomic<int> num_asleep_{0};
+    std::atomic<bool> is_ended_{false};
+    std::mutex mutex_;
+    std::condition_variable awake_;
+    std::vector<std::thread> helpers_;
+};
+
+}  // namespace outrider
