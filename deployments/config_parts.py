@@ -70,14 +70,14 @@ class StreamsConfig(Part):
 class KernelsConfig(Part):
     """Compiled CPU kernels, for models whose layers they know.
 
-    They are built once, at the first start, by the machine's C++ compiler and kept in `cache_folder`;
-    "auto" is the user's cache folder.
+    They are built once, at the first start, by the machine's C++ compiler and kept in `cache_folder`
+    (None: the user's cache folder on each node).
     """
 
     compiled: bool = True
-    cache_folder: Name = "auto"
+    cache_folder: Name | None = None
 
     @property
     def folder(self) -> Path | None:
         """The cache folder, None for the user's own."""
-        return None if self.cache_folder == "auto" else Path(self.cache_folder).expanduser()
+        return None if self.cache_folder is None else Path(self.cache_folder).expanduser()
