@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import BackpressureConfig
 
 from cluster.discovery import request_router_config
 from deployments.config import OutriderConfig, RoleConfig, parse
@@ -19,6 +20,8 @@ from deployments.router.deployment import Router
 from deployments.verifier.deployment import Verifier
 
 APP_NAME = "outrider"
+_MAX_QUEUED_AT_PROXY = 4096
+"""Requests on their way through one proxy; Serve counts those that it is just handing over, so bursts are high."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -52,4 +55,10 @@ def _options(name: str, role: RoleConfig) -> dict[str, Any]:
 def _ingress_options(config: OutriderConfig) -> dict[str, Any]:
     options = _options("ingress", config.ingress)
     del options["request_router_config"]  # its caller is Serve's proxy
-    return {**options, "max_ongoing_requests": config.ingress.max_ongoing_requests}
+    return {
+        **options,
+        "max_ongoing_requests": config.ingress.max_ongoing_requests,
+        # The ingress refuses what is too much, in OpenAI's shape; Serve only what even that has no time for.
+        "max_queued_requests": _MAX_QUEUED_AT_PROXY,
+        "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),
+    }

@@ -148,13 +148,22 @@ class IngressConfig(RoleConfig):
     """The REST side. Serve's proxies listen on `host` and `port`.
 
     A request that takes longer than `max_request_s` ends in an error, so that a drain has a known
-    end. `report_speculation` puts `metrics.speculative_decoding` into responses.
+    end. `report_speculation` puts `metrics.speculative_decoding` into responses. Without `keys_file`
+    everybody may ask. `max_running_requests` and `max_waiting_requests` bound the deployment: every
+    replica enforces its share, and so for what the keys file says of tenants.
     """
 
     host: str = "127.0.0.1"
     port: Port = 8000
     max_ongoing_requests: PositiveInt = 512
+    keys_file: Name | None = None
+    metrics_need_key: bool = False
+    max_running_requests: PositiveInt | Auto = "auto"
+    max_waiting_requests: Annotated[int, Field(ge=0)] = 256
+    max_wait_s: PositiveFloat = 30.0
     max_body_bytes: PositiveInt = 4 << 20
+    max_prompt_tokens: PositiveInt | None = None
+    max_output_tokens: PositiveInt | None = None
     max_request_s: PositiveFloat = 600.0
     report_speculation: bool = True
 
@@ -171,6 +180,14 @@ class OutriderConfig(Part):
     draft_model: DraftModelConfig = DraftModelConfig()
     streams: StreamsConfig = StreamsConfig()
     kernels: KernelsConfig = KernelsConfig()
+
+    @property
+    def max_running_requests(self) -> int:
+        """What the deployment runs at once; "auto" is what verifiers and routers have sessions for."""
+        asked, verifier, router = self.ingress.max_running_requests, self.verifier, self.router
+        if asked != "auto":
+            return asked
+        return min(verifier.num_replicas * verifier.max_sessions, router.num_replicas * router.max_sessions)
 
     @property
     def drafter_kinds(self) -> tuple[DrafterKind, ...]:
@@ -237,6 +254,7 @@ class OutriderConfig(Part):
             speculation={"drafters": self.drafter_kinds},
             verifier={"kv_cache": {"num_tokens": num_kv_tokens}},
             draft_model={"kv_cache": {"num_tokens": drafting if isinstance(drafting, int) else 16 * context}},
+            ingress={"max_running_requests": self.max_running_requests},
         )
 
     def with_changes(self, **changes: Any) -> OutriderConfig:
@@ -269,12 +287,14 @@ def load(path: Path | None) -> OutriderConfig:
         for name in ("model_source", "assistant_source", "draft_model_source")
         if (source := getattr(config.model, name)) not in (POCKET, "auto", None)
     }
-    certificates = {
-        name: str((path.parent / file).absolute())
-        for name, file in config.streams.tls.model_dump().items()
-        if file is not None
-    }
-    return config.with_changes(model=sources, streams={"tls": certificates})
+    secrets = {name: _beside(path, file) for name, file in config.streams.tls.model_dump().items()}
+    keys_file = _beside(path, config.ingress.keys_file)
+    return config.with_changes(model=sources, streams={"tls": secrets}, ingress={"keys_file": keys_file})
+
+
+def _beside(path: Path, file: str | None) -> str | None:
+    # Links stay links: Kubernetes replaces a mounted Secret by turning one.
+    return None if file is None else str((path.parent / file).absolute())
 
 
 def _as_line(detail: Any) -> str:

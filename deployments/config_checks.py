@@ -9,6 +9,9 @@ from deployments.config_parts import StreamsTlsConfig
 if TYPE_CHECKING:
     from deployments.config import OutriderConfig
 
+_ROOM_TO_REFUSE = 64
+"""Serve must hand requests over even when the ingress is full: only the ingress refuses them as clients expect."""
+
 
 def _lookahead(config: OutriderConfig) -> str | None:
     asked, most = config.speculation.num_speculative_tokens, config.speculation.max_speculative_tokens
@@ -78,4 +81,20 @@ def _drafters(config: OutriderConfig) -> str | None:
     return None
 
 
-CHECKS = (_lookahead, _drafters, _step, _cache, _streams, _gpu_shares)
+def _admission(config: OutriderConfig) -> str | None:
+    ingress, running = config.ingress, config.max_running_requests
+    if running < ingress.num_replicas:
+        return (
+            f"ingress.max_running_requests: {running} leaves nothing for some of {ingress.num_replicas} replicas; "
+            "raise it"
+        )
+    needed = (running + ingress.max_waiting_requests) // ingress.num_replicas + _ROOM_TO_REFUSE
+    if ingress.max_ongoing_requests < needed:
+        return (
+            f"ingress.max_ongoing_requests: {ingress.max_ongoing_requests} is less than a replica's share of running "
+            f"and waiting requests and {_ROOM_TO_REFUSE} to be refused; raise it to {needed}"
+        )
+    return None
+
+
+CHECKS = (_lookahead, _drafters, _step, _cache, _streams, _gpu_shares, _admission)

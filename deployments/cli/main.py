@@ -11,6 +11,7 @@ VERBS = {
     "serve": ("deployments.cli.serve", "serve a model on this machine until Ctrl-C"),
     "config": ("deployments.cli.config_cmd", "print the serveConfigV2 of a configuration, for `serve deploy`"),
     "chat": ("deployments.cli.chat", "talk to an endpoint, tokens coloured by where they came from"),
+    "keys": ("deployments.cli.keys", "make, list and revoke API keys"),
     "certificates": ("deployments.cli.certificates", "make certificates for the streams of a trial cluster"),
     "bench": ("deployments.cli.bench", "measure an endpoint's speed beside HF generate"),
 }

@@ -16,22 +16,31 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from deployments.ingress import errors
+from deployments.ingress.access import Access
+from deployments.ingress.admission import Admission, AdmissionLimits
 from deployments.ingress.answer import Answer, Piece, pieces
+from deployments.ingress.body import read_body
 from deployments.ingress.context import VERSION, IngressContext
 from deployments.ingress.deadline import within
 from deployments.ingress.errors import ApiError
 from deployments.ingress.exposition import CONTENT_TYPE
+from deployments.ingress.front_door import FrontDoor, ticket_of
 from deployments.ingress.middleware import RequestIdMiddleware
-from deployments.ingress.planning import plan
+from deployments.ingress.planning import check, likely_tokens, plan
 from deployments.ingress.responses import ChatWriter, CompletionWriter, ResponseWriter
 from deployments.ingress.schemas import ChatRequest, CompletionRequest, parse_chat, parse_completion
-from deployments.ingress.sse import ClientGone, Event, EventStream, until_disconnect
+from deployments.ingress.sse import CLIENT_CLOSED_REQUEST, ClientGone, Event, EventStream, until_disconnect
 
 _PAGE = Path(__file__).with_name("page.html")
-_CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody reads it
 
 
-def create_app(context: IngressContext, *, has_proxy: bool = False) -> FastAPI:
+def create_app(
+    context: IngressContext,
+    *,
+    access: Access | None = None,
+    admission: Admission | None = None,
+    has_proxy: bool = False,
+) -> FastAPI:
     """The OpenAI-compatible service over a way to the routers; runs on that client's event loop.
 
     With `has_proxy` the x-request-id of requests and responses is the proxy's business.
@@ -55,6 +64,7 @@ def create_app(context: IngressContext, *, has_proxy: bool = False) -> FastAPI:
         app.add_api_route(path, read, methods=["GET"], response_model=None)
     app.add_exception_handler(ApiError, partial(_on_error, context))
     app.add_exception_handler(HTTPException, partial(_on_error, context))
+    app.add_middleware(FrontDoor, access=access or Access(), admission=admission or Admission(AdmissionLimits()))
     app.add_middleware(RequestIdMiddleware, on_crash=partial(_to_response, context), has_proxy=has_proxy)
     return app
 
@@ -75,16 +85,21 @@ class _Routes:
         parse: Callable[[bytes], ChatRequest | CompletionRequest],
         to_writer: Callable[[IngressContext, Answer], ResponseWriter],
     ) -> Response:
-        body = parse(await _read_body(request, self._context.limits.max_body_bytes))
-        planned = await plan(self._context, body)
-        answer = Answer(planned, self._context.tokenizer, body.stops)
-        writer = to_writer(self._context, answer)
-        if body.stream:
-            return EventStream(self._events(body, answer, writer), partial(_to_api_error, self._context))
+        ticket = ticket_of(request)
+        body = parse(await read_body(request, self._context.limits))
+        asked = check(self._context, body, ticket.tenant)
         try:
+            if not ticket.start_at_once():
+                await until_disconnect(request.receive, ticket.start(ticket.tenant.priority))
+            planned = await plan(self._context, body, asked)
+            answer = Answer(planned, self._context.tokenizer, body.stops)
+            ticket.charge(len(planned.prompt), likely_tokens(planned, body), lambda: answer.num_tokens)
+            writer = to_writer(self._context, answer)
+            if body.stream:
+                return EventStream(self._events(body, answer, writer), partial(_to_api_error, self._context))
             return JSONResponse(await until_disconnect(request.receive, self._whole(answer, writer)))
         except ClientGone:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     def _pieces(self, answer: Answer) -> AsyncGenerator[Piece, None]:
         parts = pieces(self._context.client, answer, self._context.metrics)
@@ -139,16 +154,6 @@ class _Routes:
 
     async def page(self) -> Response:
         return HTMLResponse(_PAGE.read_text("utf-8"))
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > max_bytes:
-            message = f"The body is larger than {max_bytes} bytes; send a shorter prompt."
-            raise ApiError(413, message, code="request_too_large")
-    return bytes(body)
 
 
 def _to_api_error(context: IngressContext, error: Exception) -> ApiError:

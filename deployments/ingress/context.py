@@ -90,6 +90,9 @@ class ApiLimits:
     max_num_speculative_tokens: int = 16
     drafters: tuple[DrafterName, ...] = get_args(DrafterName)
     max_body_bytes: int = 4 << 20
+    max_body_s: float = 30.0
+    max_prompt_tokens: int | None = None
+    max_output_tokens: int | None = None
     max_request_s: float = 600.0
     reports_speculation: bool = True
 

@@ -12,7 +12,9 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.discovery import Lessors, own_name
 from cluster.exporter import RayExporter
-from deployments.config import parse
+from deployments.config import IngressConfig, OutriderConfig, parse
+from deployments.ingress.access import Access
+from deployments.ingress.admission import Admission, AdmissionLimits
 from deployments.ingress.app import create_app
 from deployments.ingress.context import ApiLimits, Measuring, load_context
 from deployments.ingress.generation import RouterClient
@@ -46,11 +48,15 @@ class Ingress:
                 max_num_speculative_tokens=settings.speculation.max_speculative_tokens,
                 drafters=settings.drafters,
                 max_body_bytes=settings.ingress.max_body_bytes,
+                max_prompt_tokens=settings.ingress.max_prompt_tokens,
+                max_output_tokens=settings.ingress.max_output_tokens,
                 max_request_s=settings.ingress.max_request_s,
                 reports_speculation=settings.ingress.report_speculation,
             ),
             measuring=Measuring(meter=meter, totals=reporter.totals),
         )
+
+        self._access, self._admission = access_of(settings.ingress), admission_of(settings)
 
         async def acquire(member: Member) -> Any:
             return await lessors.acquire(member.identity.peer, *identity)
@@ -68,7 +74,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
-        return create_app(self._context, has_proxy=True)
+        return create_app(self._context, access=self._access, admission=self._admission, has_proxy=True)
 
     async def __del__(self) -> None:
         """Awaited by Serve when the replica has drained."""
@@ -76,3 +82,22 @@ class Ingress:
             task.cancel()
         if (peers := getattr(self, "_peers", None)) is not None:
             await peers.close()
+
+
+def access_of(ingress: IngressConfig) -> Access:
+    """Who may ask; OSError or ValueError if the keys file cannot be used."""
+    file = None if ingress.keys_file is None else Path(ingress.keys_file)
+    return Access.load(file, num_replicas=ingress.num_replicas, metrics_need_key=ingress.metrics_need_key)
+
+
+def admission_of(config: OutriderConfig) -> Admission:
+    """How much one replica of the ingress takes in."""
+    ingress = config.ingress
+    return Admission(
+        AdmissionLimits(
+            max_running=config.max_running_requests,
+            max_waiting=ingress.max_waiting_requests,
+            max_wait_s=ingress.max_wait_s,
+            num_replicas=ingress.num_replicas,
+        )
+    )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import traceback
 from contextvars import ContextVar
 from typing import Any
 
 from starlette.responses import JSONResponse
 
+_UNREAD = (401, 408, 413, 431)
+"""The rest of such a request is not waited for: whoever sends it may never stop."""
 logger = logging.getLogger("outrider.ingress")
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="-")
 
@@ -40,7 +43,9 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         """The whole HTTP response."""
-        headers = {}
+        headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        if self.status in _UNREAD:
+            headers["Connection"] = "close"
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
@@ -56,10 +61,27 @@ def context_length_exceeded(param: str, message: str) -> ApiError:
     return invalid(param, message, "context_length_exceeded")
 
 
+def not_authenticated(message: str) -> ApiError:
+    """A 401: nobody knows who asks."""
+    return ApiError(401, message, kind="authentication_error", code="invalid_api_key")
+
+
+def not_allowed(param: str, message: str) -> ApiError:
+    """A 403 that names what this tenant may not have."""
+    code = "model_not_allowed" if param == "model" else "parameter_not_allowed"
+    return ApiError(403, message, kind="permission_error", param=param, code=code)
+
+
+def rate_limited(detail: str, retry_after_s: float) -> ApiError:
+    """A 429: this tenant has what it may have; others are served."""
+    message = f"A limit of this API key is reached ({detail}); send the request again after the time in Retry-After."
+    return ApiError(429, message, kind="rate_limit_error", code="rate_limit_exceeded", retry_after_s=retry_after_s)
+
+
 def overloaded(detail: str, retry_after_s: float) -> ApiError:
-    """A 429: everything runs, and is full."""
+    """A 503: everything runs, and is full."""
     message = f"The service is at capacity ({detail}); send the request again after the time in Retry-After."
-    return ApiError(429, message, kind="rate_limit_error", code="overloaded", retry_after_s=retry_after_s)
+    return ApiError(503, message, kind="service_unavailable_error", code="overloaded", retry_after_s=retry_after_s)
 
 
 def unavailable(detail: str, retry_after_s: float) -> ApiError:
@@ -75,8 +97,17 @@ def internal() -> ApiError:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """The error a client may see; what it may not see is logged here."""
+    """The error a client may see; where the others came from is logged here."""
     if isinstance(error, ApiError):
         return error
-    logger.error("request %s failed unexpectedly", current_request_id.get(), exc_info=error)
+    logger.error("request %s failed unexpectedly: %s", current_request_id.get(), _origin(error))
     return internal()
+
+
+def _origin(error: BaseException) -> str:
+    """Kinds of error and lines of code, without what the error says: that may quote a prompt or an output."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
+    text = "\n".join([type(error).__qualname__, *lines])
+    earlier = error.__cause__ or error.__context__
+    return text if earlier is None else f"{text}\nwhile handling {_origin(earlier)}"

@@ -45,7 +45,8 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if is_started:  # too late for a status: the server breaks the connection, which clients notice
-                raise
+                self._on_crash(error)
+                raise ConnectionAbortedError("the response could not be finished") from None
             await self._on_crash(error)(scope, receive, send_with_id)
 
 

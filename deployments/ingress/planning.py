@@ -5,24 +5,38 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
+from dataclasses import dataclass
 
+from deployments.ingress import permissions
 from deployments.ingress.chat_template import TemplateRefusal
 from deployments.ingress.context import IngressContext
 from deployments.ingress.errors import ApiError, context_length_exceeded, invalid
 from deployments.ingress.generation import GenerateRequest
 from deployments.ingress.schemas import ChatRequest, CompletionRequest
-from deployments.messages import SamplingParams, Token
+from deployments.ingress.tenants import Tenant
+from deployments.messages import DrafterName, SamplingParams, Token
 
 _LONG_PROMPT_CHARS = 20_000
 _MAX_SEED = 2**64
+_UNBOUNDED_OUTPUT_TOKENS = 256
 
 
-async def plan(context: IngressContext, body: ChatRequest | CompletionRequest) -> GenerateRequest:
-    """Decide everything about a generation before it begins; raises ApiError."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request gets of speculation, and whose it is."""
+
+    tenant: Tenant
+    lookahead: int | None
+    drafter: DrafterName
+
+
+def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant: Tenant) -> Asked:
+    """Refuse what can be refused without tokenising; raises ApiError."""
     model, limits = context.model, context.limits
     if body.model != model.id:
         message = f"The model {body.model!r} does not exist; this service has {model.id!r} (see /v1/models)."
         raise ApiError(404, message, param="model", code="model_not_found")
+    permissions.check_model(tenant, body.model)
     num_speculative_tokens = body.speculation.num_speculative_tokens
     if num_speculative_tokens == "auto":
         lookahead = None
@@ -32,22 +46,39 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest) -
         param = "speculation.num_speculative_tokens"
         message = f"{param!r} is at most {limits.max_num_speculative_tokens} here, or 'auto'."
         raise invalid(param, message, "invalid_value")
-    if body.speculation.drafter not in limits.drafters:
+    permissions.check_lookahead(tenant, body.speculation)
+    drafter = permissions.drafter_for(tenant, body.speculation)
+    if drafter not in limits.drafters:
         param = "speculation.drafter"
-        message = f"{param!r} is {body.speculation.drafter!r}, which is not served here; "
+        message = f"{param!r} is {drafter!r}, which is not served here; "
         message += f"one of {', '.join(limits.drafters)} is."
         raise invalid(param, message, "invalid_value")
+    return Asked(tenant, lookahead, drafter)
+
+
+async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, asked: Asked) -> GenerateRequest:
+    """Decide everything about a generation before it begins; raises ApiError."""
+    model, limits, tenant = context.model, context.limits, asked.tenant
     prompt_param = "messages" if isinstance(body, ChatRequest) else "prompt"
     prompt = await _encode(context, body)
+    permissions.check_prompt(tenant, limits.max_prompt_tokens, len(prompt), prompt_param)
+    wanted = permissions.output_bound(tenant, limits.max_output_tokens, body.wanted_tokens, body.max_tokens_param)
     return GenerateRequest(
         id=("chatcmpl-" if isinstance(body, ChatRequest) else "cmpl-") + uuid.uuid4().hex,
         prompt=tuple(prompt),
-        max_context_tokens=_max_context_tokens(model.max_model_len, len(prompt), body, prompt_param),
+        max_context_tokens=_max_context_tokens(model.max_model_len, len(prompt), body, wanted),
         params=_sampling(context, body),
         stop_token_ids=model.stop_token_ids,
-        num_speculative_tokens=lookahead,
-        drafter=body.speculation.drafter,
+        num_speculative_tokens=asked.lookahead,
+        drafter=asked.drafter,
+        max_speculative_tokens=tenant.max_speculative_tokens,
     )
+
+
+def likely_tokens(planned: GenerateRequest, body: ChatRequest | CompletionRequest) -> int:
+    """What the answer is taken for before it is there: as long as was asked for, else of some length that fits."""
+    room = planned.max_context_tokens - len(planned.prompt)
+    return room if body.wanted_tokens is not None else min(room, _UNBOUNDED_OUTPUT_TOKENS)
 
 
 async def _encode(context: IngressContext, body: ChatRequest | CompletionRequest) -> list[Token]:
@@ -82,8 +113,9 @@ def _is_long(text: str) -> bool:
 
 
 def _max_context_tokens(
-    max_model_len: int, num_prompt_tokens: int, body: ChatRequest | CompletionRequest, prompt_param: str
+    max_model_len: int, num_prompt_tokens: int, body: ChatRequest | CompletionRequest, wanted: int | None
 ) -> int:
+    prompt_param = "messages" if isinstance(body, ChatRequest) else "prompt"
     room = max_model_len - num_prompt_tokens
     if room < 1:
         message = (
@@ -91,9 +123,10 @@ def _max_context_tokens(
             f"{num_prompt_tokens}, which leaves no room for an answer; shorten the {prompt_param}."
         )
         raise context_length_exceeded(prompt_param, message)
-    wanted = body.wanted_tokens
     if wanted is None:
         return max_model_len
+    if body.wanted_tokens is None:
+        return num_prompt_tokens + min(wanted, room)
     if wanted > room:
         message = (
             f"This model's maximum context length is {max_model_len} tokens; {num_prompt_tokens} in the {prompt_param} "

@@ -18,6 +18,7 @@ from deployments.ingress.parameters import (
 from deployments.messages import DrafterName
 
 MAX_STOPS = 4
+MAX_JSON_DEPTH = 64
 _MAX_DETAILS = 8
 
 
@@ -160,7 +161,13 @@ def _object(body: bytes) -> dict[str, Any]:
         raise invalid(None, f"The body is not valid JSON: {error}.", "invalid_json") from error
     if not isinstance(given, dict):
         raise invalid(None, "The body must be a JSON object.", "invalid_json")
-    return given
+    level: list[Any] = [given]
+    for _ in range(MAX_JSON_DEPTH):
+        values = (value for part in level for value in (part.values() if isinstance(part, dict) else part))
+        level = [value for value in values if isinstance(value, dict | list)]
+        if not level:
+            return given
+    raise invalid(None, f"The body nests deeper than {MAX_JSON_DEPTH} levels; flatten it.", "invalid_json")
 
 
 def _message(message: Any, prefix: str) -> Any:

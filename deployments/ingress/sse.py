@@ -13,6 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deployments.ingress.errors import ApiError
 
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's number; nobody reads it."""
 T = TypeVar("T")
 Event = dict[str, Any]
 

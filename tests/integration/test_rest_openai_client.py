@@ -96,12 +96,13 @@ async def test_errors_are_the_clients_typed_exceptions(server: RestServer, api: 
     assert long.value.code == "context_length_exceeded"
 
 
-async def test_overload_is_a_429_that_the_client_retries(server: RestServer, api: openai.AsyncOpenAI) -> None:
+async def test_overload_is_a_503_that_the_client_retries(server: RestServer, api: openai.AsyncOpenAI) -> None:
     router = answering(server)
     router.refusal = lambda generate: Failure(request=generate.request, code="overloaded", detail="full")
     await server.add(router)
-    with pytest.raises(openai.RateLimitError) as full:
+    with pytest.raises(openai.InternalServerError) as full:
         await api.chat.completions.create(model=MODEL, messages=MESSAGES)  # type: ignore[arg-type]
+    assert (full.value.status_code, full.value.code) == (503, "overloaded")
     assert full.value.response.headers["retry-after"] == "1"
 
     def refuse_once(generate: Generate) -> Failure | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import uvicorn
 
+from deployments.ingress.access import Access
+from deployments.ingress.admission import Admission
 from deployments.ingress.app import create_app
 from deployments.ingress.context import ApiLimits, IngressContext
 from deployments.ingress.fake_router import FakeRouter
@@ -44,13 +46,20 @@ class RestServer:
 
 
 @asynccontextmanager
-async def serve(folder: Path, flow: FlowLimits | None = None) -> AsyncIterator[RestServer]:
+async def serve(
+    folder: Path,
+    flow: FlowLimits | None = None,
+    access: Access | None = None,
+    admission: Admission | None = None,
+    **limits: int | float,
+) -> AsyncIterator[RestServer]:
     """Serve the tiny model on a free port of 127.0.0.1, without any router yet."""
     client = RouterClient(flow)
-    context = make_context(folder, client, ApiLimits(max_num_speculative_tokens=8), max_model_len=4096)
+    context = make_context(folder, client, ApiLimits(max_num_speculative_tokens=8, **limits), max_model_len=4096)  # type: ignore[arg-type]
+    app = create_app(context, access=access, admission=admission)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)  # a slow reader shall be felt soon
-        config = uvicorn.Config(create_app(context), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         running = asyncio.ensure_future(server.serve(sockets=[sock]))

@@ -65,6 +65,11 @@ def test_a_resolved_configuration_has_no_auto_and_stays_as_it_is() -> None:
         ({"streams": {"host": "node"}}, r"streams\.host: 'node' .*insecure_streams: true"),
         ({"streams": {"host": "node"}}, r"streams\.host: 'node' .*streams\.tls"),
         ({"streams": {"tls": {"ca_file": "ca.crt"}}}, r"streams\.tls: ca_file alone .*key_file"),
+        (
+            {"ingress": {"num_replicas": 3, "max_running_requests": 2}},
+            r"ingress\.max_running_requests: 2 .*3 replicas; raise it",
+        ),
+        ({"ingress": {"max_ongoing_requests": 300}}, r"ingress\.max_ongoing_requests: 300 .*raise it to 384"),
         ([1, 2], r"valid dictionary"),
     ],
 )
@@ -90,6 +95,19 @@ def test_streams_off_loopback_are_allowed_with_certificates(tmp_path: Path) -> N
     )
     files = load(tmp_path / "c.yaml").streams.tls.files
     assert files == (Path("/s/ca.crt"), tmp_path / "tls.crt", tmp_path / "tls.key")
+
+
+def test_running_requests_follow_from_sessions() -> None:
+    fields = {"verifier": {"num_replicas": 3, "max_sessions": 20}, "router": {"max_sessions": 50}}
+    assert parse(fields).max_running_requests == 50
+    assert OutriderConfig().resolve().ingress.max_running_requests == 64
+    assert parse({"ingress": {"max_running_requests": 7}}).max_running_requests == 7
+
+
+def test_a_keys_file_is_beside_the_configuration_and_links_stay_links(tmp_path: Path) -> None:
+    (tmp_path / "keys.yaml").symlink_to("elsewhere")
+    (tmp_path / "c.yaml").write_text("ingress: {keys_file: keys.yaml}")
+    assert load(tmp_path / "c.yaml").ingress.keys_file == str(tmp_path / "keys.yaml")
 
 
 def test_the_configuration_cannot_be_changed_in_place() -> None:

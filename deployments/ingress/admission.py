@@ -1,0 +1,175 @@
+"""Who may have how much at once, decided before anything is done for a request.
+
+    enter (sync: refused at once, or inside) -> start (a place among the running) -> charge -> close
+
+Bounds are this replica's share of the deployment's: what every replica keeps, the deployment keeps.
+Everything here runs on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from deployments.ingress import errors
+from deployments.ingress.tenants import Tenant
+from deployments.policy import token_bucket
+from deployments.policy.token_bucket import Bucket
+
+Priority = Literal["interactive", "batch"]
+_RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionLimits:
+    """Bounds of the deployment; `num_replicas` ingress replicas share them."""
+
+    max_running: int = 64
+    max_waiting: int = 256
+    max_wait_s: float = 30.0
+    num_replicas: int = 1
+
+
+@dataclass(slots=True)
+class _Use:
+    """What one tenant has of this replica."""
+
+    num_inside: int = 0
+    bucket: Bucket | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Admission:
+    """The requests of one ingress replica, from the first look to the last byte."""
+
+    def __init__(self, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._max_running = max(1, limits.max_running // limits.num_replicas)
+        self._max_waiting = limits.max_waiting // limits.num_replicas
+        self._uses: dict[str, _Use] = {}
+        self._queues: dict[Priority, deque[_Waiter]] = {"interactive": deque(), "batch": deque()}
+        self.num_inside = 0
+        self.num_running = 0
+
+    def enter(self, tenant: Tenant) -> Ticket:
+        """A ticket, to be closed however the request ends; ApiError 429 or 503 where a bound is reached."""
+        use = self._uses.setdefault(tenant.name, _Use())
+        most = tenant.max_concurrent_requests
+        if most is not None and use.num_inside >= max(1, most // self._limits.num_replicas):
+            raise errors.rate_limited(f"{tenant.name} has {use.num_inside} requests under way here", _RETRY_AFTER_S)
+        rate = self._rate(tenant)
+        if rate is not None and (wait_s := token_bucket.wait_s(self._bucket(use, rate), 1, rate)) > 0:
+            raise errors.rate_limited(f"{tenant.name} has used its tokens per minute", wait_s)
+        if self.num_inside >= self._max_running + self._max_waiting:
+            raise errors.overloaded(f"{self.num_inside} requests are under way here", _RETRY_AFTER_S)
+        self.num_inside += 1
+        use.num_inside += 1
+        return Ticket(self, tenant, use)
+
+    def _rate(self, tenant: Tenant) -> float | None:
+        most = tenant.tokens_per_minute
+        return None if most is None else most / self._limits.num_replicas
+
+    def _bucket(self, use: _Use, rate: float) -> Bucket:
+        now_s = self._clock()
+        use.bucket = token_bucket.filled(use.bucket or token_bucket.full(rate, now_s), rate, now_s)
+        return use.bucket
+
+    def _take_place(self) -> bool:
+        if self.num_running >= self._max_running:
+            return False
+        self.num_running += 1
+        return True
+
+    async def _wait_for_place(self, priority: Priority) -> None:
+        waiter = _Waiter()
+        queue = self._queues[priority]
+        queue.append(waiter)
+        try:
+            async with asyncio.timeout(self._limits.max_wait_s):
+                await waiter.granted
+        except BaseException as error:
+            if waiter.granted.done() and not waiter.granted.cancelled():
+                self._give_place()  # it came in the moment in which nobody wanted it any more
+            else:
+                with contextlib.suppress(ValueError):  # passed over already
+                    queue.remove(waiter)
+            if isinstance(error, TimeoutError):
+                detail = f"no place within {self._limits.max_wait_s:g} s"
+                raise errors.overloaded(detail, _RETRY_AFTER_S) from None
+            raise
+
+    def _give_place(self) -> None:
+        """Hand a place on to who has waited longest, the interactive first."""
+        for queue in self._queues.values():
+            while queue:
+                waiter = queue.popleft()
+                if not waiter.granted.done():
+                    waiter.granted.set_result(None)
+                    return
+        self.num_running -= 1
+
+
+class Ticket:
+    """One request's right to be here. `close` gives everything back."""
+
+    def __init__(self, admission: Admission, tenant: Tenant, use: _Use) -> None:
+        self.tenant = tenant
+        self._admission = admission
+        self._use = use
+        self._is_running = False
+        self._is_closed = False
+        self._num_charged = 0.0
+        self._num_prompt_tokens = 0
+        self._num_generated: Callable[[], int] = lambda: 0
+
+    def start_at_once(self) -> bool:
+        """Take a place among the running if one is free."""
+        self._is_running = self._is_running or self._admission._take_place()
+        return self._is_running
+
+    async def start(self, priority: Priority) -> None:
+        """Wait for a place; ApiError 503 where none comes in time."""
+        if not self.start_at_once():
+            await self._admission._wait_for_place(priority)
+            self._is_running = True
+
+    def charge(self, num_prompt_tokens: int, likely_tokens: int, num_generated: Callable[[], int]) -> None:
+        """Take the tokens that the request is likely to need; ApiError 429 if the tenant has not that many now.
+
+        What it has really used is settled when the ticket is closed.
+        """
+        self._num_prompt_tokens, self._num_generated = num_prompt_tokens, num_generated
+        rate = self._admission._rate(self.tenant)
+        if rate is None:
+            return
+        bucket = self._admission._bucket(self._use, rate)
+        needed = min(float(num_prompt_tokens + likely_tokens), rate)
+        if (wait_s := token_bucket.wait_s(bucket, needed, rate)) > 0:
+            detail = f"{self.tenant.name} has not {needed:.0f} of its tokens per minute left for this request"
+            raise errors.rate_limited(detail, wait_s)
+        self._use.bucket = token_bucket.spent(bucket, needed)
+        self._num_charged = needed
+
+    def close(self, *, is_refused: bool) -> None:
+        """Leave. A request that the service refused or failed costs no tokens. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._admission.num_inside -= 1
+        self._use.num_inside -= 1
+        if self._is_running:
+            self._admission._give_place()
+        if self._num_charged and self._use.bucket is not None:
+            used = 0 if is_refused else self._num_prompt_tokens + self._num_generated()
+            self._use.bucket = token_bucket.spent(self._use.bucket, used - self._num_charged)

@@ -1,0 +1,37 @@
+"""Reading a request's body, however it is sent, within bounds of size and time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import ClientDisconnect, Request
+
+from deployments.ingress.context import ApiLimits
+from deployments.ingress.errors import ApiError
+from deployments.ingress.sse import CLIENT_CLOSED_REQUEST
+
+
+async def read_body(request: Request, limits: ApiLimits) -> bytes:
+    """The whole body; ApiError as soon as it is known to be too large, or when it does not come in time."""
+    most = limits.max_body_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > most:
+        raise _too_large(most)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.max_body_s):
+            async for part in request.stream():
+                body += part
+                if len(body) > most:  # a chunked body announces nothing
+                    raise _too_large(most)
+    except TimeoutError:
+        message = f"The body did not arrive within {limits.max_body_s:g} s; send the request again."
+        raise ApiError(408, message, code="request_timeout") from None
+    except ClientDisconnect:
+        raise ApiError(CLIENT_CLOSED_REQUEST, "The client has left before its request was read.") from None
+    return bytes(body)
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    message = f"The body is larger than {max_bytes} bytes; send a shorter prompt."
+    return ApiError(413, message, code="request_too_large")

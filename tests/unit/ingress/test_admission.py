@@ -1,0 +1,203 @@
+"""Admission: bounds of tenants and deployment, places in order, tokens charged ahead and settled, nothing leaked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from deployments.ingress.admission import Admission, AdmissionLimits, Ticket
+from deployments.ingress.errors import ApiError
+from deployments.ingress.tenants import EVERYBODY, Tenant
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_what_is_over_running_and_waiting_is_refused_at_once() -> None:
+    admission = Admission(AdmissionLimits(max_running=2, max_waiting=1))
+    tickets = [admission.enter(EVERYBODY) for _ in range(3)]
+    with pytest.raises(ApiError) as full:
+        admission.enter(EVERYBODY)
+    assert (full.value.status, full.value.code) == (503, "overloaded")
+    assert full.value.retry_after_s is not None
+    assert [ticket.start_at_once() for ticket in tickets] == [True, True, False]
+    tickets[2].close(is_refused=False)
+    tickets[2].close(is_refused=False)
+    assert admission.num_inside == admission.num_running == 2
+    assert not admission.enter(EVERYBODY).start_at_once()
+
+
+async def test_places_go_to_the_interactive_first_and_then_by_age() -> None:
+    admission = Admission(AdmissionLimits(max_running=1, max_waiting=9))
+    running = admission.enter(EVERYBODY)
+    assert running.start_at_once()
+    order: list[str] = []
+    tickets: dict[str, Ticket] = {}
+
+    async def come(name: str, priority: str) -> None:
+        tickets[name] = admission.enter(EVERYBODY)
+        await tickets[name].start(priority)  # type: ignore[arg-type]
+        order.append(name)
+
+    coming = []
+    for name, priority in (("b1", "batch"), ("i1", "interactive"), ("b2", "batch"), ("i2", "interactive")):
+        coming.append(asyncio.create_task(come(name, priority)))
+        await asyncio.sleep(0)
+    last = running
+    for name in ("i1", "i2", "b1", "b2"):
+        last.close(is_refused=False)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert order[-1] == name
+        assert admission.num_running == 1
+        last = tickets[name]
+    last.close(is_refused=False)
+    await asyncio.gather(*coming)
+    assert admission.num_inside == admission.num_running == 0
+
+
+async def test_who_waits_too_long_is_refused_and_leaves_no_trace() -> None:
+    admission = Admission(AdmissionLimits(max_running=1, max_waiting=1, max_wait_s=0.02))
+    running = admission.enter(EVERYBODY)
+    running.start_at_once()
+    waiting = admission.enter(EVERYBODY)
+    with pytest.raises(ApiError, match="no place") as late:
+        await waiting.start("batch")
+    assert late.value.status == 503
+    waiting.close(is_refused=True)
+    running.close(is_refused=False)
+    assert admission.num_inside == admission.num_running == 0
+    assert admission.enter(EVERYBODY).start_at_once()
+
+
+async def test_whatever_is_cancelled_whenever_every_place_comes_back() -> None:
+    chance = random.Random(7)
+    admission = Admission(AdmissionLimits(max_running=3, max_waiting=1000))
+    most = 0
+
+    async def come() -> None:
+        nonlocal most
+        ticket = admission.enter(EVERYBODY)
+        try:
+            await ticket.start(chance.choice(["batch", "interactive"]))  # type: ignore[arg-type]
+            most = max(most, admission.num_running)
+            for _ in range(chance.randrange(4)):
+                await asyncio.sleep(0)
+        finally:
+            ticket.close(is_refused=False)
+
+    tasks = [asyncio.create_task(come()) for _ in range(300)]
+    while pending := [task for task in tasks if not task.done()]:
+        for task in chance.sample(pending, min(len(pending), 2)):
+            if chance.random() < 0.6:
+                task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert most == 3
+    assert admission.num_inside == admission.num_running == 0
+    assert not any(admission._queues.values())
+
+
+def test_a_tenants_requests_are_bounded_and_others_are_not(clock: Clock) -> None:
+    admission = Admission(AdmissionLimits(), clock)
+    few, other = Tenant(name="few", max_concurrent_requests=2), Tenant(name="other")
+    held = [admission.enter(few) for _ in range(2)]
+    with pytest.raises(ApiError) as bound:
+        admission.enter(few)
+    assert (bound.value.status, bound.value.code) == (429, "rate_limit_exceeded")
+    assert bound.value.retry_after_s is not None
+    admission.enter(other)
+    held[0].close(is_refused=False)
+    admission.enter(few)
+
+
+def test_replicas_share_what_the_deployment_may_have(clock: Clock) -> None:
+    limits = AdmissionLimits(max_running=4, max_waiting=2, num_replicas=2)
+    replicas = [Admission(limits, clock) for _ in range(2)]
+    tenant = Tenant(name="t", max_concurrent_requests=3, tokens_per_minute=600)
+    num_in = 0
+    for admission in replicas:
+        for _ in range(9):
+            try:
+                admission.enter(tenant)
+            except ApiError:
+                break
+            num_in += 1
+    assert num_in <= 3
+    for admission in replicas:
+        (ticket := admission.enter(Tenant(name="u", tokens_per_minute=600))).charge(300, 0, lambda: 0)
+        ticket.close(is_refused=False)
+        with pytest.raises(ApiError):
+            admission.enter(Tenant(name="u", tokens_per_minute=600))
+    for admission in replicas:
+        while admission.num_inside < 3:
+            admission.enter(EVERYBODY)
+        with pytest.raises(ApiError):
+            admission.enter(EVERYBODY)
+
+
+def test_tokens_are_charged_ahead_and_settled_at_the_end(clock: Clock) -> None:
+    admission = Admission(AdmissionLimits(), clock)
+    tenant = Tenant(name="t", tokens_per_minute=600)
+    first = admission.enter(tenant)
+    first.charge(100, 400, lambda: 20)
+    second = admission.enter(tenant)
+    with pytest.raises(ApiError) as short:
+        second.charge(100, 100, lambda: 0)
+    assert (short.value.status, short.value.retry_after_s) == (429, pytest.approx(10))
+    first.close(is_refused=False)  # used 120 and not 500
+    second.charge(100, 100, lambda: 0)
+    third = admission.enter(tenant)
+    third.charge(280, 0, lambda: 0)
+    with pytest.raises(ApiError) as empty:
+        admission.enter(tenant)
+    assert empty.value.retry_after_s == pytest.approx(0.1)
+    clock.now_s += 0.11
+    admission.enter(tenant)
+
+
+def test_what_the_service_failed_costs_nothing(clock: Clock) -> None:
+    admission = Admission(AdmissionLimits(), clock)
+    tenant = Tenant(name="t", tokens_per_minute=600)
+    ticket = admission.enter(tenant)
+    ticket.charge(100, 500, lambda: 3)
+    ticket.close(is_refused=True)
+    again = admission.enter(tenant)
+    again.charge(100, 500, lambda: 3)
+
+
+def test_an_answer_longer_than_foreseen_leaves_a_debt(clock: Clock) -> None:
+    admission = Admission(AdmissionLimits(), clock)
+    tenant = Tenant(name="t", tokens_per_minute=600)
+    ticket = admission.enter(tenant)
+    ticket.charge(2000, 256, lambda: 1000)  # more than a minute's, which would never be there
+    ticket.close(is_refused=False)
+    with pytest.raises(ApiError) as owing:
+        admission.enter(tenant)
+    assert owing.value.retry_after_s == pytest.approx(240.1)
+
+
+def test_bounds_that_change_keep_what_was_used(clock: Clock) -> None:
+    admission = Admission(AdmissionLimits(), clock)
+    before, after = Tenant(name="t", tokens_per_minute=600), Tenant(name="t", tokens_per_minute=60)
+    ticket = admission.enter(before)
+    ticket.charge(580, 0, lambda: 0)
+    lower = admission.enter(after)
+    with pytest.raises(ApiError) as short:
+        lower.charge(30, 0, lambda: 0)
+    assert short.value.retry_after_s == pytest.approx(10)
+    ticket.close(is_refused=False)
+    unbounded = Tenant(name="t")
+    admission.enter(unbounded).charge(10**6, 0, lambda: 0)
