@@ -3,7 +3,8 @@
 #   make serve [PORT=8000] [CONFIG=file.yaml] [DASHBOARD_PORT=8265]   serve until Ctrl-C
 #   make test | make test-system                               the tests | the slow ones, which may need Debian packages
 #   make check | make format                                   format, lint, types, import contracts | apply the formatting
-#   make bench [ARGS='--quick --out figures.json']             measure speed beside HF generate
+#   make bench [ARGS='--quick --out figures.json']           measure an endpoint beside HF generate
+#   make bench ARGS='engine --quick'                         measure the engines beside HF generate and vLLM
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.setup

@@ -1,4 +1,7 @@
-"""`outrider bench`: speed beside HF `generate`, as a Markdown table."""
+"""`outrider bench`: an endpoint's speed beside HF `generate`; `outrider bench KIND`: another bench. Markdown tables.
+
+Each kind is a module with `add_arguments(parser)` and `run(args)`, like a verb of the command.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,37 @@ import shlex
 import signal
 import sys
 from dataclasses import replace
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from types import FrameType
+
+from deployments.cli.bench_arguments import exit_on_signal, positive
 
 HELP = "measure tokens/s with speculation off and on, beside HF generate"
 
+KINDS = {"engine": "deployments.cli.bench_engine"}
+"""By name: the module of each kind of bench beside the endpoint's, which has none."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", help="another bench than the endpoint's")
+    for kind, module in KINDS.items():
+        chosen = import_module(module)
+        sub = kinds.add_parser(kind, help=chosen.HELP, description=chosen.HELP[0].upper() + chosen.HELP[1:] + ".")
+        chosen.add_arguments(sub)
+        sub.set_defaults(run=chosen.run)
     pocket = Path(str(files("deployments.models"))) / "pocket"
     parser.add_argument("--url", help="an endpoint that is running; by default one is started and stopped here")
     parser.add_argument("--config", type=Path, help="configuration of the endpoint that is started here")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs, at most five minutes")
-    parser.add_argument("--repeats", type=_positive, help="interleaved runs per cell")
-    parser.add_argument("--max-tokens", type=_positive, help="bound on each answer")
+    parser.add_argument("--repeats", type=positive, help="interleaved runs per cell")
+    parser.add_argument("--max-tokens", type=positive, help="bound on each answer")
     parser.add_argument(
-        "--num-speculative-tokens", type=_positive, help="lookahead of the endpoint; by default it decides"
+        "--num-speculative-tokens", type=positive, help="lookahead of the endpoint; by default it decides"
     )
     parser.add_argument("--target", type=Path, default=pocket / "target", help="checkpoint for HF generate")
     parser.add_argument("--assistant", type=Path, default=pocket / "assistant", help="assistant for HF generate")
-    parser.add_argument("--assistant-tokens", type=_positive, default=5, help="HF's tokens per draft (default 5)")
+    parser.add_argument("--assistant-tokens", type=positive, default=5, help="HF's tokens per draft (default 5)")
     parser.add_argument("--no-hf", action="store_true", help="leave HF generate out")
     parser.add_argument("--out", type=Path, help="also write every sample to this JSON file")
 
@@ -51,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         plan=plan,
     )
     # A server was started here: it must be stopped on a plain `kill`, too.
-    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         results = run_bench(options, to_stderr)
     except (EndpointError, ServerError, OSError) as error:
@@ -64,14 +78,3 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         args.out.write_text(json.dumps(to_json(results, environment), indent=1) + "\n")
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
-
-
-def _exit_on_signal(signum: int, frame: FrameType | None) -> None:
-    sys.exit(128 + signum)

@@ -20,14 +20,14 @@ from evaluation.pocket.records import Example
 
 
 class ForwardCounter:
-    """Counts a model's forward passes, by a hook."""
+    """Notes when each of a model's forward passes starts, by a hook."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.num_forwards = 0
-        model.register_forward_pre_hook(self._count)
+        self.starts_s: list[float] = []
+        model.register_forward_pre_hook(self._note)
 
-    def _count(self, module: torch.nn.Module, inputs: tuple[object, ...]) -> None:
-        self.num_forwards += 1
+    def _note(self, module: torch.nn.Module, inputs: tuple[object, ...]) -> None:
+        self.starts_s.append(time.perf_counter())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +39,15 @@ class Checkpoint:
     counter: ForwardCounter
 
 
-def load_checkpoint(target: Path) -> Checkpoint:
+def load_model(target: Path) -> Any:
     """Load a target from an ordinary checkpoint folder."""
     disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+
+
+def load_checkpoint(target: Path) -> Checkpoint:
+    """Load a target and its tokenizer."""
+    model = load_model(target)
     return Checkpoint(model=model, tokenizer=AutoTokenizer.from_pretrained(target), counter=ForwardCounter(model))
 
 
@@ -70,7 +75,7 @@ class HfSystem:
 
     def measure(self, examples: Sequence[Example], num_streams: int, max_tokens: int) -> Sample:
         """Answer the examples in batches of `num_streams`, one batch after another."""
-        self.checkpoint.counter.num_forwards = 0
+        self.checkpoint.counter.starts_s.clear()
         started = time.perf_counter()
         batches = [
             self._generate(examples[start : start + num_streams], max_tokens)
@@ -80,7 +85,7 @@ class HfSystem:
         answers = [answer for batch in batches for answer in batch]
         num_tokens = sum(len(answer) for answer in answers)
         # The first forward pass of an answer is its prefill: it yields a token and verifies nothing.
-        num_rounds = self.checkpoint.counter.num_forwards - len(answers) if self.assistant is not None else 0
+        num_rounds = len(self.checkpoint.counter.starts_s) - len(answers) if self.assistant is not None else 0
         return Sample(
             num_tokens=num_tokens,
             wall_s=wall_s,
@@ -97,19 +102,26 @@ class HfSystem:
             padding_side="left",
             return_tensors="pt",
         )
-        options = {} if self.assistant is None else {"assistant_model": self.assistant}
-        with torch.inference_mode():
-            output_BT = self.checkpoint.model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                **options,
-            )
-        num_prompt_tokens = inputs["input_ids"].shape[1]
-        end_tokens = self.checkpoint.model.generation_config.eos_token_id
-        ends = frozenset(end_tokens if isinstance(end_tokens, list) else [end_tokens])
-        return [until_end(row, ends) for row in output_BT[:, num_prompt_tokens:].tolist()]
+        ids_BS, mask_BS = inputs["input_ids"], inputs["attention_mask"]
+        return generate(self.checkpoint.model, ids_BS, mask_BS, max_tokens, self.assistant)
+
+
+def generate(
+    model: Any, ids_BS: torch.Tensor, mask_BS: torch.Tensor, max_tokens: int, assistant: Any
+) -> list[list[int]]:
+    """Generate greedily for one padded batch; each answer ends with its end token, if it came to one."""
+    options = {} if assistant is None else {"assistant_model": assistant}
+    with torch.inference_mode():
+        output_BT = model.generate(
+            input_ids=ids_BS, attention_mask=mask_BS, max_new_tokens=max_tokens, do_sample=False, **options
+        )
+    return [until_end(row, end_tokens(model)) for row in output_BT[:, ids_BS.shape[1] :].tolist()]
+
+
+def end_tokens(model: Any) -> frozenset[int]:
+    """The ids that end a model's answers."""
+    found = model.generation_config.eos_token_id
+    return frozenset(found if isinstance(found, list) else [found])
 
 
 def until_end(tokens: Sequence[int], ends: frozenset[int]) -> list[int]:

@@ -1,0 +1,67 @@
+"""Worker: Outrider's verifier and drafter engines in one process, as their deployments build them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deployments.drafter.mtp_engine import load_mtp_engine
+from deployments.models.cpu_kernels import use_cpu_kernels
+from deployments.models.loading import load_target
+from deployments.verifier.paged_engine import CacheLimits, PagedEngine
+from deployments.verifier.scheduler import StepBudget
+from deployments.verifier.service import VerifierSettings
+from evaluation.load.engines.pair_loop import PairLoop
+from evaluation.load.engines.worker_loop import Answerer, serve
+from evaluation.load.engines.worker_options import WorkerOptions, parse_options
+
+SHADOW_BYTES = 1 << 30
+
+
+def load(options: WorkerOptions) -> tuple[Answerer, dict[str, str]]:
+    """Build both engines on all the threads they are given: on one machine their turns alternate."""
+    torch.set_num_threads(options.threads)
+    loop = build_loop(options.pair, options.max_streams, options.max_context_tokens)
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        run = loop.run(request["prompts"], request["num_streams"], request["max_tokens"], request["lookahead"])
+        return {
+            "outputs": run.outputs,
+            "wall_s": run.wall_s,
+            "step_ms": run.step_ms,
+            "num_rounds": run.num_rounds,
+            "num_accepted": run.num_accepted,
+        }
+
+    return answer, {"torch": torch.__version__}
+
+
+def build_loop(pair: Path, max_streams: int, max_context_tokens: int) -> PairLoop:
+    """Engines with room for `max_streams` sessions, and the budget of a step that the service uses."""
+    settings = VerifierSettings()
+    target = load_target(str(pair / "target"), dtype=torch.float32, device="cpu")
+    use_cpu_kernels(target.model)
+    limits = CacheLimits(
+        max_context_tokens=max_context_tokens,
+        num_kv_tokens=max_streams * (max_context_tokens + settings.max_lookahead + 16),
+        max_sessions=max_streams,
+        max_lookahead=settings.max_lookahead,
+    )
+    return PairLoop(
+        verifier=PagedEngine(target, limits),
+        drafter=load_mtp_engine(
+            str(pair / "target"), str(pair / "assistant"), dtype=torch.float32, shadow_bytes=SHADOW_BYTES
+        ),
+        budget=StepBudget(
+            max_step_tokens=settings.max_step_tokens,
+            max_step_sessions=settings.max_step_sessions,
+            prompt_tokens=settings.prompt_tokens,
+        ),
+        stop_tokens=target.eos_token_ids,
+    )
+
+
+if __name__ == "__main__":
+    serve(lambda: load(parse_options()))
