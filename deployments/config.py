@@ -22,7 +22,7 @@ from deployments.checkpoint import (
 )
 from deployments.config_checks import CHECKS
 from deployments.config_parts import KernelsConfig, Name, Part, Port, StreamsConfig
-from deployments.messages import DrafterKind, DrafterName
+from deployments.messages import DrafterKind, DrafterName, PolicyName
 
 __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
 
@@ -55,6 +55,7 @@ class SpeculationConfig(Part):
 
     drafter: Literal["mtp", "draft_model", "prompt_lookup", "none"] = "mtp"
     drafters: tuple[DrafterKind, ...] | Auto = "auto"
+    policy: PolicyName = "adaptive"
     num_speculative_tokens: Annotated[int, Field(ge=0)] = 4
     max_speculative_tokens: Annotated[int, Field(ge=0, le=64)] = 16
 

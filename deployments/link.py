@@ -26,7 +26,8 @@ from deployments.link_stream import (
 )
 from deployments.link_tls import StreamTls, TlsFiles
 from deployments.link_tokens import Identity, Invitation, TokenBook
-from deployments.messages import PROTOCOL_VERSION, TRAFFIC, Hello, Welcome
+from deployments.messages import PROTOCOL_VERSION, Hello, Welcome
+from deployments.traffic import TRAFFIC
 
 __all__ = [
     "Endpoint",

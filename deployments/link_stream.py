@@ -16,7 +16,8 @@ import msgspec
 
 from deployments.link_tls import StreamTls
 from deployments.link_tokens import Identity
-from deployments.messages import TRAFFIC, Message, Role
+from deployments.messages import Message, Role
+from deployments.traffic import TRAFFIC
 
 logger = logging.getLogger("outrider.link")
 

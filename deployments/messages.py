@@ -12,10 +12,11 @@ receiver is stale and dropped; one that lies ahead is held, one per session.
 
 from __future__ import annotations
 
-from types import UnionType
 from typing import Literal
 
 import msgspec
+
+from deployments.timing import StepShape, StepTiming
 
 PROTOCOL_VERSION = 1
 
@@ -26,6 +27,7 @@ DrafterName = Literal["auto", "mtp", "draft_model", "prompt_lookup", "none"]
 """What a request may ask for; "auto" leaves it to the router."""
 RequestClass = Literal["structured", "code", "prose", "creative", "reasoning"]
 Priority = Literal["interactive", "batch"]
+PolicyName = Literal["adaptive", "constant", "heuristic"]
 FinishReason = Literal["stop", "length"]
 FailureCode = Literal["overloaded", "unavailable", "invalid"]
 RefusalReason = Literal["unknown_session", "out_of_step", "no_capacity", "invalid"]
@@ -96,7 +98,7 @@ class Generate(Record):
 
     `max_context_tokens` bounds prompt plus output and is absolute, so that it means the same
     after a resumption. `num_speculative_tokens` None leaves the lookahead to the router, which never
-    goes over `max_speculative_tokens` (None: its own bound).
+    goes over `max_speculative_tokens` (None: its own bound). `request_class` is a hint.
     """
 
     request: str
@@ -108,6 +110,8 @@ class Generate(Record):
     num_speculative_tokens: int | None = None
     drafter: DrafterName = "auto"
     max_speculative_tokens: int | None = None
+    request_class: RequestClass | None = None
+    priority: Priority = "interactive"
 
 
 class Cancel(Record):
@@ -126,8 +130,8 @@ class SetFlow(Record):
 class Commit(Record):
     """Tokens that became part of one request's output, at positions `context_len` onwards.
 
-    The first `num_accepted` of them were drafted; the one after is the verifier's own (recovered
-    if the proposal was longer than `num_accepted`, bonus if it was accepted whole).
+    Of `num_drafted` drafted tokens that were verified the first `num_accepted` hold; the one after is
+    the verifier's own (recovered if `num_drafted` is more than `num_accepted`, else a bonus).
     """
 
     request: str
@@ -199,7 +203,8 @@ class VerifyItem(Record):
     """One session's part of a Verify: its drafted `tokens` for positions `context_len` onwards.
 
     `lookahead` and `drafter` are those of the next round, so that the verifier can pass the
-    go-ahead straight to the drafter.
+    go-ahead straight to the drafter. With `survival_percent`, how likely each token holds, the
+    verifier may leave the last ones out; without, it looks at all.
     """
 
     session: SessionId
@@ -208,6 +213,7 @@ class VerifyItem(Record):
     tokens: tuple[Token, ...]
     lookahead: int = 0
     drafter: str = ""
+    survival_percent: tuple[int, ...] = ()
 
 
 class Verify(Record):
@@ -217,7 +223,7 @@ class Verify(Record):
 
 
 class VerdictItem(Record):
-    """One session's outcome: `num_accepted` drafted tokens hold, then comes `next_token`.
+    """One session's outcome: of `num_drafted` tokens `num_accepted` hold, then comes `next_token`.
 
     The session's context is `context_len + num_accepted + 1` afterwards. `has_go_ahead` tells
     whether a drafter was sent its go-ahead: without one, no proposal will come.
@@ -229,16 +235,27 @@ class VerdictItem(Record):
     num_accepted: int
     next_token: Token
     has_go_ahead: bool = False
+    num_drafted: int = 0
 
 
 class Verdict(Record):
-    """What one step decided for the sessions of one router, with the verifier's timing and load."""
+    """What one step decided for the sessions of one router, with the verifier's timing and load.
+
+    `shape` is the whole step's; a verdict that is only repeated took no time.
+    """
 
     items: tuple[VerdictItem, ...]
     step_ms: float
-    num_step_tokens: int
+    shape: StepShape
     num_waiting: int
     kv_usage: float
+
+
+class Costs(Record):
+    """First word of a verifier to a router: what steps took when it warmed up, and the most tokens of one."""
+
+    timings: tuple[StepTiming, ...]
+    max_step_tokens: int
 
 
 class Load(Record):
@@ -358,24 +375,17 @@ class ProposalItem(Record):
 
 
 class Proposal(Record):
-    """All proposals of one drafter batch that belong to one router."""
+    """All proposals of one drafter batch that belong to one router.
+
+    The whole batch took `draft_ms` for `num_tokens`, of which `longest` are the most for one session.
+    """
 
     items: tuple[ProposalItem, ...]
     draft_ms: float
+    longest: int = 0
+    num_tokens: int = 0
 
 
-_ToRouters = Generate | Cancel | SetFlow | Verdict | Refusal | Load | Introduce | Proposal
+_ToRouters = Generate | Cancel | SetFlow | Verdict | Refusal | Load | Costs | Introduce | Proposal
 _FromRouters = Commits | Failure | RouterStatus | Reports | Open | Close | Verify | Attach | Detach | Draft
 Message = Hello | Welcome | _ToRouters | _FromRouters | Delta | Need | Report
-
-TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
-    ("ingress", "router"): Generate | Cancel | SetFlow | Report,
-    ("router", "ingress"): Commits | Failure | RouterStatus | Reports,
-    ("router", "verifier"): Open | Close | Verify,
-    ("verifier", "router"): Verdict | Refusal | Load | Report,
-    ("verifier", "drafter"): Delta,
-    ("drafter", "verifier"): Need,
-    ("router", "drafter"): Attach | Detach | Draft,
-    ("drafter", "router"): Introduce | Need | Proposal | Report,
-}
-"""What may follow the handshake, by (sender, receiver): a link decodes these records and no others."""

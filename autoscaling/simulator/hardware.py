@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import msgspec
 
-from deployments.policy.costs import StepShape
+from deployments.timing import StepShape
 
 
 class StepTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from autoscaling.simulator.events import EventQueue
 from autoscaling.simulator.hardware import DraftTable, Pair
 from deployments.messages import SessionId
-from deployments.policy.costs import StepShape, StepTiming
 from deployments.policy.stepping import Ready, StepPolicy
+from deployments.timing import StepShape, StepTiming
 
 PROMPT_TOKENS = 128
 

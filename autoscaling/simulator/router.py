@@ -10,7 +10,7 @@ from autoscaling.simulator.events import EventQueue
 from autoscaling.simulator.roles import Asked, Decided, Drafter, StepReport, Verifier
 from autoscaling.simulator.text import Text
 from deployments.messages import RequestClass
-from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.planner import Planner, Speculation, SpeculationSettings
 
@@ -68,7 +68,7 @@ class Router:
         self._drafters = drafters
         self._hop_ms = hop_ms
         self._settings = settings
-        self._acceptance = DrafterAcceptance()
+        self._acceptance: dict[str, DrafterAcceptance] = {}
         costs = {str(index): DraftCosts() for index in range(len(drafters))}
         self._costs = costs
         self.planners = [Planner(settings, draft_costs=costs) for _ in verifiers]
@@ -90,9 +90,10 @@ class Router:
             id=next(self._ids),
             request=request,
             plan=Speculation(
-                acceptance=SessionAcceptance(
-                    self._acceptance, request.request_class, self._settings.max_speculative_tokens
-                ),
+                drafters=self._acceptance,
+                kind="mtp",
+                num_positions=self._settings.max_speculative_tokens,
+                request_class=request.request_class,
                 requested=request.num_speculative_tokens,
             ),
             verifier=verifier,

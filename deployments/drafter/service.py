@@ -189,4 +189,12 @@ class DrafterService:
                 )
             )
         for link, items in proposals.items():
-            send_or_drop(link, Proposal(items=tuple(items), draft_ms=batch_s * 1e3))
+            send_or_drop(
+                link,
+                Proposal(
+                    items=tuple(items),
+                    draft_ms=batch_s * 1e3,
+                    longest=max(request.lookahead for request in requests),
+                    num_tokens=num_tokens,
+                ),
+            )

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import median
 
-import msgspec
-
 from deployments.policy.regression import REFRESH_AFTER, Regression
+from deployments.timing import StepShape, StepTiming
 
 _EXACT_TOKENS = 64
 _BUCKETS_PER_OCTAVE = 32
@@ -27,24 +26,6 @@ _OUTLIER = 0.5
 
 _SURPRISE = 0.7
 """What each outlier leaves of an entry's memory: a few in a row are no hiccup but a change."""
-
-
-class StepShape(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What a step's time depends on. `num_tokens` are all of it, of which `num_prompt_tokens` yield no token;
-    `num_context_tokens` is the sum of its sequences' contexts.
-    """
-
-    num_sequences: int
-    num_tokens: int
-    num_prompt_tokens: int = 0
-    num_context_tokens: int = 0
-
-
-class StepTiming(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One measured step."""
-
-    shape: StepShape
-    step_ms: float
 
 
 class ErrorTracker:

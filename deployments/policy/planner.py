@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 
-from deployments.messages import Priority, SessionId
-from deployments.policy.acceptance import SessionAcceptance
-from deployments.policy.costs import DraftCosts, StepCosts, StepShape
+from deployments.messages import PolicyName, Priority, RequestClass, SessionId
+from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+from deployments.policy.costs import DraftCosts, StepCosts
 from deployments.policy.exposure import Exposure
 from deployments.policy.lookahead import Candidate, CycleTimes, choose, rate_of
-
-PolicyName = Literal["adaptive", "constant", "heuristic"]
+from deployments.timing import StepShape
 
 _WEIGHTS: Mapping[Priority, float] = {"interactive": 1.0, "batch": 0.4}
 _HYSTERESIS = 1.003
 """A plan stays unless another one promises more than this."""
+_SHARED = 0.75
+"""A step that has this share of the sessions has all of them, but for those that come and go."""
 _PLANS_PER_ROUND = 4
 """At most so many plans in the time in which every session has one round."""
 _PROBE_EVERY, _PROBE_AT_MOST_EVERY = 32, 256
@@ -47,16 +47,39 @@ class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class Speculation:
-    """One session as the planner knows it. `requested` None leaves the lookahead to the policy."""
+    """One session as the planner knows it. `requested` None leaves the lookahead to the policy.
 
-    acceptance: SessionAcceptance
+    `drafters` is what is known of each kind of drafter, shared by all sessions; `kind` drafts for this one.
+    """
+
+    drafters: dict[str, DrafterAcceptance]
+    kind: str
+    num_positions: int
+    request_class: RequestClass | None = None
     requested: int | None = None
     priority: Priority = "interactive"
-    is_free: bool = False
-    can_draft: bool = True
     lookahead: int | None = None
     heuristic: int = 0
     num_rounds_off: int = 0
+    by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
+
+    @property
+    def acceptance(self) -> SessionAcceptance:
+        """With the drafter that drafts for it."""
+        return self.acceptance_of(self.kind)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its drafts expose no time: they are looked up where the session is."""
+        return self.kind == "prompt_lookup"
+
+    def acceptance_of(self, kind: str) -> SessionAcceptance:
+        """With drafters of this kind."""
+        known = self.by_kind.get(kind)
+        if known is None:
+            drafter = self.drafters.setdefault(kind, DrafterAcceptance())
+            known = self.by_kind[kind] = SessionAcceptance(drafter, self.request_class, self.num_positions)
+        return known
 
 
 @dataclass(slots=True)
@@ -73,11 +96,14 @@ class PlannerStats:
 class _Batch:
     """What a step of this verifier looks like, smoothed: what other routers bring per own session, and contexts."""
 
+    share: float = 1.0
     other_sequences: float = 0.0
     other_drafted: float = 0.0
     context: float = 256.0
 
-    def observe(self, shape: StepShape, num_own: int, num_own_tokens: int) -> None:
+    def observe(self, shape: StepShape, num_sessions: int, num_own: int, num_own_tokens: int) -> None:
+        # Weighted by sessions: it is a session's view of its step, which a few small steps do not change.
+        self.share += 0.1 * num_own / max(1, num_sessions) * (num_own / max(1, num_sessions) - self.share)
         other = max(0, shape.num_sequences - num_own)
         drafted = max(0, shape.num_tokens - shape.num_prompt_tokens - num_own_tokens - other)
         self.other_sequences += 0.1 * (other / max(1, num_own) - self.other_sequences)
@@ -110,7 +136,7 @@ class Planner:
     def on_step(self, shape: StepShape, step_ms: float, num_own: int, num_own_tokens: int) -> None:
         """A step has run, with so many sessions and tokens of this planner in it."""
         self.costs.observe(shape, step_ms)
-        self._batch.observe(shape, num_own, num_own_tokens)
+        self._batch.observe(shape, len(self.sessions), num_own, num_own_tokens)
         self._num_rounds_since_plan += num_own
         self._steps_to_probe -= 1
 
@@ -151,7 +177,7 @@ class Planner:
         sessions, candidates, settled = [], [], []
         for one in self.sessions.values():
             weight, survival = _WEIGHTS[one.priority], one.acceptance.survival
-            if one.requested is None and one.can_draft:
+            if one.requested is None:
                 sessions.append(one)
                 candidates.append(Candidate(survival[:limit], weight, one.is_free))
             else:  # it takes part in the step whatever is decided for the others
@@ -161,15 +187,13 @@ class Planner:
         everyone = candidates + settled
         room = max(0, self.max_step_tokens - len(self.sessions))
         num_pairs = min(room, sum(len(one.survival) for one in candidates))
-        regimes = self._cycles(num_pairs, limit)
-        choices = [choose(everyone, cycle_ms, limit, num_pairs) for cycle_ms in regimes]
-        choice = max(choices, key=lambda one: one.rate)
+        cycle_ms = self._cycle(num_pairs, limit)
+        choice = choose(everyone, cycle_ms, limit, num_pairs)
         lookaheads = choice.lookaheads[: len(sessions)]
         before = tuple(min(one.lookahead or 0, limit) for one in sessions)
         if before != lookaheads and sum(before) <= num_pairs and all(one.lookahead is not None for one in sessions):
             vector = before + (0,) * len(settled)
-            known = max(rate_of(vector, everyone, cycle_ms) for cycle_ms in regimes)
-            if choice.rate < _HYSTERESIS * known:
+            if choice.rate < _HYSTERESIS * rate_of(vector, everyone, cycle_ms):
                 lookaheads = before
         for session, lookahead in zip(sessions, lookaheads, strict=True):
             session.lookahead = lookahead
@@ -197,10 +221,11 @@ class Planner:
             return most
         return int(most * max(0.0, _FULL - self.kv_usage) / (_FULL - _SCARCE))
 
-    def _cycles(self, num_pairs: int, limit: int) -> tuple[CycleTimes, CycleTimes]:
-        """The time of a cycle if all sessions share one step, and if two halves take turns.
+    def _cycle(self, num_pairs: int, limit: int) -> CycleTimes:
+        """The time in which every session has one round.
 
-        In turns a half drafts while the other is verified: that hides the drafts, and reads the weights twice.
+        Either all of them share a step, or two halves take turns: one drafts while the other is verified, which
+        hides the drafts and reads the weights twice. The verifier decides which; its steps tell.
         """
         num_sessions, batch = len(self.sessions), self._batch
         fixed = [one.requested for one in self.sessions.values() if one.requested]
@@ -227,7 +252,7 @@ class Planner:
                 for i, one in enumerate(halves)
             ]
 
-        return together, in_turns
+        return together if batch.share > _SHARED else in_turns
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:
         sequences = max(1, round(num_sequences))

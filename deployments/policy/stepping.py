@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from deployments.messages import SessionId
-from deployments.policy.costs import StepCosts, StepShape, StepTiming
+from deployments.policy.costs import StepCosts
 from deployments.policy.lookahead import Candidate, choose
 from deployments.policy.regression import Regression
 from deployments.policy.waiting import LATE, Group, StepTimes, is_worth_waiting, joined
+from deployments.timing import StepShape, StepTiming
 
 _MAX_WAIT_STEPS = 2.0
 """Nobody who is ready waits longer than this many steps take."""

@@ -39,6 +39,7 @@ def build_service(config: OutriderConfig, meter: Meter) -> RouterService:
     settings = RouterSettings(
         max_sessions=router.max_sessions,
         drafter=speculation.drafter,
+        policy=speculation.policy,
         num_speculative_tokens=speculation.num_speculative_tokens,
         max_speculative_tokens=speculation.max_speculative_tokens,
         proposal_timeout_s=router.proposal_timeout_s,

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from deployments.link import Link, send_or_drop
 from deployments.messages import Attach, Close, Detach, DrafterKind, Epoch, SessionId
 from deployments.policy.placement import least_loaded
+from deployments.policy.planner import Planner
 from deployments.router.session import Session
 
-MAX_STEPS_AT_VERIFIER = 2
-"""One step that runs and one queued behind it: the verifier never idles, and no batch is frozen earlier than needed."""
+MAX_STEPS_AT_VERIFIER = 3
+"""One step that runs and one queued behind it, which may wait for one more batch of proposals: the verifier never
+idles, and no batch is frozen earlier than needed."""
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class VerifierPeer:
     """A verifier, the sessions placed on it, and what it has been asked for and not answered yet."""
 
     link: Link
+    planner: Planner
     sessions: set[SessionId] = field(default_factory=set)
     ready: dict[SessionId, None] = field(default_factory=dict)
     steps: list[set[SessionId]] = field(default_factory=list)
@@ -49,6 +52,7 @@ class VerifierPeer:
     def forget(self, session: SessionId) -> None:
         """The session has ended or moved away."""
         self.sessions.discard(session)
+        self.planner.sessions.pop(session, None)
         self.ready.pop(session, None)
         self.settle(session)
 

@@ -1,7 +1,7 @@
 """Rounds: open -> (verdict -> commit -> proposal -> verify)*, for all sessions of a router.
 
 One Verify per verifier and step and one Commits per ingress and step carry all sessions that are
-ready. While a verifier has two steps to do, what becomes ready waits here and goes together.
+ready. While a verifier has three of them to answer, what becomes ready waits here and goes together.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from deployments.messages import (
     DrafterName,
     Need,
     Open,
+    PolicyName,
     Proposal,
     SessionId,
     Verdict,
@@ -25,7 +26,9 @@ from deployments.messages import (
 )
 from deployments.policy import patience as patience_policy
 from deployments.policy.limits import room_for_proposal
+from deployments.policy.planner import SpeculationSettings
 from deployments.router.drafting import Drafts
+from deployments.router.lookaheads import Lookaheads
 from deployments.router.peers import Peers, VerifierPeer
 from deployments.router.session import Phase, Session
 from deployments.router.stats import RouterStats
@@ -37,11 +40,21 @@ class RouterSettings:
 
     max_sessions: int = 256
     drafter: DrafterName = "mtp"
+    policy: PolicyName = "adaptive"
     num_speculative_tokens: int = 4
     max_speculative_tokens: int = 16
     proposal_timeout_s: float = 1.0
     verify_timeout_s: float = 30.0
     placement_timeout_s: float = 30.0
+
+    @property
+    def speculation(self) -> SpeculationSettings:
+        """Who decides a lookahead, and its bounds."""
+        return SpeculationSettings(
+            policy=self.policy,
+            num_speculative_tokens=self.num_speculative_tokens,
+            max_speculative_tokens=self.max_speculative_tokens,
+        )
 
 
 class Rounds:
@@ -64,6 +77,7 @@ class Rounds:
         self._commits: dict[str, list[Commit]] = {}
         self._stats = stats
         self._drafts = Drafts(peers)
+        self.lookaheads = Lookaheads(settings.speculation)
 
     def open(self, session: Session, avoid: Collection[str] = ()) -> None:
         """Place a session, new or moved, from its committed tokens; with no verifier there it waits for one."""
@@ -103,11 +117,17 @@ class Rounds:
     def on_verdict(self, verifier: VerifierPeer, verdict: Verdict) -> None:
         """Commit what a step decided and begin the next round of each of its sessions."""
         verifier.kv_usage, verifier.num_waiting = verdict.kv_usage, verdict.num_waiting
+        awaited = []
         for item in verdict.items:
             session = self._sessions.get(item.session)
             if session is not None and item.session in verifier.sessions and session.awaits_verdict(item):
-                verifier.settle(item.session)
-                self._commit(session, item, verdict.step_ms / 1e3)
+                awaited.append((session, item))
+        self.lookaheads.on_step(verifier, verdict, [item for _, item in awaited])
+        is_bare = not any(item.num_drafted for _, item in awaited)
+        for session, item in awaited:
+            verifier.settle(item.session)
+            self._learn(verifier, session, item, verdict.step_ms, is_bare)
+            self._commit(session, item, verdict.step_ms / 1e3)
         for peer, commits in self._commits.items():
             if link := self._peers.ingresses.get(peer):
                 send_or_drop(link, Commits(items=tuple(commits)))
@@ -115,8 +135,9 @@ class Rounds:
         self._drafts.send()
         self.pump(verifier)
 
-    def on_proposal(self, proposal: Proposal) -> None:
+    def on_proposal(self, drafter: str, proposal: Proposal) -> None:
         """Take the proposals that are waited for, and let their verifiers go ahead."""
+        self.lookaheads.on_draft(drafter, proposal)
         verifiers: dict[str, None] = {}
         now_s = self._clock()
         for item in proposal.items:
@@ -164,6 +185,14 @@ class Rounds:
         verifier.steps.append({session.id for session in sessions})
         send_or_drop(verifier.link, Verify(items=tuple(self._verify_item(session) for session in sessions)))
 
+    def _learn(
+        self, verifier: VerifierPeer, session: Session, item: VerdictItem, step_ms: float, is_bare: bool
+    ) -> None:
+        """Tell the planner how the round went; the first one of a placement read a prompt and says nothing."""
+        if session.round_started_s and step_ms:
+            gap_ms = (self._clock() - session.round_started_s) * 1e3 - step_ms
+            self.lookaheads.on_round(verifier.planner, session, item, gap_ms, is_bare)
+
     def _commit(self, session: Session, item: VerdictItem, verify_s: float) -> None:
         now_s = self._clock()
         if session.proposal and session.round_started_s:
@@ -208,6 +237,7 @@ class Rounds:
             tokens=session.proposal,
             lookahead=self._go_ahead(session),
             drafter=session.fed_drafter,
+            survival_percent=self.lookaheads.survival_percent(session),
         )
         self._await_verdict(session, item)
         return item
@@ -219,15 +249,7 @@ class Rounds:
 
     def _ask_lookahead(self, session: Session) -> int:
         """The lookahead of the round after the one that is being sent, whoever drafts."""
-        lookahead = 0
-        if session.drafter_name != "none":
-            lookahead = patience_policy.lookahead_for(
-                session.request.num_speculative_tokens,
-                self._settings.num_speculative_tokens,
-                self._settings.max_speculative_tokens,
-                session.patience,
-            )
-            session.patience = patience_policy.after_skipped_round(session.patience)
+        lookahead = self.lookaheads.ask(self._peers.verifiers[session.verifier].planner, session)
         room = room_for_proposal(session.context_len + 1, session.request.max_context_tokens)
         allowed = session.request.max_speculative_tokens
         session.asked_lookahead = min(lookahead, room if allowed is None else min(room, allowed))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from deployments.link import Link, send_or_drop
 from deployments.messages import (
     Cancel,
+    Costs,
     Failure,
     FailureCode,
     Generate,
@@ -76,7 +77,7 @@ class RouterService:
     def link_opened(self, link: Link) -> None:
         """A peer is there: it takes part from now on, a drafter once it has introduced itself."""
         if link.role == "verifier":
-            self._peers.verifiers[link.peer] = VerifierPeer(link)
+            self._peers.verifiers[link.peer] = VerifierPeer(link, self._rounds.lookaheads.planner())
             for session in [s for s in self._sessions.values() if s.phase is Phase.WAITING]:
                 self._rounds.open(session)
         elif link.role == "ingress":
@@ -93,6 +94,7 @@ class RouterService:
                 self._rounds.open(self._sessions[session_id])
         elif link.role == "drafter" and (drafter := peers.drafters.get(link.peer)) and drafter.link is link:
             del peers.drafters[link.peer]
+            self._rounds.lookaheads.drafter_gone(link.peer)
             for session_id in sorted(drafter.sessions):
                 self._lose_drafter(self._sessions[session_id])
         elif link.role == "ingress" and peers.ingresses.get(link.peer) is link:
@@ -112,13 +114,16 @@ class RouterService:
                 if session is not None and session.epoch == message.epoch:
                     self._rounds.on_need(session, message)
             case Proposal():
-                self._rounds.on_proposal(message)
+                self._rounds.on_proposal(link.peer, message)
             case Verdict():
                 if verifier := self._peers.verifiers.get(link.peer):
                     self._rounds.on_verdict(verifier, message)
             case Load():
                 if verifier := self._peers.verifiers.get(link.peer):
                     verifier.kv_usage, verifier.num_waiting = message.kv_usage, message.num_waiting
+            case Costs():
+                if verifier := self._peers.verifiers.get(link.peer):
+                    self._rounds.lookaheads.on_costs(verifier, message)
             case Generate():
                 self._on_generate(link, message)
             case Cancel():

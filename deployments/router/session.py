@@ -22,6 +22,7 @@ from deployments.messages import (
 )
 from deployments.policy.limits import cut_at_end, room_for_proposal
 from deployments.policy.patience import Patience
+from deployments.policy.planner import Speculation
 from deployments.router.prompt_lookup import PromptLookup
 
 
@@ -56,6 +57,8 @@ class Session:
     verifier: str = ""
     drafter: str = ""
     proposal: tuple[Token, ...] = ()
+    confidences: tuple[float, ...] = ()
+    proposed_by: DrafterName = "none"
     held: ProposalItem | None = None
     outstanding: Open | VerifyItem | None = None
     num_resends: int = 0
@@ -67,6 +70,7 @@ class Session:
     draft_s: float = 0.0
     sent_len: int = 0
     lookup: PromptLookup | None = None
+    plan: Speculation | None = None
 
     @property
     def context_len(self) -> int:
@@ -94,7 +98,7 @@ class Session:
             self.phase is Phase.VERIFYING
             and item.epoch == self.verify_epoch
             and item.context_len == self.context_len
-            and 0 <= item.num_accepted <= len(self.proposal)
+            and 0 <= item.num_accepted <= item.num_drafted <= len(self.proposal)
         )
 
     def take_verdict(self, item: VerdictItem) -> Commit:
@@ -108,11 +112,11 @@ class Session:
             request=request.request,
             context_len=context_len,
             tokens=kept,
-            num_drafted=len(self.proposal),
+            num_drafted=item.num_drafted,
             num_accepted=min(item.num_accepted, len(kept)),
             finish_reason=finish_reason,
         )
-        self.proposal = ()
+        self.proposal, self.confidences = (), ()
         self.outstanding = None
         self.num_resends = 0
         return commit
@@ -127,6 +131,8 @@ class Session:
         if self.phase is not Phase.DRAFTING or item.context_len != self.context_len:
             return False
         self.proposal = self.clip(item.tokens)
+        self.confidences = item.confidences[: len(self.proposal)]
+        self.proposed_by = self.drafter_name
         self.held = None
         return True
 
@@ -137,6 +143,8 @@ class Session:
         if self.lookup is None:
             self.lookup = PromptLookup()
         self.proposal = self.clip(self.lookup.propose(self.tokens, self.asked_lookahead))
+        self.confidences = ()
+        self.proposed_by = "prompt_lookup"
 
     def clip(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
         """No more than was asked for, and no more than the output has room for."""

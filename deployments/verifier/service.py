@@ -19,6 +19,7 @@ import msgspec
 from deployments.link import Link, send_or_drop
 from deployments.messages import (
     Close,
+    Costs,
     Delta,
     DeltaItem,
     Load,
@@ -34,6 +35,8 @@ from deployments.messages import (
     VerifyItem,
 )
 from deployments.metering import Meter
+from deployments.timing import StepShape, StepTiming
+from deployments.verifier.batching import Batching
 from deployments.verifier.engine import Chunk, Outcome, VerifierEngine
 from deployments.verifier.scheduler import Pending, StepBudget, plan_step
 from deployments.verifier.session import Session, valid_prefix
@@ -67,7 +70,13 @@ class DeltaBatch:
 class VerifierService:
     """An Endpoint for links from routers and to drafters."""
 
-    def __init__(self, engine: VerifierEngine, settings: VerifierSettings, meter: Meter | None = None) -> None:
+    def __init__(
+        self,
+        engine: VerifierEngine,
+        settings: VerifierSettings,
+        meter: Meter | None = None,
+        timings: Sequence[StepTiming] = (),
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._budget = StepBudget(
@@ -75,6 +84,8 @@ class VerifierService:
             max_step_sessions=settings.max_step_sessions,
             prompt_tokens=settings.prompt_tokens,
         )
+        self._timings = tuple(timings)
+        self._batching = Batching(self._budget, timings)
         self._sessions: dict[SessionId, Session] = {}
         self._queue: deque[Session] = deque()
         self._active: dict[SessionId, Session] = {}
@@ -100,6 +111,7 @@ class VerifierService:
             self._drafters[link.peer] = link
         else:
             self._routers[link.peer] = link
+            send_or_drop(link, Costs(timings=self._timings, max_step_tokens=self._settings.max_step_tokens))
 
     def link_closed(self, link: Link) -> None:
         """A router that is gone takes its sessions along; a drafter that is gone holds nothing any more."""
@@ -136,6 +148,9 @@ class VerifierService:
         while True:
             await self._work.wait()
             self._admit()
+            if await self._batching.waits(self._active.values(), self._work):
+                continue
+            self._batching.trim(self._active.values())
             chunks = plan_step([self._pending(s) for s in self._active.values()], self._budget)
             if not chunks:
                 self._work.clear()
@@ -145,7 +160,7 @@ class VerifierService:
             outcomes = self._engine.step(chunks)
             step_s = time.perf_counter() - started_s
             self.num_steps += 1
-            self._publish(chunks, outcomes, step_s * 1e3)
+            self._publish(chunks, outcomes, self._batching.ran(chunks, step_s * 1e3), step_s * 1e3)
             self._stats.add_step(chunks, step_s)
             # The first turn of the loop polls the sockets, the second runs what they brought.
             await asyncio.sleep(0)
@@ -197,6 +212,7 @@ class VerifierService:
             logger.debug("session %x: a Verify of epoch %s is stale", item.session, item.epoch)
         elif item.context_len == session.context_len and not session.is_ended:
             session.take_verify(item, self._engine.vocab_size, self._settings.max_lookahead)
+            self._batching.came_back(session.id)
             self._active[session.id] = session
             self._work.set()
         elif session.last_verdict is not None and item.context_len == session.last_verdict.context_len:
@@ -211,7 +227,7 @@ class VerifierService:
             stored = session.last_verdict
             has_go_ahead = stored.has_go_ahead and stored.epoch == session.epoch
             item = msgspec.structs.replace(stored, epoch=session.epoch, has_go_ahead=has_go_ahead)
-            send_or_drop(session.link, self._verdict([item], 0.0, 0))
+            send_or_drop(session.link, self._verdict([item], 0.0, StepShape(num_sequences=0, num_tokens=0)))
 
     def _refuse(self, link: Link, item: VerifyItem, reason: RefusalReason) -> None:
         send_or_drop(link, Refusal(session=item.session, epoch=item.epoch, reason=reason))
@@ -219,6 +235,7 @@ class VerifierService:
     def _close(self, session: Session) -> None:
         del self._sessions[session.id]
         self._active.pop(session.id, None)
+        self._batching.forget(session.id)
         if session in self._queue:
             self._queue.remove(session)
         else:
@@ -243,7 +260,7 @@ class VerifierService:
             wants_verify=session.wants_verify,
         )
 
-    def _publish(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome], step_ms: float) -> None:
+    def _publish(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome], shape: StepShape, step_ms: float) -> None:
         """Write down what the step decided and tell drafters and routers: one message each."""
         verdicts: dict[Link, list[VerdictItem]] = {}
         deltas: dict[str, DeltaBatch] = {}
@@ -261,11 +278,11 @@ class VerifierService:
             assert session.last_verdict is not None
             item = msgspec.structs.replace(session.last_verdict, has_go_ahead=has_go_ahead)
             session.last_verdict = item
+            self._batching.left(session, session.next_lookahead if has_go_ahead else 0, outcome.num_accepted + 1)
             verdicts.setdefault(session.link, []).append(item)
         self._send_deltas(deltas)
-        num_tokens = sum(len(chunk.tokens) for chunk in chunks)
         for link, items in verdicts.items():
-            send_or_drop(link, self._verdict(items, step_ms, num_tokens))
+            send_or_drop(link, self._verdict(items, step_ms, shape))
 
     def _refresh_stats(self) -> None:
         num_waiting = len(self._queue)
@@ -279,12 +296,12 @@ class VerifierService:
             for link in list(self._routers.values()):
                 send_or_drop(link, Load(num_waiting=len(self._queue), kv_usage=usage))
 
-    def _verdict(self, items: Sequence[VerdictItem], step_ms: float, num_tokens: int) -> Verdict:
+    def _verdict(self, items: Sequence[VerdictItem], step_ms: float, shape: StepShape) -> Verdict:
         self._told_usage = self._engine.kv_usage
         return Verdict(
             items=tuple(items),
             step_ms=step_ms,
-            num_step_tokens=num_tokens,
+            shape=shape,
             num_waiting=len(self._queue),
             kv_usage=self._told_usage,
         )

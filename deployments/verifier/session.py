@@ -23,6 +23,7 @@ class Session:
     lookahead: int
     computed_len: int = 0
     proposal: tuple[Token, ...] = ()
+    survival: tuple[float, ...] = ()
     wants_verify: bool = True
     last_verdict: VerdictItem | None = None
     is_ended: bool = False
@@ -40,6 +41,7 @@ class Session:
         self.lookahead = item.lookahead
         room = min(max_lookahead, room_for_proposal(self.context_len, self.opened.max_context_tokens))
         self.proposal = valid_prefix(item.tokens[:room], vocab_size)
+        self.survival = tuple(percent / 100 for percent in item.survival_percent[: len(self.proposal)])
         self.wants_verify = True
 
     def decide(self, num_accepted: int, next_token: Token) -> None:
@@ -54,10 +56,11 @@ class Session:
             context_len=self.context_len,
             num_accepted=num_accepted,
             next_token=next_token,
+            num_drafted=len(self.proposal),
         )
         self.tokens.extend(decided)
         self.computed_len = self.context_len - 1
-        self.proposal = ()
+        self.proposal, self.survival = (), ()
         self.wants_verify = False
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from deployments.messages import (
     Verdict,
     Verify,
 )
+from deployments.verifier.engine import Chunk, Outcome
 from deployments.verifier.fake_engine import FakeEngine, toy_next_token, toy_proposal
 from tests.support.certificates import issue, make_authority, settings_with
 from tests.support.rig import Rig, running_rig
@@ -103,6 +105,29 @@ async def test_a_requests_bound_holds_where_the_router_chooses_the_lookahead(all
         commits = [commit async for commit in rig.client.generate(request)]
         assert max(commit.num_drafted for commit in commits) == allowed
         assert [token for commit in commits for token in commit.tokens] == reference(request)
+
+
+class SlowEngine(FakeEngine):
+    """A toy target whose steps take a while, so that speculation pays."""
+
+    def step(self, chunks: Sequence[Chunk]) -> list[Outcome]:
+        time.sleep(0.003)
+        return super().step(chunks)
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "heuristic"])
+@pytest.mark.parametrize("agreement", [0.0, 0.6, 1.0])
+async def test_the_output_does_not_depend_on_the_policy(agreement: float, policy: str):
+    holder: list[Rig] = []
+    engine, drafter = SlowEngine(), toy_drafter(holder, agreement)
+    async with running_rig(verifiers=[engine], drafters=[drafter], router={"policy": policy}, num_routers=2) as rig:
+        holder.append(rig)
+        await check_all(rig, requests(6))
+        drafted = [chunk.num_drafted for step in engine.steps for chunk in step]
+        assert max(drafted) > 0
+        if policy == "adaptive":
+            late = drafted[len(drafted) // 2 :]
+            assert sum(late) / len(late) < 1.0 if agreement == 0.0 else sum(late) / len(late) > 1.0
 
 
 async def test_perfect_drafts_are_accepted_whole():

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from deployments.link import Identity, Link, LinkSettings, TokenBook
 from deployments.link_stream import Stream, to_frame
 from deployments.messages import (
-    TRAFFIC,
     Cancel,
     Delta,
     DeltaItem,
@@ -22,6 +21,7 @@ from deployments.messages import (
     SamplingParams,
     SetFlow,
 )
+from deployments.traffic import TRAFFIC
 
 U64 = st.integers(0, 2**64 - 1)
 SMALL = st.integers(0, 2**31)

@@ -79,7 +79,9 @@ class Rig:
 
     async def add_router(self, **settings: object) -> Node:
         index = len(self.of("router"))
-        service = RouterService(RouterSettings(**settings), instance=index + 1)  # type: ignore[arg-type]
+        # A toy step takes no time, so that any policy but this one would rightly not speculate.
+        fields = {"policy": "constant", **settings}
+        service = RouterService(RouterSettings(**fields), instance=index + 1)  # type: ignore[arg-type]
         return await self._add("router", service)
 
     async def add_verifier(self, engine: VerifierEngine, **settings: object) -> Node:

@@ -8,6 +8,7 @@ from deployments.messages import (
     Generate,
     Introduce,
     Open,
+    PolicyName,
     Proposal,
     ProposalItem,
     SamplingParams,
@@ -17,17 +18,25 @@ from deployments.messages import (
     VerifyItem,
 )
 from deployments.router.service import RouterService, RouterSettings
+from deployments.timing import StepShape
 from tests.support.fake_link import FakeLink
 
 PROMPT = (5, 6, 7)
+SHAPE = StepShape(num_sequences=3, num_tokens=9, num_context_tokens=30)
 
 
 class Rig:
     """A router with one ingress, two verifiers and two drafters, and a clock that stands still."""
 
-    def __init__(self, *, num_verifiers: int = 1, num_drafters: int = 1, **settings: object) -> None:
+    def __init__(
+        self, *, num_verifiers: int = 1, num_drafters: int = 1, policy: PolicyName = "constant", **settings: object
+    ) -> None:
         self.now_s = 100.0
-        self.router = RouterService(RouterSettings(**settings), instance=3, clock=lambda: self.now_s)
+        self.router = RouterService(
+            RouterSettings(policy=policy, **settings),
+            instance=3,
+            clock=lambda: self.now_s,
+        )
         self.ingress = FakeLink("ingress-0", "ingress")
         self.verifiers = [FakeLink(f"verifier-{i}", "verifier") for i in range(num_verifiers)]
         self.drafters = [FakeLink(f"drafter-{i}", "drafter") for i in range(num_drafters)]
@@ -45,11 +54,13 @@ class Rig:
 
     def answer(self, asked: Open | VerifyItem, num_accepted: int, next_token: int, **changes: object) -> VerdictItem:
         context_len = len(asked.tokens) if isinstance(asked, Open) else asked.context_len
-        fields = {"has_go_ahead": asked.lookahead > 0, "context_len": context_len, "epoch": asked.epoch, **changes}
+        fields = {"has_go_ahead": asked.lookahead > 0, "context_len": context_len, "epoch": asked.epoch}
+        fields["num_drafted"] = len(asked.tokens) if isinstance(asked, VerifyItem) else 0
+        fields.update(changes)
         return VerdictItem(session=asked.session, num_accepted=num_accepted, next_token=next_token, **fields)
 
     def verdicts(self, items: list[VerdictItem], verifier: int = 0) -> None:
-        verdict = Verdict(items=tuple(items), step_ms=5.0, num_step_tokens=9, num_waiting=0, kv_usage=0.5)
+        verdict = Verdict(items=tuple(items), step_ms=5.0, shape=SHAPE, num_waiting=0, kv_usage=0.5)
         self.router.received(self.verifiers[verifier], verdict)
 
     def propose(self, asked: Open | VerifyItem, context_len: int, tokens: tuple[int, ...], drafter: int = 0) -> None:

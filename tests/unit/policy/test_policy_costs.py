@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from deployments.policy.costs import DraftCosts, StepCosts, StepShape, StepTiming
+from deployments.policy.costs import DraftCosts, StepCosts
 from deployments.policy.regression import Regression
+from deployments.timing import StepShape, StepTiming
 
 
 def shape(num_sequences: int, num_tokens: int, **changes: int) -> StepShape:

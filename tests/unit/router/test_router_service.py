@@ -136,16 +136,16 @@ def test_one_message_per_step_and_peer_carries_sixteen_sessions():
     assert len(rig.verifiers[0].take_one(Verify).items) == 16
 
 
-def test_what_becomes_ready_while_two_steps_are_at_the_verifier_waits_and_goes_together():
+def test_what_becomes_ready_while_three_steps_are_at_the_verifier_waits_and_goes_together():
     rig = Rig()
-    for index in range(5):
+    for index in range(6):
         rig.generate(f"r{index}")
     opens = rig.verifiers[0].take(Open)
     rig.verdicts([rig.answer(opened, 0, 11) for opened in opens])
     for opened in opens:
         rig.propose(opened, 4, (1,))
-    first, second = rig.verifiers[0].take(Verify)
-    assert (len(first.items), len(second.items)) == (1, 1)
+    first, second, third = rig.verifiers[0].take(Verify)
+    assert (len(first.items), len(second.items), len(third.items)) == (1, 1, 1)
     rig.verdicts([rig.answer(first.items[0], 1, 12)])
     assert len(rig.verifiers[0].take_one(Verify).items) == 3
 

@@ -1,0 +1,103 @@
+"""The router's side of the planner: what it hears of steps, drafts and rounds, and the lookaheads it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deployments.messages import Costs, Proposal, Verdict, VerdictItem
+from deployments.policy.acceptance import DrafterAcceptance
+from deployments.policy.costs import DraftCosts
+from deployments.policy.patience import after_skipped_round
+from deployments.policy.planner import Planner, Speculation, SpeculationSettings
+from deployments.router.peers import VerifierPeer
+from deployments.router.session import Session
+
+
+class Lookaheads:
+    """Everything that this router has learnt. Costs belong to replicas, acceptance to kinds of drafter."""
+
+    def __init__(self, settings: SpeculationSettings) -> None:
+        self._settings = settings
+        self._acceptance: dict[str, DrafterAcceptance] = {}
+        self._draft_costs: dict[str, DraftCosts] = {}
+
+    def planner(self) -> Planner:
+        """For a verifier that has come."""
+        return Planner(settings=self._settings, draft_costs=self._draft_costs)
+
+    def drafter_gone(self, peer: str) -> None:
+        """A drafter's costs are forgotten with it."""
+        self._draft_costs.pop(peer, None)
+
+    def on_costs(self, verifier: VerifierPeer, costs: Costs) -> None:
+        """A verifier says what its steps took when it warmed up."""
+        verifier.planner.costs.seed(costs.timings)
+        verifier.planner.max_step_tokens = costs.max_step_tokens
+
+    def on_draft(self, peer: str, proposal: Proposal) -> None:
+        """A drafter's batch has been done."""
+        if proposal.longest:
+            costs = self._draft_costs.setdefault(peer, DraftCosts())
+            costs.observe(proposal.longest, proposal.num_tokens, proposal.draft_ms)
+
+    def on_step(self, verifier: VerifierPeer, verdict: Verdict, items: Sequence[VerdictItem]) -> None:
+        """A step has run, in which `items` were this router's."""
+        verifier.planner.kv_usage = verdict.kv_usage
+        if verdict.step_ms > 0.0:
+            num_tokens = sum(1 + item.num_drafted for item in items)
+            verifier.planner.on_step(verdict.shape, verdict.step_ms, len(items), num_tokens)
+
+    def on_round(self, planner: Planner, session: Session, item: VerdictItem, gap_ms: float, is_bare: bool) -> None:
+        """A session's round has ended; `gap_ms` is its time outside the step, `is_bare` a step without proposals."""
+        if gap_ms > 0.0 and session.proposal and session.draft_s:
+            planner.exposure.observe_drafted(gap_ms, session.draft_s * 1e3)
+        elif gap_ms > 0.0 and is_bare:
+            planner.exposure.observe_bare(gap_ms)
+        plan = self.plan_of(session)
+        drafted, looked_at = session.proposal, item.num_drafted
+        is_next_held = item.num_accepted == looked_at < len(drafted) and drafted[looked_at] == item.next_token
+        confidences = session.confidences[: len(drafted)]
+        plan.acceptance_of(session.proposed_by).observe(
+            item.num_accepted, looked_at, is_next_held=is_next_held, confidences=confidences
+        )
+        planner.on_round(plan, item.num_accepted, looked_at)
+
+    def ask(self, planner: Planner, session: Session) -> int:
+        """The lookahead of the session's next round, its room aside."""
+        if session.drafter_name == "none":
+            return 0
+        patience, session.patience = session.patience, after_skipped_round(session.patience)
+        plan = self.plan_of(session)
+        planner.sessions.setdefault(session.id, plan)
+        return 0 if patience.num_rounds_to_skip else planner.lookahead(plan)
+
+    def survival_percent(self, session: Session) -> tuple[int, ...]:
+        """How likely each token of the proposal holds; () where the request or the policy asks for just so many.
+
+        Where acceptance is not coupled the drawn tokens' confidences must stay out of this.
+        """
+        if not session.proposal or not self._is_open(session):
+            return ()
+        acceptance = self.plan_of(session).acceptance_of(session.proposed_by)
+        survival = acceptance.survival
+        if session.confidences:
+            survival = acceptance.sharpened(session.confidences)
+        return tuple([int(100.0 * chance + 0.5) for chance in survival[: len(session.proposal)]])
+
+    def plan_of(self, session: Session) -> Speculation:
+        """The session as its planner knows it."""
+        if session.plan is None:
+            request, most = session.request, self._settings.max_speculative_tokens
+            allowed = request.max_speculative_tokens
+            session.plan = Speculation(
+                drafters=self._acceptance,
+                request_class=request.request_class,
+                num_positions=most if allowed is None else min(most, allowed),
+                kind=session.drafter_name,
+                requested=request.num_speculative_tokens,
+                priority=request.priority,
+            )
+        return session.plan
+
+    def _is_open(self, session: Session) -> bool:
+        return session.request.num_speculative_tokens is None and self._settings.policy == "adaptive"

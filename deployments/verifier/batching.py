@@ -1,0 +1,109 @@
+"""The verifier's side of the step policy: what it needs to know of sessions and steps, on the verifier's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Collection, Sequence
+
+from deployments.messages import SessionId
+from deployments.policy.stepping import Ready, StepPolicy
+from deployments.timing import StepShape, StepTiming
+from deployments.verifier.engine import Chunk
+from deployments.verifier.scheduler import StepBudget
+from deployments.verifier.session import Session
+
+
+class Batching:
+    """Decides whether a step waits for proposals under way, and how much of each proposal it looks at."""
+
+    def __init__(self, budget: StepBudget, timings: Sequence[StepTiming]) -> None:
+        self._policy = StepPolicy(timings)
+        self._budget = budget
+        self._free_since_ms = _now_ms()
+        self._waiting_since_ms: float | None = None
+
+    @property
+    def policy(self) -> StepPolicy:
+        """What was learnt."""
+        return self._policy
+
+    async def waits(self, active: Collection[Session], arrived: asyncio.Event) -> bool:
+        """Wait a little for what is about to arrive, if that pays; whether anything was waited for."""
+        now_ms = _now_ms()
+        if self._waiting_since_ms is None:
+            self._waiting_since_ms = now_ms
+        until_ms = self._policy.wait_until_ms(self._ready(active), self._waiting_since_ms, now_ms)
+        if until_ms is None or until_ms <= now_ms:
+            return False
+        arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout((until_ms - now_ms) / 1e3):
+                await arrived.wait()
+        arrived.set()
+        return True
+
+    def trim(self, active: Collection[Session]) -> None:
+        """Shorten proposals to what is worth its place in this step. Acceptance is coupled, so no text changes."""
+        sessions = [session for session in active if session.survival]
+        if not sessions:
+            return
+        max_tokens = self._budget.max_step_tokens - (self._budget.prompt_tokens if _has_prompt(active) else 0)
+        ready = self._ready(active)
+        lengths = self._policy.trim(ready, max_tokens, _now_ms() - self._free_since_ms)
+        kept = {one.session: length for one, length in zip(ready, lengths, strict=True)}
+        for session in sessions:
+            session.proposal = session.proposal[: kept.get(session.id)]
+
+    def ran(self, chunks: Sequence[Chunk], step_ms: float) -> StepShape:
+        """A step has run; its shape."""
+        shape = shape_of(chunks)
+        self._policy.costs.observe(shape, step_ms)
+        self._free_since_ms, self._waiting_since_ms = _now_ms(), None
+        return shape
+
+    def left(self, session: Session, lookahead: int, num_committed: int) -> None:
+        """The session's verdict goes out; it comes back with up to `lookahead` drafted tokens, or not at all."""
+        if session.is_ended:
+            self._policy.forget(session.id)
+        else:
+            self._policy.left(session.id, lookahead, num_committed, _now_ms())
+
+    def came_back(self, session: SessionId) -> None:
+        """The session's next Verify is here."""
+        self._policy.came_back(session, _now_ms())
+
+    def forget(self, session: SessionId) -> None:
+        """The session is closed."""
+        self._policy.forget(session)
+
+    def _ready(self, active: Collection[Session]) -> list[Ready]:
+        ready = []
+        for session in active:
+            num_missing = session.context_len - session.computed_len
+            if num_missing == 1 and session.wants_verify:
+                ready.append(Ready(session.id, session.context_len, len(session.proposal), session.survival))
+            elif num_missing > 1:
+                num_prompt_tokens = min(num_missing, self._budget.prompt_tokens)
+                ready.append(Ready(session.id, session.computed_len, 0, (), num_prompt_tokens))
+        return ready
+
+
+def shape_of(chunks: Sequence[Chunk]) -> StepShape:
+    """What the cost model sees of a step."""
+    num_prompt_tokens = sum(len(chunk.tokens) - (0 if chunk.is_partial else 1 + chunk.num_drafted) for chunk in chunks)
+    return StepShape(
+        num_sequences=len(chunks),
+        num_tokens=sum(len(chunk.tokens) for chunk in chunks),
+        num_prompt_tokens=num_prompt_tokens,
+        num_context_tokens=sum(chunk.start + len(chunk.tokens) for chunk in chunks),
+    )
+
+
+def _has_prompt(active: Collection[Session]) -> bool:
+    return any(session.context_len - session.computed_len > 1 for session in active)
+
+
+def _now_ms() -> float:
+    return time.perf_counter() * 1e3
