@@ -153,7 +153,11 @@ class TokenDrafterService:
         draft_ms = self._draft(requests) if requests else 0.0
         has_answered = bool(self._proposals)
         for link, items in self._proposals.items():
-            send_or_drop(link, Proposal(items=tuple(items), draft_ms=draft_ms))
+            lengths = [len(item.tokens) for item in items]
+            send_or_drop(
+                link,
+                Proposal(items=tuple(items), draft_ms=draft_ms, longest=max(lengths), num_tokens=sum(lengths)),
+            )
         self._proposals.clear()
         return bool(requests) or has_answered
 

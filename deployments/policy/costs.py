@@ -24,6 +24,8 @@ _CAUTION = 1.0
 _OUTLIER = 0.5
 """A relative error beyond this counts less: a hiccup of the machine, or the start of a change."""
 
+_DRAFT_TOLERANCE_MS = 1.0
+"""Drafts that were there already take no time: below this, errors count by their size and not by their ratio."""
 _SURPRISE = 0.7
 """What each outlier leaves of an entry's memory: a few in a row are no hiccup but a change."""
 
@@ -153,8 +155,8 @@ class DraftCosts:
 
     def observe(self, longest: int, num_tokens: int, draft_ms: float) -> None:
         """Take a batch that was drafted."""
-        if draft_ms > 0.0 and longest > 0:
-            self._plane.observe((1.0, longest, num_tokens), draft_ms)
+        if longest > 0:
+            self._plane.observe((1.0, longest, num_tokens), draft_ms, tolerance=_DRAFT_TOLERANCE_MS)
 
     @property
     def parts(self) -> tuple[float, float, float]:

@@ -39,15 +39,19 @@ class Regression:
         """What the fit says of these features."""
         return sum(weight * x for weight, x in zip(self.weights, features, strict=True))
 
-    def observe(self, features: Sequence[float], value: float, trust: float = 1.0) -> None:
-        """Take one measurement (`value` > 0); `trust` below 1 takes it as part of one."""
+    def observe(self, features: Sequence[float], value: float, trust: float = 1.0, tolerance: float = 0.0) -> None:
+        """Take one measurement; `trust` below 1 takes it as part of one.
+
+        An error counts by its ratio to `value + tolerance`, which is over 0.
+        """
         size = len(self._prior)
-        rows = [x / value for x in features]
+        scale = value + tolerance
+        rows = [x / scale for x in features]
         for i in range(size):
             products, row = self._products[i], rows[i] * trust
             for j in range(size):
                 products[j] = self._fading * products[j] + row * rows[j]
-            self._targets[i] = self._fading * self._targets[i] + row
+            self._targets[i] = self._fading * self._targets[i] + row * value / scale
         self._num_observed += 1
         self._num_unsolved += 1
 

@@ -49,7 +49,7 @@ class Lookaheads:
 
     def on_round(self, planner: Planner, session: Session, item: VerdictItem, gap_ms: float, is_bare: bool) -> None:
         """A session's round has ended; `gap_ms` is its time outside the step, `is_bare` a step without proposals."""
-        if gap_ms > 0.0 and session.proposal and session.draft_s:
+        if gap_ms > 0.0 and session.proposal and session.proposed_by != "prompt_lookup":
             planner.exposure.observe_drafted(gap_ms, session.draft_s * 1e3)
         elif gap_ms > 0.0 and is_bare:
             planner.exposure.observe_bare(gap_ms)
