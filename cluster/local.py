@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import signal
 import socket
 import time
-from typing import Any
 
 from cluster.processes import processes, processes_below
 
@@ -77,15 +75,6 @@ def start(*, dashboard_port: int, num_cpus: int | None = None) -> None:
             logger.warning("Ray did not start (%s); trying again", error)
 
 
-def start_serve(*, host: str, port: int) -> None:
-    """Start Serve's controller and its proxy on this machine."""
-    from ray import serve
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process; the cluster's own logs stay
-    options: dict[str, Any] = {"host": host, "port": port}
-    serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"log_level": "WARNING"})
-
-
 def stop() -> None:
     """Stop the cluster at once; returns when every process below this one is gone. Safe to call at any time."""
     import ray
@@ -99,53 +88,3 @@ def stop() -> None:
     for process in left:  # helpers of Ray's dashboard, now and then
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
-
-
-def deploy(application: Any, name: str) -> None:
-    """Deploy an application at / and return at once; `problem_of` and `is_running` tell how it goes."""
-    from ray import serve
-
-    target = serve.RunTarget(target=application, name=name, route_prefix="/")
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-
-
-def is_running(name: str) -> bool:
-    """Whether all the application's deployments have their replicas."""
-    from ray import serve
-
-    status = serve.status().applications.get(name)
-    return status is not None and status.status == "RUNNING"
-
-
-def problem_of(name: str) -> str | None:
-    """Why the application cannot come up, as the first replica that failed tells it; None while it still may."""
-    from ray import serve
-
-    status = serve.status().applications.get(name)
-    if status is None:
-        return None
-    for deployment, state in status.deployments.items():
-        if "failed to start" in state.message.lower() or state.status in ("UNHEALTHY", "DEPLOY_FAILED"):
-            return f"the {deployment} cannot start: {reason_in(state.message)}"
-    if status.status == "DEPLOY_FAILED":
-        return reason_in(status.message)
-    return None
-
-
-def reason_in(message: str) -> str:
-    """The error at the end of a message with tracebacks, or the message itself."""
-    lines = message.strip().splitlines()
-    for number in range(len(lines) - 1, 0, -1):
-        if re.match(r"[A-Za-z_][\w.]*(: |$)", lines[number]):
-            return "\n".join(lines[number:])
-    return message.strip()
-
-
-def describe(name: str) -> str:
-    """One line per deployment, for whoever waits."""
-    from ray import serve
-
-    status = serve.status().applications.get(name)
-    if status is None:
-        return "nothing is deployed"
-    return "\n".join(f"  {name}: {d.status.value} {d.message}" for name, d in status.deployments.items())

@@ -6,7 +6,7 @@ Ray's words: a bundle is resources that lie on one node; a label selector says w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -84,15 +84,43 @@ class Node:
         return all(selects(wanted, self.labels.get(key)) for key, wanted in replica.label_selector.items())
 
     def num_replicas(self, replica: Replica) -> int:
-        """How many such replicas an empty node of this kind holds; fractions of a GPU do not straddle GPUs."""
-        if not self.has_labels_for(replica):
-            return 0
-        counts = [_num_times(self.resources.get("CPU", 0.0), sum(b["CPU"] for b in replica.bundles))]
-        if replica.num_gpus:
-            gpus = self.resources.get("GPU", 0.0)
-            per_gpu = _num_times(1.0, replica.num_gpus) if replica.num_gpus < 1 else 1 / replica.num_gpus
-            counts.append(_num_times(gpus * per_gpu, replica.num_ranks))
-        return min(counts)
+        """How many such replicas an empty node of this kind holds."""
+        room, num = _Room(self), 0
+        while room.take(replica):
+            num += 1
+        return num
+
+
+class _Room:
+    """What is left of a node while replicas are placed on it; a fraction of a GPU lies on one GPU."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._cpus = node.resources.get("CPU", 0.0)
+        self._gpus = [1.0] * int(node.resources.get("GPU", 0.0))
+
+    def take(self, replica: Replica) -> bool:
+        """Place one replica, whole or not at all."""
+        if not self.node.has_labels_for(replica):
+            return False
+        cpus, gpus = self._cpus, list(self._gpus)
+        for bundle in replica.bundles:
+            cpus -= bundle["CPU"]
+            if cpus < -_EPSILON or not _take_gpus(gpus, bundle.get("GPU", 0.0)):
+                return False
+        self._cpus, self._gpus = cpus, gpus
+        return True
+
+
+def unplaced(wanted: Mapping[str, tuple[Replica, int]], nodes: Sequence[Node]) -> dict[str, int]:
+    """How many replicas of each role find no place on these nodes, first fit: GPU roles first, on the smallest node."""
+    rooms = sorted(map(_Room, nodes), key=lambda room: (room.node.resources.get("GPU", 0), room.node.resources["CPU"]))
+    left = {}
+    for name, (replica, num) in sorted(wanted.items(), key=lambda item: -item[1][0].num_gpus * item[1][0].num_ranks):
+        placed = sum(any(room.take(replica) for room in rooms) for _ in range(num))
+        if placed < num:
+            left[name] = num - placed
+    return left
 
 
 def selects(wanted: str, value: str | None) -> bool:
@@ -106,5 +134,15 @@ def selects(wanted: str, value: str | None) -> bool:
     return value != wanted[1:] if wanted.startswith("!") else value == wanted
 
 
-def _num_times(room: float, size: float) -> int:
-    return int((room + _EPSILON) // size)
+def _take_gpus(gpus: list[float], amount: float) -> bool:
+    if amount == 0:
+        return True
+    whole = amount >= 1
+    size, times = (1.0, round(amount)) if whole else (amount, 1)
+    # A fraction goes where the least is left, as Ray packs it.
+    fitting = sorted((left, index) for index, left in enumerate(gpus) if left >= size - _EPSILON)
+    if len(fitting) < times:
+        return False
+    for _, index in fitting[:times]:
+        gpus[index] -= size
+    return True

@@ -10,6 +10,7 @@ from importlib import import_module
 VERBS = {
     "serve": ("deployments.cli.serve", "serve a model on this machine until Ctrl-C"),
     "config": ("deployments.cli.config_cmd", "print the serveConfigV2 of a configuration, for `serve deploy`"),
+    "doctor": ("deployments.cli.doctor", "check versions, machines, ports, certificates and models; say how to mend"),
     "chat": ("deployments.cli.chat", "talk to an endpoint, tokens coloured by where they came from"),
     "keys": ("deployments.cli.keys", "make, list and revoke API keys"),
     "certificates": ("deployments.cli.certificates", "make certificates for the streams of a trial cluster"),

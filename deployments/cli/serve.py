@@ -1,4 +1,4 @@
-"""`outrider serve`: a local Ray cluster with the whole application on it, until Ctrl-C."""
+"""`outrider serve`: the whole application until Ctrl-C, on a local Ray cluster or on a running one (--address)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from cluster import local
+from cluster import application, local, nodes
 from deployments.config import ConfigError, OutriderConfig, load
+from deployments.roles import roles_of
 
 _DASHBOARD_PORT = 8265
 _START_TIMEOUT_S = 300.0
 _POLL_S = 0.2
+_LOGS = "/tmp/ray/session_latest/logs/serve/"
 
 
 class StartFailed(RuntimeError):
@@ -24,9 +27,13 @@ class StartFailed(RuntimeError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration; by default the pocket models")
     parser.add_argument("--port", type=_port, help="port of the endpoint (default 8000)")
     parser.add_argument("--dashboard-port", type=_port, default=_DASHBOARD_PORT, help="port of Ray's dashboard")
+    parser.add_argument(
+        "--address", help="deploy on the Ray cluster that this machine is part of (host:port, or auto), and start none"
+    )
     parser.add_argument(
         "--start-timeout-s", type=float, default=_START_TIMEOUT_S, help="how long to wait until it answers"
     )
@@ -34,17 +41,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
-    stopping = threading.Event()
     try:
         config = load(args.config)
         if args.port is not None:
             config = config.with_changes(ingress={"port": args.port})
         config.resolve()
-        ingress = config.ingress
-        local.check_ports(ingress.host, {"--port (make serve PORT=...)": ingress.port})
-        local.check_ports("127.0.0.1", {"--dashboard-port (make serve DASHBOARD_PORT=...)": args.dashboard_port})
+        if args.address is None:
+            local.check_ports(config.ingress.host, {"--port (make serve PORT=...)": config.ingress.port})
+            local.check_ports("127.0.0.1", {"--dashboard-port (make serve DASHBOARD_PORT=...)": args.dashboard_port})
     except (ConfigError, OSError) as error:
         return _fail(error)
+    stopping = _stop_on_signals()
+    deadline_s = time.monotonic() + args.start_timeout_s
+    try:
+        if args.address is not None:
+            _serve_on(args.address, config, stopping, deadline_s)
+        else:
+            _serve_here(args.dashboard_port, config, stopping, deadline_s)
+    except nodes.NoCluster as error:
+        return _fail(error)
+    except (StartFailed, local.ClusterFailed, application.Occupied) as error:
+        _fail(error)
+        where = _LOGS if args.address is None else f"{_LOGS} of the cluster's nodes"
+        print(f"  the whole story is in {where}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _stop_on_signals() -> threading.Event:
+    stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if stopping.is_set():  # the second time means now
@@ -53,44 +78,77 @@ def run(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    return stopping
+
+
+def _serve_here(dashboard_port: int, config: OutriderConfig, stopping: threading.Event, deadline_s: float) -> None:
     begun_s = time.monotonic()
     try:
         _say("starting a local Ray cluster")
-        local.start(dashboard_port=args.dashboard_port)
-        _deploy(config, stopping, begun_s + args.start_timeout_s)
+        local.start(dashboard_port=dashboard_port)
+        application.start_serve(host=config.ingress.host, port=config.ingress.port)
+        _deploy(config, stopping, deadline_s, lambda: [config.ingress.host])
         if not stopping.is_set():
-            _greet(config, args.dashboard_port, time.monotonic() - begun_s)
+            _greet(config, [config.ingress.host], time.monotonic() - begun_s)
+            _say_dashboard(dashboard_port)
+            _say("Ctrl-C stops everything.")
         stopping.wait()
-    except (StartFailed, local.ClusterFailed) as error:
-        _fail(error)
-        print("  the whole story is in /tmp/ray/session_latest/logs/serve/", file=sys.stderr, flush=True)
-        return 1
     finally:
         _say("stopping")
         local.stop()
-    return 0
 
 
-def _deploy(config: OutriderConfig, stopping: threading.Event, deadline_s: float) -> None:
+def _serve_on(address: str, config: OutriderConfig, stopping: threading.Event, deadline_s: float) -> None:
+    """Deploy on a running cluster, and take away what was deployed, no more, at the end."""
+    from deployments.app import APP_NAME
+
+    begun_s = time.monotonic()
+    _say(f"joining the Ray cluster at {address}")
+    with nodes.connected(address):
+        has_serve = application.check_room(APP_NAME)
+        try:
+            application.start_serve(host=config.ingress.host, port=config.ingress.port, on_every_node=True)
+            _deploy(config, stopping, deadline_s, lambda: _hosts(config))
+            if not stopping.is_set():
+                _greet(config, _hosts(config), time.monotonic() - begun_s)
+                _say("Ctrl-C removes the application; the cluster stays.")
+            stopping.wait()
+        finally:
+            _say("removing the application")
+            longest_s = max(role.graceful_shutdown_timeout_s for role in roles_of(config).values())
+            if not application.remove(APP_NAME, timeout_s=longest_s + 30):
+                _say("it has not drained in time; `serve status` on the cluster tells what is left")
+            elif not has_serve:
+                application.stop_serve()
+
+
+def _hosts(config: OutriderConfig) -> list[str]:
+    """Where a client on this machine may reach a proxy: on every node that has one, if proxies listen beyond it."""
+    if config.ingress.host in ("127.0.0.1", "localhost"):
+        return [config.ingress.host]
+    return application.proxy_addresses()
+
+
+def _deploy(
+    config: OutriderConfig, stopping: threading.Event, deadline_s: float, hosts: Callable[[], list[str]]
+) -> None:
     """Deploy, and return once the endpoint answers; StartFailed with the reason of the first replica that cannot."""
     from deployments.app import APP_NAME, build
 
-    roles = ("ingress", "router", "verifier", *(f"{kind} drafter" for kind in config.drafter_roles))
-    _say(f"loading {config.model.model_id}: " + ", ".join(roles))
-    local.start_serve(host=config.ingress.host, port=config.ingress.port)
-    local.deploy(build(config.model_dump(mode="json")), APP_NAME)
+    _say(f"loading {config.model.model_id}: {', '.join(roles_of(config))}")
+    application.deploy(build(config.model_dump(mode="json")), APP_NAME)
     while not stopping.is_set():
-        if (problem := local.problem_of(APP_NAME)) is not None:
+        if (problem := application.problem_of(APP_NAME)) is not None:
             raise StartFailed(problem)
-        if local.is_running(APP_NAME) and _is_ready(config):
+        if application.is_running(APP_NAME) and any(_is_ready(host, config.ingress.port) for host in hosts()):
             return
         if time.monotonic() > deadline_s:
-            raise StartFailed(f"not ready in time; so far:\n{local.describe(APP_NAME)}")
+            raise StartFailed(f"not ready in time; so far:\n{application.describe(APP_NAME)}")
         stopping.wait(_POLL_S)
 
 
-def _is_ready(config: OutriderConfig) -> bool:
-    connection = http.client.HTTPConnection(config.ingress.host, config.ingress.port, timeout=5)
+def _is_ready(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", "/ready")
         return connection.getresponse().status == http.client.OK
@@ -100,20 +158,27 @@ def _is_ready(config: OutriderConfig) -> bool:
         connection.close()
 
 
-def _greet(config: OutriderConfig, dashboard_port: int, start_s: float) -> None:
-    base = f"http://{config.ingress.host}:{config.ingress.port}"
+def _greet(config: OutriderConfig, hosts: list[str], start_s: float) -> None:
+    bases = [f"http://{host}:{config.ingress.port}" for host in hosts]
+    others = f"\n              and at {', '.join(bases[1:])}" if len(bases) > 1 else ""
     _say(
         f"""ready after {start_s:.0f} s
 
-  endpoint    {base}/v1
-  page        {base}/
-  dashboard   http://127.0.0.1:{dashboard_port}   (asks for the token that `ray get-auth-token` prints;
-              `ray` and `serve` commands take it with RAY_AUTH_MODE=token)
+  endpoint    {bases[0]}/v1{others}
+  page        {bases[0]}/
 
-  curl {base}/v1/chat/completions -H 'content-type: application/json' -d '{{
+  curl {bases[0]}/v1/chat/completions -H 'content-type: application/json' -d '{{
     "model": "{config.model.model_id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+"""
+    )
 
-Ctrl-C stops everything."""
+
+def _say_dashboard(dashboard_port: int) -> None:
+    print(
+        f"""  dashboard   http://127.0.0.1:{dashboard_port}   (asks for the token that `ray get-auth-token` prints;
+              `ray` and `serve` commands take it with RAY_AUTH_MODE=token)
+""",
+        flush=True,
     )
 
 

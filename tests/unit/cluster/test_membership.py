@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster.local import PortTaken, check_ports, reason_in
+from cluster.application import reason_in
+from cluster.local import PortTaken, check_ports
 from cluster.membership import Membership, Replicas, membership_of
 
 

@@ -1,0 +1,121 @@
+"""One Serve application on the cluster that this process is connected to."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import Any
+
+_REMOVAL_POLL_S = 0.3
+
+
+class Occupied(RuntimeError):
+    """The cluster serves something where the application would go."""
+
+
+def start_serve(*, host: str, port: int, on_every_node: bool = False) -> None:
+    """Start Serve's controller and its proxies, the head's alone or one on each node with replicas."""
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process; the cluster's own logs stay
+    options: dict[str, Any] = {"host": host, "port": port}
+    serve.start(
+        proxy_location="EveryNode" if on_every_node else "HeadOnly",
+        http_options=options,
+        logging_config={"log_level": "WARNING"},
+    )
+
+
+def deploy(application: Any, name: str) -> None:
+    """Deploy an application at / and return at once; `problem_of` and `is_running` tell how it goes."""
+    from ray import serve
+
+    target = serve.RunTarget(target=application, name=name, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def is_running(name: str) -> bool:
+    """Whether all the application's deployments have their replicas."""
+    from ray import serve
+
+    status = serve.status().applications.get(name)
+    return status is not None and status.status == "RUNNING"
+
+
+def problem_of(name: str) -> str | None:
+    """Why the application cannot come up, as the first replica that failed tells it; None while it still may."""
+    from ray import serve
+
+    status = serve.status().applications.get(name)
+    if status is None:
+        return None
+    for deployment, state in status.deployments.items():
+        if "failed to start" in state.message.lower() or state.status in ("UNHEALTHY", "DEPLOY_FAILED"):
+            return f"the {deployment} cannot start: {reason_in(state.message)}"
+    if status.status == "DEPLOY_FAILED":
+        return reason_in(status.message)
+    return None
+
+
+def reason_in(message: str) -> str:
+    """The error at the end of a message with tracebacks, or the message itself."""
+    lines = message.strip().splitlines()
+    for number in range(len(lines) - 1, 0, -1):
+        if re.match(r"[A-Za-z_][\w.]*(: |$)", lines[number]):
+            return "\n".join(lines[number:])
+    return message.strip()
+
+
+def describe(name: str) -> str:
+    """One line per deployment, for whoever waits."""
+    from ray import serve
+
+    status = serve.status().applications.get(name)
+    if status is None:
+        return "nothing is deployed"
+    return "\n".join(f"  {name}: {d.status.value} {d.message}" for name, d in status.deployments.items())
+
+
+def check_room(name: str) -> bool:
+    """Raise Occupied if an application has this name already; returns whether Serve runs."""
+    from ray import serve
+
+    status = serve.status()
+    if name in status.applications:
+        raise Occupied(
+            f"the cluster serves an application {name!r} already; change it with `serve deploy`, or remove it with "
+            "`serve shutdown`"
+        )
+    return bool(status.proxies)
+
+
+def proxy_addresses() -> list[str]:
+    """The addresses of the nodes with a proxy that listens."""
+    import ray
+    from ray import serve
+
+    addresses = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}  # type: ignore[no-untyped-call]
+    healthy = [node_id for node_id, status in serve.status().proxies.items() if status == "HEALTHY"]
+    return sorted({addresses[node_id] for node_id in healthy if node_id in addresses})
+
+
+def remove(name: str, *, timeout_s: float) -> bool:
+    """Let the application drain and go; False if it has not gone in time. Nothing else on the cluster is touched."""
+    from ray import serve
+
+    serve.delete(name, _blocking=False)
+    deadline_s = time.monotonic() + timeout_s
+    while name in serve.status().applications:
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(_REMOVAL_POLL_S)
+    return True
+
+
+def stop_serve() -> None:
+    """Stop Serve itself, for whoever started it and sees no application left."""
+    from ray import serve
+
+    if not serve.status().applications:
+        serve.shutdown()  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""What `outrider doctor` looks at, one kind of thing per file."""
