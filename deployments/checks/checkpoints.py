@@ -19,10 +19,10 @@ class Unusable(ValueError):
     """A folder that cannot be served; the text says what is wrong with it."""
 
 
-def check_checkpoints(target: Path, assistant: Path | None) -> list[Finding]:
-    """One finding per folder, and one for the pair; no assistant: the target alone."""
+def check_checkpoints(target: Path, assistant: Path | None = None, draft_model: Path | None = None) -> list[Finding]:
+    """One finding per folder, and one for each drafter's beside the target's."""
     findings, texts = [], {}
-    for name, folder in (("target", target), ("assistant", assistant)):
+    for name, folder in (("target", target), ("assistant", assistant), ("draft model", draft_model)):
         if folder is None:
             continue
         try:
@@ -33,9 +33,19 @@ def check_checkpoints(target: Path, assistant: Path | None) -> list[Finding]:
             findings.append(ok("models", f"{name}: {folder} is complete ({summary})"))
     if not (target / "tokenizer.json").is_file() and "target" in texts:
         findings.append(problem("models", f"target: {target} has no tokenizer.json", _DOWNLOAD))
-    if assistant is not None and len(texts) == 2:
+    if assistant is not None and {"target", "assistant"} <= set(texts):
         findings.append(_pair(texts["target"], texts["assistant"], target, assistant))
+    if draft_model is not None and {"target", "draft model"} <= set(texts):
+        findings.append(_draft_pair(target, draft_model))
     return findings
+
+
+def _draft_pair(target: Path, draft_model: Path) -> Finding:
+    tokenizers = [_vocabulary(folder) for folder in (target, draft_model)]
+    if None in tokenizers or tokenizers[0] != tokenizers[1]:
+        detail = f"target and draft model have different tokenizers ({target}, {draft_model})"
+        return problem("models", detail, "set model.draft_model_source to a model of the target's family")
+    return ok("models", "target and draft model have the same tokenizer")
 
 
 def _pair(target: Mapping[str, Any], assistant: Mapping[str, Any], target_path: Path, assistant_path: Path) -> Finding:

@@ -12,6 +12,7 @@ import msgspec
 from deployments.checks.certificates import check_certificates
 from deployments.checks.checkpoints import check_checkpoints
 from deployments.checks.finding import Finding, problem, unknown
+from deployments.checks.keys import check_keys
 from deployments.checks.versions import check_versions
 from deployments.config import POCKET, ConfigError, OutriderConfig, load
 
@@ -61,6 +62,7 @@ def _examine(file: Path | None, address: str | None) -> Iterator[Finding]:
     yield from _models(config, address)
     yield from _machines(config, address)
     yield from _guarded("certificates", lambda: check_certificates(config))
+    yield from _guarded("keys", lambda: check_keys(config))
 
 
 def _models(config: OutriderConfig, address: str | None) -> Iterator[Finding]:
@@ -75,8 +77,11 @@ def _models(config: OutriderConfig, address: str | None) -> Iterator[Finding]:
                 "models", f"not on this machine ({error})", "run `outrider doctor` on one of the nodes as well"
             )
         return
-    assistant = Path(resolved.model.assistant_source) if resolved.has_drafter else None
-    yield from _guarded("models", lambda: check_checkpoints(Path(resolved.model.model_source), assistant))
+    model, kinds = resolved.model, resolved.drafter_kinds
+    assistant = Path(model.assistant_source) if "mtp" in kinds else None
+    has_draft_model = "draft_model" in kinds and model.draft_model_source is not None
+    draft_model = Path(str(model.draft_model_source)) if has_draft_model else None
+    yield from _guarded("models", lambda: check_checkpoints(Path(model.model_source), assistant, draft_model))
 
 
 def _machines(config: OutriderConfig, address: str | None) -> Iterator[Finding]:

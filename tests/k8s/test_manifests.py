@@ -166,7 +166,7 @@ def test_every_volume_is_mounted_and_every_claim_exists(overlay: str, manifests:
     assert bool(claims) is (overlay != "cpu-smoke")
 
 
-def test_the_files_of_the_streams_certificates_are_mounted_where_streams_are(
+def test_certificates_and_keys_are_mounted_where_the_configuration_has_them(
     overlay: str, manifests: list[Manifest], secrets: dict[str, set[str]]
 ) -> None:
     service = ray_service(manifests)
@@ -177,6 +177,11 @@ def test_the_files_of_the_streams_certificates_are_mounted_where_streams_are(
         there = {f"{mounts.get('stream-certificates')}/{key}" for key in secrets["outrider-streams"]}
         if name != "head" and "tls" in streams:
             assert set(streams["tls"].values()) == there
+        if name == "control" and "tls" in streams:
+            keys_file = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]["ingress"][
+                "keys_file"
+            ]
+            assert {keys_file} == {f"{mounts['api-keys']}/{key}" for key in secrets["outrider-api-keys"]}
 
 
 def test_the_models_of_the_job_are_those_that_are_served(manifests: list[Manifest]) -> None:

@@ -105,3 +105,10 @@ def test_tokenizers_are_compared_by_what_their_ids_mean(pair: tuple[Path, Path])
     assert problems(target, assistant) == []
     edit(assistant / "tokenizer.json", lambda fields: fields["added_tokens"].pop())
     assert "different tokenizers" in problems(target, assistant)[0]
+
+
+def test_a_draft_model_needs_the_targets_tokenizer(tmp_path: Path) -> None:
+    shutil.copytree(POCKET / "draft_model", tmp_path / "draft")
+    assert check_checkpoints(POCKET / "target", draft_model=tmp_path / "draft")[-1].state == "ok"
+    edit(tmp_path / "draft" / "tokenizer.json", lambda fields: fields["added_tokens"].pop())
+    assert check_checkpoints(POCKET / "target", draft_model=tmp_path / "draft")[-1].state == "problem"

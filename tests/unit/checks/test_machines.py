@@ -47,9 +47,9 @@ def test_everything_finds_a_place() -> None:
             r"drafter wants nodes with zone: a; there are b -> .*--labels=zone=.*drafter\.node_labels",
         ),
         (
-            parse({"verifier": {"num_replicas": 9}}),
+            parse({"verifier": {"num_cpus": 0.9, "num_replicas": 3}}),
             (LAPTOP,),
-            r"verifier: \d replica\(s\) of 0\.4 CPUs find no place beside .* -> add a node, or lower verifier\.num_rep",
+            r"verifier: \d replica\(s\) of 0\.9 CPUs find no place beside .* -> add a node, or lower verifier\.num_rep",
         ),
     ],
 )

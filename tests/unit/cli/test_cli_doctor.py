@@ -44,7 +44,9 @@ def test_models_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
 def test_the_defaults_are_looked_at_whole(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("ingress: {port: 18431}\nstreams: {port_range: [23400, 23499]}\n")
     status, findings = report(capsys, str(tmp_path / "c.yaml"))
-    assert {finding["check"] for finding in findings} == {"packages", "models", "machines", "ports", "certificates"}
+    assert {finding["check"] for finding in findings} == {
+        *("packages", "models", "machines", "ports", "certificates", "keys")
+    }
     assert status == 0, [finding for finding in findings if finding["state"] == "problem"]
 
 
@@ -83,7 +85,8 @@ def test_a_check_that_fails_itself_is_a_problem(
 
     monkeypatch.setattr(doctor, "check_certificates", broken)
     status, findings = report(capsys)
-    assert (status, findings[-1]["detail"]) == (1, "the check failed: RuntimeError: oh")
+    details = {finding["check"]: finding["detail"] for finding in findings}
+    assert (status, details["certificates"]) == (1, "the check failed: RuntimeError: oh")
 
 
 def test_a_cluster_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
