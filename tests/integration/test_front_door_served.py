@@ -1,0 +1,182 @@
+"""The front door of `outrider serve`, with keys and mutual TLS: a flood, rotated keys, and no secret in any log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import yaml
+
+from deployments.ingress.tenants import hash_of, new_key
+from tests.support.certificates import issue, make_authority, write_files
+from tests.support.serve_process import Server, processes_below, running_server
+
+pytestmark = pytest.mark.system
+
+ANY_KEY, FEW_KEY, WRONG_KEY = new_key(), new_key(), new_key()
+PROMPT_MARK = "quetzalcoatlus-4711"
+NUM_FLOOD, NUM_OF_FEW = 500, 40
+MAX_RUNNING, MAX_WAITING = 16, 200
+TIMEOUT_S = 300.0
+
+
+class Outcome(NamedTuple):
+    """How one request ended; `text` is None for a refusal."""
+
+    status: int
+    text: str | None
+    retry_after: str | None
+    code: str | None
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("guarded")
+    tenants = [
+        {"name": "any", "keys": [{"sha256": hash_of(ANY_KEY)}]},
+        {"name": "few", "keys": [{"sha256": hash_of(FEW_KEY)}], "max_concurrent_requests": 2},
+    ]
+    (folder / "keys.yaml").write_text(yaml.safe_dump({"tenants": tenants}))
+    authority = make_authority(1)
+    files = write_files(folder / "streams", authority, issue(authority, 1))
+    settings: dict[str, object] = {
+        "ingress": {
+            "keys_file": str(folder / "keys.yaml"),
+            "max_running_requests": MAX_RUNNING,
+            "max_waiting_requests": MAX_WAITING,
+            "max_wait_s": 60.0,
+        },
+        "streams": {
+            "port_range": [23_400, 23_499],
+            "tls": {name: str(getattr(files, name)) for name in ("ca_file", "cert_file", "key_file")},
+        },
+    }
+    yield from running_server(folder, settings)
+
+
+def body(max_tokens: int = 12, **fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": f"Tell a story about {PROMPT_MARK} and the sea."}]
+    return {"model": "pocket", "messages": messages, "max_tokens": max_tokens, "temperature": 0.8, "seed": 7, **fields}
+
+
+async def ask(http: httpx.AsyncClient, key: str, asked: dict[str, Any]) -> Outcome:
+    """Ask, and read the answer to its end, which a stream must have."""
+    headers = {"authorization": f"Bearer {key}"}
+    async with http.stream("POST", "/v1/chat/completions", json=asked, headers=headers) as response:
+        text = (await response.aread()).decode()
+    if response.status_code != httpx.codes.OK:
+        error = json.loads(text)["error"]
+        return Outcome(response.status_code, None, response.headers.get("retry-after"), error["code"])
+    if not asked.get("stream"):
+        return Outcome(200, json.loads(text)["choices"][0]["message"]["content"], None, None)
+    *events, last, end = text.split("\n\n")
+    assert (last, end) == ("data: [DONE]", "")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    return Outcome(200, "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks), None, None)
+
+
+def client(server: Server) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None)
+    return httpx.AsyncClient(base_url=server.url, timeout=httpx.Timeout(TIMEOUT_S), limits=limits)
+
+
+async def test_a_flood_is_served_or_told_when_to_come_back_and_admitted_streams_go_on(guarded: Server) -> None:
+    async with client(guarded) as http:
+        long = body(150, stream=True)
+        expected_long, expected = (await ask(http, ANY_KEY, long)).text, (await ask(http, ANY_KEY, body())).text
+        assert expected_long
+        assert expected
+        before = [asyncio.create_task(ask(http, ANY_KEY, long)) for _ in range(4)]
+        await asyncio.sleep(0.3)
+        flood = [ask(http, ANY_KEY, body(stream=number % 2 == 0)) for number in range(NUM_FLOOD)]
+        few = [ask(http, FEW_KEY, body()) for _ in range(NUM_OF_FEW)]
+        async with asyncio.timeout(TIMEOUT_S):
+            outcomes = await asyncio.gather(*flood, *few)
+            admitted = await asyncio.gather(*before)
+        assert [outcome.text for outcome in admitted] == [expected_long] * 4
+        counts = Counter((outcome.status, outcome.code) for outcome in outcomes)
+        print(f"a flood of {NUM_FLOOD} and {NUM_OF_FEW}: {dict(counts)}")
+        assert set(counts) <= {(200, None), (429, "rate_limit_exceeded"), (503, "overloaded")}
+        assert counts[200, None] >= MAX_RUNNING
+        assert counts[503, "overloaded"] >= NUM_FLOOD - MAX_RUNNING - MAX_WAITING - counts[200, None]
+        assert counts[503, "overloaded"] > 0
+        assert all(outcome.text == expected for outcome in outcomes if outcome.status == 200)
+        assert all(int(outcome.retry_after or 0) >= 1 for outcome in outcomes if outcome.status != 200)
+        few_outcomes = Counter(outcome.status for outcome in outcomes[NUM_FLOOD:])
+        assert few_outcomes[429] + few_outcomes[503] > 0
+        assert (await ask(http, FEW_KEY, body())).text == expected
+        metrics = (await http.get("/metrics")).text
+        assert re.search(r"^outrider_num_requests_running\{.*\} 0\.0$", metrics, flags=re.MULTILINE)
+
+
+async def test_keys_are_rotated_on_a_running_server(guarded: Server) -> None:
+    file = guarded.folder / "keys.yaml"
+    before, rotated = file.read_text(), new_key()
+    async with client(guarded) as http:
+        assert (await ask(http, rotated, body())).code == "invalid_api_key"
+        file.write_text(before.replace(hash_of(ANY_KEY), hash_of(rotated)))
+        await asyncio.sleep(1.1)
+        assert (await ask(http, rotated, body())).status == 200
+        assert (await ask(http, ANY_KEY, body())).code == "invalid_api_key"
+        file.write_text(before)
+        await asyncio.sleep(1.1)
+        assert (await ask(http, ANY_KEY, body())).status == 200
+
+
+async def test_keys_prompts_and_outputs_are_in_no_log(guarded: Server) -> None:
+    headers = {"authorization": f"Bearer {ANY_KEY}"}
+    async with client(guarded) as http:
+        output = (await ask(http, ANY_KEY, body(100))).text
+        assert output
+        for key, asked, status in (
+            (WRONG_KEY, body(), 401),
+            (ANY_KEY, body(temprature=1), 400),
+            (ANY_KEY, body(n=99), 400),
+            (ANY_KEY, {**body(), "messages": [{"role": "user", "content": PROMPT_MARK * 5000}]}, 400),
+            (ANY_KEY, {**body(), "messages": [{"role": "robot", "content": PROMPT_MARK}]}, 400),
+            (ANY_KEY, {**body(), "model": "other"}, 404),
+        ):
+            assert (await ask(http, key, asked)).status == status
+        spoilt = await http.post("/v1/completions", content=f'{{"prompt": "{PROMPT_MARK}', headers=headers)
+        assert spoilt.status_code == 400
+        leaving = asyncio.create_task(ask(http, ANY_KEY, body(150, stream=True)))
+        await asyncio.sleep(0.3)
+        leaving.cancel()
+        # Whatever a lost verifier, a lost drafter and the failover have to say is said about this prompt.
+        running = [asyncio.create_task(ask(http, ANY_KEY, body(150, stream=True))) for _ in range(4)]
+        await asyncio.sleep(0.3)
+        for role in ("drafter", "verifier"):
+            for victim in guarded.replicas(role):
+                os.kill(victim, signal.SIGKILL)
+        await asyncio.gather(*running, leaving, return_exceptions=True)
+    logs = {path: path.read_text(errors="replace") for path in session_folder(guarded).rglob("*") if path.is_file()}
+    logs[guarded.folder / "serve.log"] = guarded.log
+    assert sum("ingress" in path.name for path in logs) > 0
+    assert sum(len(text) for text in logs.values()) > 10_000
+    secrets = {"key": ANY_KEY, "wrong key": WRONG_KEY, "prompt": PROMPT_MARK, "output": distinctive(output)}
+    found = [(what, str(path)) for what, secret in secrets.items() for path, text in logs.items() if secret in text]
+    assert not found
+
+
+def session_folder(server: Server) -> Path:
+    """The logs of this very Ray session."""
+    for line in processes_below(server.process.pid).values():
+        if match := re.search(r"/\S+/session_[0-9]\S*?(?=/|\s|$)", line):
+            return Path(match[0]) / "logs"
+    raise AssertionError("no process names its session")
+
+
+def distinctive(text: str) -> str:
+    """The longest stretch of plain letters and spaces, which no log would write in another way."""
+    stretch = max(re.findall(r"[A-Za-z ]+", text), key=len).strip()
+    assert len(stretch) >= 10, text
+    return stretch
