@@ -13,6 +13,7 @@ from ray.serve.config import BackpressureConfig
 
 from cluster.discovery import request_router_config
 from deployments.config import OutriderConfig, RoleConfig, parse
+from deployments.drafter.building import build_service
 from deployments.drafter.deployment import Drafter
 from deployments.ingress.deployment import Ingress
 from deployments.roles import DEPLOYMENT_OF_KIND, replica_of
@@ -32,7 +33,9 @@ def build(args: dict[str, Any]) -> Application:
         kind: serve.deployment(**_options(DEPLOYMENT_OF_KIND[kind], role))(Drafter).bind(fields, kind)
         for kind, role in config.drafter_roles.items()
     }
-    verifier = serve.deployment(**_options("verifier", config.verifier))(Verifier).bind(fields, drafters.get("mtp"))
+    verifier = serve.deployment(**_options("verifier", config.verifier))(Verifier).bind(
+        fields, drafters.get("mtp"), build_service
+    )
     router = serve.deployment(**_options("router", config.router))(Router).bind(fields, verifier, *drafters.values())
     return serve.deployment(**_ingress_options(config))(Ingress).bind(fields, router)
 

@@ -29,6 +29,7 @@ __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_p
 _MAX_CONTEXT_TOKENS_BY_DEFAULT = 32_768
 
 Auto = Literal["auto"]
+Placement = Literal["remote", "colocated"]
 
 
 class ModelConfig(Part):
@@ -116,8 +117,9 @@ class VerifierConfig(RoleConfig):
 
 
 class DrafterConfig(RoleConfig):
-    """The assistant's side."""
+    """The assistant's side. `placement` colocated puts it into the verifiers' processes."""
 
+    placement: Placement = "remote"
     num_cpus: PositiveFloat = 0.3
     max_batch_sessions: PositiveInt = 64
     max_shadow_bytes: PositiveInt = 1 << 30
@@ -126,9 +128,11 @@ class DrafterConfig(RoleConfig):
 class DraftModelConfig(RoleConfig):
     """An independent draft model's side. `prompt_tokens` bounds what one batch reads of prompts.
 
-    With `drafts_ahead` it goes on guessing while the verifier works.
+    With `drafts_ahead` it goes on guessing while the verifier works. `placement` colocated puts it
+    into the verifiers' processes, where it cannot draft ahead.
     """
 
+    placement: Placement = "remote"
     num_cpus: PositiveFloat = 0.3
     max_sessions: PositiveInt = 64
     prompt_tokens: PositiveInt = 128
@@ -201,9 +205,16 @@ class OutriderConfig(Part):
     @property
     def drafter_roles(self) -> dict[DrafterKind, DrafterConfig | DraftModelConfig]:
         """The sections of the drafters that have replicas of their own."""
-        sections: dict[DrafterKind, DrafterConfig | DraftModelConfig]
-        sections = {"mtp": self.drafter, "draft_model": self.draft_model}
-        return {kind: sections[kind] for kind in self.drafter_kinds}
+        return {kind: role for kind, role in self._sections.items() if role.placement == "remote"}
+
+    @property
+    def colocated_kinds(self) -> tuple[DrafterKind, ...]:
+        """The drafters that are inside the verifiers."""
+        return tuple(kind for kind, role in self._sections.items() if role.placement == "colocated")
+
+    @property
+    def _sections(self) -> dict[DrafterKind, DrafterConfig | DraftModelConfig]:
+        return {kind: self.drafter if kind == "mtp" else self.draft_model for kind in self.drafter_kinds}
 
     @property
     def gpu_roles(self) -> dict[str, RoleConfig]:

@@ -326,8 +326,9 @@ class Need(Record):
 
 
 class Attach(Record):
-    """This drafter shall draft for a session of this router."""
+    """The drafter of this kind shall draft for a session of this router."""
 
+    kind: DrafterKind
     session: SessionId
     epoch: Epoch
     params: SamplingParams
@@ -359,7 +360,10 @@ class Draft(Record):
 
 
 class Introduce(Record):
-    """First word of a drafter to a router: what it drafts with. Sessions are attached to it from then on."""
+    """First word of a drafter to a router: what it drafts with. Sessions are attached to it from then on.
+
+    From a verifier it introduces a drafter in its own process, called `colocated_name`.
+    """
 
     kind: DrafterKind
 

@@ -1,4 +1,4 @@
-"""Which records may follow the handshake, by direction."""
+"""Which records may follow the handshake, by direction, and who they come from where two share a link."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from deployments.messages import (
     Delta,
     Detach,
     Draft,
+    DrafterKind,
     Failure,
     Generate,
     Introduce,
@@ -34,11 +35,16 @@ from deployments.messages import (
 TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
     ("ingress", "router"): Generate | Cancel | SetFlow | Report,
     ("router", "ingress"): Commits | Failure | RouterStatus | Reports,
-    ("router", "verifier"): Open | Close | Verify,
-    ("verifier", "router"): Verdict | Refusal | Load | Costs | Report,
+    ("router", "verifier"): Open | Close | Verify | Attach | Detach | Draft,
+    ("verifier", "router"): Verdict | Refusal | Load | Costs | Report | Introduce | Need | Proposal,
     ("verifier", "drafter"): Delta,
     ("drafter", "verifier"): Need,
     ("router", "drafter"): Attach | Detach | Draft,
     ("drafter", "router"): Introduce | Need | Proposal | Report,
 }
 """What may follow the handshake, by (sender, receiver): a link decodes these records and no others."""
+
+
+def colocated_name(verifier: str, kind: DrafterKind) -> str:
+    """What a router and a verifier call the drafter of a kind inside that verifier."""
+    return f"{verifier}/{kind}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployments.config import OutriderConfig
+from deployments.config import DrafterConfig, DraftModelConfig, OutriderConfig
 from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.messages import DrafterKind
@@ -17,8 +17,9 @@ def build_service(config: OutriderConfig, kind: DrafterKind, meter: Meter) -> Dr
     from deployments.models.devices import bound_gpu_memory
 
     role = config.drafter if kind == "mtp" else config.draft_model
-    bound_gpu_memory(role.max_gpu_bytes if role.device == "cuda" else None)
-    torch.set_num_threads(role.num_threads)
+    if role.placement == "remote":  # else the process is the verifier's
+        bound_gpu_memory(role.max_gpu_bytes if role.device == "cuda" else None)
+        torch.set_num_threads(role.num_threads)
     return mtp_service(config, meter) if kind == "mtp" else draft_model_service(config, meter)
 
 
@@ -33,7 +34,7 @@ def mtp_service(config: OutriderConfig, meter: Meter) -> DrafterService:
         config.model.assistant_source,
         dtype=getattr(torch, config.model.dtype),
         shadow_bytes=config.drafter.max_shadow_bytes,
-        device=config.drafter.device,
+        device=_device(config, config.drafter),
     )
     return DrafterService(engine, DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions), meter)
 
@@ -59,11 +60,15 @@ def draft_model_service(config: OutriderConfig, meter: Meter) -> TokenDrafterSer
             block_size=section.kv_cache.block_size,
         ),
         dtype=getattr(torch, config.model.dtype),
-        device=section.device,
+        device=_device(config, section),
     )
     settings = TokenDrafterSettings(
         max_batch_sessions=section.max_sessions,
         prompt_tokens=section.prompt_tokens,
-        drafts_ahead=section.drafts_ahead,
+        drafts_ahead=section.drafts_ahead and section.placement == "remote",
     )
     return TokenDrafterService(engine, settings, meter)
+
+
+def _device(config: OutriderConfig, role: DrafterConfig | DraftModelConfig) -> str:
+    return role.device if role.placement == "remote" else config.verifier.device

@@ -11,6 +11,7 @@ from deployments.messages import Attach, Close, Detach, DrafterKind, Epoch, Sess
 from deployments.policy.placement import least_loaded
 from deployments.policy.planner import Planner
 from deployments.router.session import Session
+from deployments.traffic import colocated_name
 
 MAX_STEPS_AT_VERIFIER = 3
 """One step that runs and one queued behind it, which may wait for one more batch of proposals: the verifier never
@@ -19,7 +20,10 @@ idles, and no batch is frozen earlier than needed."""
 
 @dataclass(slots=True)
 class DrafterPeer:
-    """A drafter, what it drafts with, and the sessions that are attached to it."""
+    """A drafter, what it drafts with, and the sessions that are attached to it.
+
+    One inside a verifier has that verifier's link, and drafts for its sessions only.
+    """
 
     link: Link
     kind: DrafterKind
@@ -92,20 +96,22 @@ class Peers:
 
     def change_drafter(self, session: Session, *, keep: bool = False) -> None:
         """Attach the session to a drafter (the one it has, with `keep`) under a new epoch."""
-        kept = session.drafter if keep and session.drafter in self.drafters else ""
+        fitting = self._drafters_for(session)
+        kept = session.drafter if keep and session.drafter in fitting else ""
         if not kept:
             self.leave_drafter(session)
         session.epoch = self.next_epoch()
         session.held = None
         if not session.wants_drafter:
             return
-        name = kept or least_loaded(self._drafters_for(session))
+        name = kept or least_loaded(fitting)
         if name is None:
             return
         session.drafter = name
         self.drafters[name].sessions.add(session.id)
         session.sent_len = 0
         attach = Attach(
+            kind=self.drafters[name].kind,
             session=session.id,
             epoch=session.epoch,
             params=session.request.params,
@@ -118,8 +124,21 @@ class Peers:
         return bool(self._drafters_for(session))
 
     def _drafters_for(self, session: Session) -> dict[str, int]:
-        """How many sessions each drafter has that this session could be attached to."""
-        return {peer: len(d.sessions) for peer, d in self.drafters.items() if d.kind == session.drafter_name}
+        """How many sessions each drafter has that this session could be attached to: those nearest to its verifier."""
+        found = {name: drafter for name, drafter in self.drafters.items() if drafter.kind == session.drafter_name}
+        inside = {name: drafter for name, drafter in found.items() if drafter.link.peer == session.verifier}
+        chosen = inside or {name: drafter for name, drafter in found.items() if drafter.link.role == "drafter"}
+        return {name: len(drafter.sessions) for name, drafter in chosen.items()}
+
+    def introduce(self, link: Link, kind: DrafterKind) -> None:
+        """A drafter is there, or one inside a verifier."""
+        name = link.peer if link.role == "drafter" else colocated_name(link.peer, kind)
+        self.drafters[name] = DrafterPeer(link, kind)
+
+    def forget_drafters(self, link: Link) -> list[SessionId]:
+        """Whoever drafted behind this link is gone; returns the sessions that were attached there."""
+        gone = [name for name, drafter in self.drafters.items() if drafter.link is link]
+        return sorted(session for name in gone for session in self.drafters.pop(name).sessions)
 
     def leave_drafter(self, session: Session) -> None:
         """Detach the session from its drafter, if it has one."""

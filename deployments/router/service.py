@@ -31,7 +31,7 @@ from deployments.messages import (
     Verify,
 )
 from deployments.metering import Meter
-from deployments.router.peers import DrafterPeer, Peers, VerifierPeer
+from deployments.router.peers import Peers, VerifierPeer
 from deployments.router.rounds import Rounds, RouterSettings
 from deployments.router.session import Phase, Session
 from deployments.router.stats import RouterStats, status_of
@@ -89,13 +89,14 @@ class RouterService:
         peers = self._peers
         if link.role == "verifier" and (verifier := peers.verifiers.get(link.peer)) and verifier.link is link:
             del peers.verifiers[link.peer]
+            peers.forget_drafters(link)
+            self._rounds.lookaheads.drafter_gone(link.peer)
             for session_id in sorted(verifier.sessions):
                 self._stats.add_epoch("verifier_lost")
                 self._rounds.open(self._sessions[session_id])
-        elif link.role == "drafter" and (drafter := peers.drafters.get(link.peer)) and drafter.link is link:
-            del peers.drafters[link.peer]
+        elif link.role == "drafter":
             self._rounds.lookaheads.drafter_gone(link.peer)
-            for session_id in sorted(drafter.sessions):
+            for session_id in peers.forget_drafters(link):
                 self._lose_drafter(self._sessions[session_id])
         elif link.role == "ingress" and peers.ingresses.get(link.peer) is link:
             del peers.ingresses[link.peer]
@@ -107,7 +108,7 @@ class RouterService:
         """Take one message; what it makes possible is sent before this returns."""
         match message:
             case Introduce():
-                self._peers.drafters[link.peer] = DrafterPeer(link, message.kind)
+                self._peers.introduce(link, message.kind)
                 self._tell_status()
             case Need():
                 session = self._sessions.get(message.session)

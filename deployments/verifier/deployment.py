@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
 from cluster.discovery import Lessors, own_address, own_name
 from cluster.exporter import RayExporter
+from deployments.colocation import ColocatedService
 from deployments.config import OutriderConfig, parse
 from deployments.link import Identity
+from deployments.messages import DrafterKind
 from deployments.metering import Meter
 from deployments.replica import ServedReplica
+from deployments.service_host import Service
 from deployments.verifier.service import VerifierService, VerifierSettings
+
+BuildDrafter = Callable[[OutriderConfig, DrafterKind, Meter], Service]
 
 
 class Verifier(ServedReplica):
-    """One replica of the verifier; `config` is a resolved configuration, `drafter` its drafters' deployment."""
+    """One replica of the verifier; `config` is a resolved configuration, `drafter` the drafters that it feeds.
+
+    `build_drafter` makes the services of the drafters that are inside this process.
+    """
 
     # Serve awaits a constructor that is a coroutine; mypy knows none.
-    async def __init__(self, config: dict[str, Any], drafter: DeploymentHandle[Any] | None = None) -> None:  # type: ignore[misc]
-        settings = parse(config)
+    async def __init__(  # type: ignore[misc]
+        self, config: dict[str, Any], drafter: DeploymentHandle[Any] | None, build_drafter: BuildDrafter
+    ) -> None:
+        settings, identity = parse(config), Identity(own_name(), "verifier")
+
+        def build(meter: Meter) -> Service:
+            verifier = build_service(settings, meter)
+            if not settings.colocated_kinds:
+                return verifier
+            drafters = {kind: build_drafter(settings, kind, meter) for kind in settings.colocated_kinds}
+            return ColocatedService(identity, verifier, drafters)
+
         await self.start(
-            Identity(own_name(), "verifier"),
-            lambda meter: build_service(settings, meter),
+            identity,
+            build,
             settings.streams.on_node(own_address()),
             [Lessors(drafter)] if drafter is not None else [],
             RayExporter().export,

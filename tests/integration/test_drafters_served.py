@@ -18,11 +18,13 @@ pytestmark = pytest.mark.system
 NUM_TOKENS = 48
 CHOICES = ("mtp", "draft_model", "prompt_lookup", "none", "auto")
 BOTH = {"speculation": {"drafter": "draft_model", "drafters": ["mtp", "draft_model"]}}
+INSIDE = {**BOTH, "drafter": {"placement": "colocated"}, "draft_model": {"placement": "colocated"}}
 
 
-@pytest.fixture(scope="module")
-def two_drafters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from running_server(tmp_path_factory.mktemp("drafters"), BOTH)
+@pytest.fixture(scope="module", params=["remote", "colocated"])
+def two_drafters(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp(request.param)
+    yield from running_server(folder, INSIDE if request.param == "colocated" else BOTH)
 
 
 def complete(server: Server, prompt: list[int], params: SamplingParams, drafter: str) -> dict[str, Any]:
@@ -50,4 +52,6 @@ def test_every_drafter_gives_the_librarys_text(two_drafters: Server) -> None:
             assert answer["choices"][0]["text"] == expected, drafter
             drafted[drafter] += answer["metrics"]["speculative_decoding"]["num_draft_tokens"]
     assert [drafter for drafter in CHOICES if drafted[drafter] == 0] == ["none"]
-    assert len(two_drafters.replicas("drafter")) == len(two_drafters.replicas("draft_model")) == 1
+    is_inside = "colocated" in two_drafters.folder.name
+    for deployment in ("drafter", "draft_model"):
+        assert len(two_drafters.replicas(deployment)) == (0 if is_inside else 1)

@@ -7,6 +7,8 @@ import asyncio
 import msgspec
 import pytest
 
+from deployments.drafter.service import DrafterService, DrafterSettings
+from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.ingress.generation import GenerateRequest
 from deployments.messages import Delta, DeltaItem, DrafterName, Message, SamplingParams
 from tests.support.equality import Reference, Tally
@@ -51,35 +53,54 @@ async def outputs(rig: Rig, made: list[GenerateRequest]) -> list[list[int]]:
     return await asyncio.wait_for(asyncio.gather(*(rig.generate(request) for request in made)), 120)
 
 
+REMOTE: list[dict[str, object]] = [
+    {"drafter": "none"},
+    {"drafter": "prompt_lookup"},
+    *({"drafter": "mtp", "num_speculative_tokens": k} for k in (0, 1, 3, 8)),
+    *({"drafter": "draft_model", "num_speculative_tokens": k} for k in (1, 5)),
+]
+INSIDE: list[dict[str, object]] = [
+    *({"drafter": "mtp", "num_speculative_tokens": k} for k in (1, 4)),
+    *({"drafter": "draft_model", "num_speculative_tokens": k} for k in (1, 4)),
+]
+DRAFTERS: tuple[DrafterName, ...] = ("auto", "draft_model", "prompt_lookup")
+
+
+@pytest.mark.parametrize("placement", ["remote", "colocated"])
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-async def test_eight_prompts_with_every_lookahead_and_drafter_alone_and_in_company(engines, reference, params):
+async def test_eight_prompts_with_every_lookahead_and_drafter_alone_and_in_company(
+    engines, reference, params, placement
+):
     stop = reference.eos_token_ids
     prompts = chat_prompts(8, seed=3)
     expected = [reference.generate(prompt, params, NUM_TOKENS, stop=stop) for prompt in prompts]
     tally = Tally(reference)
     company = chat_prompts(16, seed=4)
-    settings = [
-        {"drafter": "none"},
-        {"drafter": "prompt_lookup"},
-        *({"drafter": "mtp", "num_speculative_tokens": k} for k in (0, 1, 3, 8)),
-        *({"drafter": "draft_model", "num_speculative_tokens": k} for k in (1, 5)),
-    ]
-    names: tuple[DrafterName, ...] = ("auto", "draft_model", "prompt_lookup")
     draft_model = draft_model_engine()
-    async with running_rig(verifiers=[engines[0]], drafters=[engines[1]], token_drafters=[draft_model]) as rig:
-        for changes in settings:
+    if placement == "remote":
+        drafting = {"drafters": [engines[1]], "token_drafters": [draft_model]}
+    else:
+        inside = {
+            "mtp": DrafterService(engines[1], DrafterSettings()),
+            "draft_model": TokenDrafterService(draft_model, TokenDrafterSettings(drafts_ahead=False)),
+        }
+        drafting = {"inside": lambda: inside}
+    async with running_rig(verifiers=[engines[0]], **drafting) as rig:
+        for changes in REMOTE if placement == "remote" else INSIDE:
             for index, prompt in enumerate(prompts):
                 alone = await rig.generate(make(index, prompt, params, **changes))
                 tally.check(prompt, params, expected[index], alone)
             crowd = [
-                make(100 + i, prompt, SAMPLED, num_speculative_tokens=i % 6, drafter=names[i % 3])
+                make(100 + i, prompt, SAMPLED, num_speculative_tokens=i % 6, drafter=DRAFTERS[i % 3])
                 for i, prompt in enumerate(company)
             ]
             made = [make(i, prompt, params, **changes) for i, prompt in enumerate(prompts)]
             together = (await outputs(rig, [*made, *crowd]))[: len(prompts)]
             for prompt, wanted, got in zip(prompts, expected, together, strict=True):
                 tally.check(prompt, params, wanted, got)
-        assert all(node.service.stats.num_draft_tokens > 0 for node in rig.of("drafter"))
+        services = [node.service for node in rig.of("drafter")] or list(inside.values())
+        assert len(services) == 2
+        assert all(service.stats.num_draft_tokens > 0 for service in services)
     tally.close()
     engines[0].check_integrity()
     draft_model.check_integrity()

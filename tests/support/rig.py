@@ -7,17 +7,19 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
+from deployments.colocation import ColocatedService
 from deployments.drafter.engine import DrafterEngine
 from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.drafter.token_engine import TokenDrafterEngine
 from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.ingress.generation import GenerateRequest, RouterClient
 from deployments.link import Endpoint, Identity, Invitation, Link, LinkSettings, Listener, TokenBook, dial, listen
-from deployments.messages import Message, Role
+from deployments.messages import DrafterKind, Message, Role
 from deployments.router.service import RouterService, RouterSettings
 from deployments.verifier.engine import VerifierEngine
 from deployments.verifier.service import VerifierService, VerifierSettings
 
+AnyDrafter = DrafterService | TokenDrafterService
 PORTS = range(23000, 24000)
 
 
@@ -50,7 +52,7 @@ class Node:
     """One running service: what it is called, what it does, and how to reach or kill it."""
 
     identity: Identity
-    service: RouterService | VerifierService | DrafterService | TokenDrafterService | RouterClient
+    service: RouterService | VerifierService | AnyDrafter | RouterClient
     tap: Tap
     tokens: TokenBook = field(default_factory=TokenBook)
     listener: Listener | None = None
@@ -84,8 +86,12 @@ class Rig:
         service = RouterService(RouterSettings(**fields), instance=index + 1)  # type: ignore[arg-type]
         return await self._add("router", service)
 
-    async def add_verifier(self, engine: VerifierEngine, **settings: object) -> Node:
-        return await self._add("verifier", VerifierService(engine, VerifierSettings(**settings)))  # type: ignore[arg-type]
+    async def add_verifier(
+        self, engine: VerifierEngine, inside: dict[DrafterKind, AnyDrafter] | None = None, **settings: object
+    ) -> Node:
+        """A verifier, with drafters in its process if `inside` has any."""
+        service = VerifierService(engine, VerifierSettings(**settings))  # type: ignore[arg-type]
+        return await self._add("verifier", service, inside or {})
 
     async def add_drafter(self, engine: DrafterEngine, **settings: object) -> Node:
         return await self._add("drafter", DrafterService(engine, DrafterSettings(**settings)))  # type: ignore[arg-type]
@@ -102,11 +108,16 @@ class Rig:
         return [token async for commit in self.client.generate(request) for token in commit.tokens]
 
     async def _add(
-        self, role: Role, service: RouterService | VerifierService | DrafterService | TokenDrafterService
+        self,
+        role: Role,
+        service: RouterService | VerifierService | AnyDrafter,
+        inside: dict[DrafterKind, AnyDrafter] | None = None,
     ) -> Node:
-        node = Node(Identity(f"{role}-{sum(n.identity.role == role for n in self.nodes)}", role), service, Tap(service))
+        identity = Identity(f"{role}-{sum(n.identity.role == role for n in self.nodes)}", role)
+        whole = ColocatedService(identity, service, inside) if inside else service
+        node = Node(identity, service, Tap(whole))
         node.listener = await listen(node.tap, node.identity, node.tokens, "127.0.0.1", PORTS, self.links)
-        node.task = asyncio.create_task(service.run())
+        node.task = asyncio.create_task(whole.run())
         existing = list(self.nodes)
         self.nodes.append(node)
         for other in existing:
@@ -139,6 +150,7 @@ async def running_rig(
     verifiers: Sequence[VerifierEngine],
     drafters: Sequence[DrafterEngine] = (),
     token_drafters: Sequence[TokenDrafterEngine] = (),
+    inside: Callable[[], dict[DrafterKind, AnyDrafter]] = dict,
     num_routers: int = 1,
     router: dict[str, object] | None = None,
     verifier: dict[str, object] | None = None,
@@ -152,7 +164,7 @@ async def running_rig(
         for token_engine in token_drafters:
             await rig.add_token_drafter(token_engine)
         for verifier_engine in verifiers:
-            await rig.add_verifier(verifier_engine, **(verifier or {}))
+            await rig.add_verifier(verifier_engine, inside(), **(verifier or {}))
         for _ in range(num_routers):
             await rig.add_router(**(router or {}))
         yield rig

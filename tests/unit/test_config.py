@@ -237,3 +237,15 @@ def test_a_draft_model_must_be_named_and_speak_the_targets_tokens(folder: Path, 
     (folder / "short" / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match=r"no tokenizer\.json"):
         parse(fields).resolve()
+
+
+def test_a_colocated_drafter_has_no_replicas() -> None:
+    config = parse({"drafter": {"placement": "colocated"}, "streams": {"port_range": [5000, 5001]}})
+    assert config.drafter_kinds == config.colocated_kinds == ("mtp",)
+    assert config.drafter_roles == {}
+
+
+def test_a_verifier_of_several_ranks_takes_no_drafter_in() -> None:
+    fields = {"drafter": {"placement": "colocated"}, "verifier": {"tensor_parallel_size": 2}}
+    with pytest.raises(ConfigError, match=r"placement: .*2 ranks .*mtp into; set placement remote"):
+        parse(fields)

@@ -40,7 +40,9 @@ class Rig:
         self.service.link_opened(self.router)
 
     def attach(self, session: int = 1, epoch: tuple[int, int] = EPOCH) -> None:
-        attach = Attach(session=session, epoch=epoch, params=SamplingParams(), max_context_tokens=400)
+        attach = Attach(
+            kind="draft_model", session=session, epoch=epoch, params=SamplingParams(), max_context_tokens=400
+        )
         self.service.received(self.router, attach)
 
     def ask(self, start: int, tokens: Sequence[int], lookahead: int, session: int = 1) -> None:
