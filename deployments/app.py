@@ -30,17 +30,17 @@ def build(args: dict[str, Any]) -> Application:
     config = parse(args).resolve()
     fields = config.model_dump(mode="json")
     drafters = {
-        kind: serve.deployment(**_options(DEPLOYMENT_OF_KIND[kind], role))(Drafter).bind(fields, kind)
+        kind: serve.deployment(**_options(DEPLOYMENT_OF_KIND[kind], role, config))(Drafter).bind(fields, kind)
         for kind, role in config.drafter_roles.items()
     }
-    verifier = serve.deployment(**_options("verifier", config.verifier))(Verifier).bind(
-        fields, drafters.get("mtp"), build_service
-    )
-    router = serve.deployment(**_options("router", config.router))(Router).bind(fields, verifier, *drafters.values())
+    verifier_options = _options("verifier", config.verifier, config)
+    verifier = serve.deployment(**verifier_options)(Verifier).bind(fields, drafters.get("mtp"), build_service)
+    router_options = _options("router", config.router, config)
+    router = serve.deployment(**router_options)(Router).bind(fields, verifier, *drafters.values())
     return serve.deployment(**_ingress_options(config))(Ingress).bind(fields, router)
 
 
-def _options(name: str, role: RoleConfig) -> dict[str, Any]:
+def _options(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, Any]:
     # No runtime_env: it would keep replicas from using the processes that Ray starts ahead.
     return {
         "name": name,
@@ -52,11 +52,13 @@ def _options(name: str, role: RoleConfig) -> dict[str, Any]:
         "health_check_timeout_s": role.health_check_timeout_s,
         "graceful_shutdown_timeout_s": role.graceful_shutdown_timeout_s,
         "graceful_shutdown_wait_loop_s": 0.2,
+        # For the few lines that Serve writes before the replica sets up its own.
+        "logging_config": {"encoding": "JSON" if config.logs.format == "json" else "TEXT"},
     }
 
 
 def _ingress_options(config: OutriderConfig) -> dict[str, Any]:
-    options = _options("ingress", config.ingress)
+    options = _options("ingress", config.ingress, config)
     del options["request_router_config"]  # its caller is Serve's proxy
     return {
         **options,

@@ -21,7 +21,7 @@ from deployments.checkpoint import (
     tensor_parallel_sizes,
 )
 from deployments.config_checks import CHECKS
-from deployments.config_parts import KernelsConfig, Name, Part, Port, StreamsConfig
+from deployments.config_parts import KernelsConfig, LogsConfig, Name, Part, Port, StreamsConfig
 from deployments.messages import DrafterKind, DrafterName, PolicyName
 
 __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
@@ -185,6 +185,7 @@ class OutriderConfig(Part):
     draft_model: DraftModelConfig = DraftModelConfig()
     streams: StreamsConfig = StreamsConfig()
     kernels: KernelsConfig = KernelsConfig()
+    logs: LogsConfig = LogsConfig()
 
     @property
     def max_running_requests(self) -> int:

@@ -179,7 +179,7 @@ class Open(Record):
     """Place a session on a verifier: it prefills `tokens` and answers with a first Verdict.
 
     `drafter` is the peer name of the drafter that gets the go-ahead ("" for none), `lookahead`
-    how many tokens it shall draft after the first Verdict.
+    how many tokens it shall draft after the first Verdict. `request` is for the log alone.
     """
 
     session: SessionId
@@ -190,6 +190,7 @@ class Open(Record):
     stop_token_ids: tuple[Token, ...] = ()
     drafter: str = ""
     lookahead: int = 0
+    request: str = ""
 
 
 class Close(Record):
@@ -326,13 +327,14 @@ class Need(Record):
 
 
 class Attach(Record):
-    """The drafter of this kind shall draft for a session of this router."""
+    """The drafter of this kind shall draft for a session of this router; `request` is for the log alone."""
 
     kind: DrafterKind
     session: SessionId
     epoch: Epoch
     params: SamplingParams
     max_context_tokens: int
+    request: str = ""
 
 
 class Detach(Record):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from deployments.config_parts import StreamsConfig
 from deployments.link import Identity, LinkSettings, StreamTls, TlsFiles
+from deployments.logs import about
 from deployments.messages import Role, Sample
 from deployments.metering import Meter
 from deployments.peers import Acquire, Lease, Member, PeerSet
@@ -63,7 +64,7 @@ class ServedReplica:
         export: Export | None = None,
     ) -> None:
         """Build the service on its data plane, listen, run, and link to the peers' deployments."""
-        quicken(identity.role)
+        quicken()
         meter = Meter()
         self._plane = plane = DataPlane(f"{identity.role} data plane")
         service = await plane.call(lambda: build(meter))
@@ -80,7 +81,7 @@ class ServedReplica:
             follow(lessors, peer_set, plane.loop)
         if export is not None:
             self._exporting = asyncio.create_task(export_regularly(lambda: plane.call(meter.samples), export))
-        logger.info("%s %s listens on %s:%d", identity.role, identity.peer, self._member.host, self._member.port)
+        logger.info("listening", extra=about(host=self._member.host, port=self._member.port))
 
     async def lease(self, guest_name: str, guest_role: Role, replica: str) -> AsyncGenerator[str]:
         """Grant a lease: yields the one-time token, then stays open until either side ends it."""
@@ -163,9 +164,8 @@ async def export_regularly(read: Callable[[], Awaitable[tuple[Sample, ...]]], ex
             logger.exception("metrics could not be exported")
 
 
-def quicken(role: Role) -> None:
-    """Process-wide settings of a replica: a readable log, and threads that wait less for each other."""
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {role} %(name)s %(levelname)s %(message)s")
+def quicken() -> None:
+    """Process-wide settings of a replica: its threads wait less for each other."""
     # The data plane takes the GIL back after every operator; at the default it may wait 5 ms for Serve's loop.
     sys.setswitchinterval(0.0005)
 

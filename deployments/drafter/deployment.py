@@ -6,9 +6,11 @@ from typing import Any
 
 from cluster.discovery import own_address, own_name
 from cluster.exporter import RayExporter
+from cluster.logs import own_rank, replica_handlers
 from deployments.config import parse
 from deployments.drafter.building import build_service
 from deployments.link import Identity
+from deployments.logs import set_up
 from deployments.messages import DrafterKind
 from deployments.replica import ServedReplica
 
@@ -19,8 +21,10 @@ class Drafter(ServedReplica):
     # Serve awaits a constructor that is a coroutine; mypy knows none.
     async def __init__(self, config: dict[str, Any], kind: DrafterKind) -> None:  # type: ignore[misc]
         settings = parse(config)
+        identity = Identity(own_name(), "drafter")
+        set_up(settings.logs, identity, own_rank(), replica_handlers())
         await self.start(
-            Identity(own_name(), "drafter"),
+            identity,
             lambda meter: build_service(settings, kind, meter),
             settings.streams.on_node(own_address()),
             export=RayExporter().export,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from deployments.drafter.engine import DrafterEngine, DraftRequest
 from deployments.drafter.stats import DrafterStats
 from deployments.link import Link, send_or_drop
+from deployments.logs import about, epoch_name, session_name
 from deployments.messages import (
     Attach,
     Delta,
@@ -108,6 +109,7 @@ class DrafterService:
             return
         self._ready.pop(message.session, None)
         self._attached[message.session] = (link, message)
+        logger.info("session attached", extra=_about(message, router=link.peer))
         self._engine.attach(message.session, message.params)
         if held := self._held.pop(message.session, None):
             self._on_delta(*held)
@@ -148,14 +150,13 @@ class DrafterService:
             self._engine.extend(item.session, item.ranges)
         except ValueError as error:
             self.stats.bad_deltas.add()
-            logger.warning(
-                "session %x: a delta from %s does not fit and is dropped: %s", item.session, link.peer, error
-            )
+            logger.warning("a delta does not fit and is dropped: %s", error, extra=_about(attach, peer=link.peer))
             return False
         return self._engine.have_len(item.session) == item.context_len - 1
 
     def _drop(self, session: SessionId) -> None:
-        del self._attached[session]
+        _, attach = self._attached.pop(session)
+        logger.info("session detached", extra=_about(attach))
         self._ready.pop(session, None)
         self._held.pop(session, None)
         self._engine.detach(session)
@@ -175,6 +176,9 @@ class DrafterService:
             return
         batch_s = time.perf_counter() - started_s
         num_tokens = sum(len(draft.tokens) for draft in drafts)
+        if logger.isEnabledFor(logging.DEBUG):
+            more = {"sessions": len(requests), "tokens": num_tokens, "seconds": batch_s}
+            logger.debug("batch", extra=about(batch=self.stats.num_batches + 1, **more))
         self.stats.add_batch(batch_s, (started_s - since_s for _, since_s in ready), num_tokens)
         proposals: dict[Link, list[ProposalItem]] = {}
         for request, draft in zip(requests, drafts, strict=True):
@@ -198,3 +202,8 @@ class DrafterService:
                     num_tokens=num_tokens,
                 ),
             )
+
+
+def _about(attach: Attach, **more: str | None) -> dict[str, dict[str, object]]:
+    """What a log line about an attached session says of it."""
+    return about(session=session_name(attach.session), request=attach.request, epoch=epoch_name(attach.epoch), **more)

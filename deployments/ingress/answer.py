@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -9,10 +10,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from deployments.ingress.detokenizer import Decoder, Detokenizer, StopFilter
+from deployments.ingress.errors import current_request_id
 from deployments.ingress.generation import GenerateRequest, GenerationClient
 from deployments.ingress.metrics import IngressMetrics, RequestTimer
 from deployments.ingress.speculation import SpeculationStats, TokenKind, kinds_of
+from deployments.logs import about
 from deployments.messages import Commit, FinishReason
+
+logger = logging.getLogger("outrider.ingress")
 
 
 class Segment(NamedTuple):
@@ -98,10 +103,13 @@ async def pieces(client: GenerationClient, answer: Answer, metrics: IngressMetri
 
     Closing it, and a stop string, cancel the request at its router at once.
     """
-    timer = RequestTimer(metrics, len(answer.request.prompt))
+    request = answer.request
+    timer = RequestTimer(metrics, len(request.prompt))
+    whose = {"request_id": current_request_id.get(), "request": request.id}
+    logger.info("request begins", extra=about(**whose, num_prompt_tokens=len(request.prompt)))
     finish_reason: FinishReason | None = None
     try:
-        async with aclosing(client.generate(answer.request)) as commits:
+        async with aclosing(client.generate(request)) as commits:
             async for commit in commits:
                 timer.commit(commit)
                 piece = answer.take(commit)
@@ -113,3 +121,5 @@ async def pieces(client: GenerationClient, answer: Answer, metrics: IngressMetri
             yield piece
     finally:
         timer.end(finish_reason)
+        reason = finish_reason or "failed or left"
+        logger.info("request ends", extra=about(**whose, reason=reason, num_tokens=timer.num_tokens))

@@ -5,6 +5,7 @@ Routes parse their own bodies, so that every error has one shape.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -30,6 +31,9 @@ from deployments.ingress.planning import check, likely_tokens, plan
 from deployments.ingress.responses import ChatWriter, CompletionWriter, ResponseWriter
 from deployments.ingress.schemas import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from deployments.ingress.sse import CLIENT_CLOSED_REQUEST, ClientGone, Event, EventStream, until_disconnect
+from deployments.logs import about
+
+logger = logging.getLogger("outrider.ingress")
 
 _PAGE = Path(__file__).with_name("page.html")
 
@@ -159,6 +163,10 @@ class _Routes:
 def _to_api_error(context: IngressContext, error: Exception) -> ApiError:
     api_error = _shaped(error)
     context.metrics.count_failure(api_error.status)
+    whose = {"request_id": errors.current_request_id.get()}
+    logger.info(
+        "request refused", extra=about(**whose, status=api_error.status, code=api_error.code, param=api_error.param)
+    )
     return api_error
 
 

@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.discovery import Lessors, own_name
 from cluster.exporter import RayExporter
+from cluster.logs import own_rank, replica_handlers
 from deployments.config import IngressConfig, OutriderConfig, parse
 from deployments.ingress.access import Access
 from deployments.ingress.admission import Admission, AdmissionLimits
@@ -19,6 +20,7 @@ from deployments.ingress.app import create_app
 from deployments.ingress.context import ApiLimits, Measuring, load_context
 from deployments.ingress.generation import RouterClient
 from deployments.link import Identity
+from deployments.logs import set_up
 from deployments.messages import Sample
 from deployments.metering import Meter
 from deployments.peers import Member, PeerSet
@@ -31,9 +33,10 @@ class Ingress:
     """One replica of the ingress; `config` is a resolved configuration."""
 
     def __init__(self, config: dict[str, Any], router: DeploymentHandle[Any]) -> None:
-        quicken("ingress")
+        quicken()
         settings = parse(config)
         identity = Identity(own_name(), "ingress")
+        set_up(settings.logs, identity, own_rank(), replica_handlers())
         lessors = Lessors(router)
         meter = Meter()
         client = RouterClient(meter=meter)

@@ -23,6 +23,7 @@ from typing import Protocol
 from deployments import measures
 from deployments.ingress import errors
 from deployments.link import Link, LinkClosed
+from deployments.logs import about
 from deployments.messages import (
     Cancel,
     Commit,
@@ -269,7 +270,7 @@ class RouterClient:
     def _lose(self, stream: _Stream, failure: Failure) -> None:
         """Take a request away from its router; its reader decides what follows."""
         if failure.code == "unavailable":
-            logger.warning("request %s has lost its router: %s", stream.request.id, failure.detail)
+            logger.warning("the request has lost its router: %s", failure.detail, extra=about(request=stream.wire_id))
         previous = stream.link
         self._withdraw(stream, has_reader=True)
         stream.link = previous  # the one to avoid

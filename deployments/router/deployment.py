@@ -9,8 +9,10 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.discovery import Lessors, own_address, own_name
 from cluster.exporter import RayExporter
+from cluster.logs import own_rank, replica_handlers
 from deployments.config import OutriderConfig, parse
 from deployments.link import Identity
+from deployments.logs import set_up
 from deployments.metering import Meter
 from deployments.replica import ServedReplica
 from deployments.router.service import RouterService, RouterSettings
@@ -24,8 +26,10 @@ class Router(ServedReplica):
         self, config: dict[str, Any], verifier: DeploymentHandle[Any], *drafters: DeploymentHandle[Any]
     ) -> None:
         settings = parse(config)
+        identity = Identity(own_name(), "router")
+        set_up(settings.logs, identity, own_rank(), replica_handlers())
         await self.start(
-            Identity(own_name(), "router"),
+            identity,
             lambda meter: build_service(settings, meter),
             settings.streams.on_node(own_address()),
             [Lessors(handle) for handle in (verifier, *drafters)],

@@ -116,6 +116,7 @@ class Peers:
             epoch=session.epoch,
             params=session.request.params,
             max_context_tokens=session.request.max_context_tokens,
+            request=session.request.request,
         )
         send_or_drop(self.drafters[name].link, attach)
 

@@ -6,6 +6,7 @@ ready. While a verifier has three of them to answer, what becomes ready waits he
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ from deployments.router.lookaheads import Lookaheads
 from deployments.router.peers import Peers, VerifierPeer
 from deployments.router.session import Phase, Session
 from deployments.router.stats import RouterStats
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,9 @@ class Rounds:
             stop_token_ids=session.request.stop_token_ids,
             drafter=session.fed_drafter,
             lookahead=self._go_ahead(session),
+            request=session.request.request,
         )
+        logger.info("session placed", extra=session.about(verifier=session.verifier, drafter=session.drafter))
         session.round_started_s = 0.0
         self._await_verdict(session, opening)
         send_or_drop(verifier.link, opening)
@@ -158,6 +163,7 @@ class Rounds:
     def on_miss(self, session: Session) -> None:
         """The proposal did not come in time: the round goes ahead without it."""
         self._stats.proposal_misses.add()
+        logger.info("no proposal in time", extra=session.about(drafter=session.drafter))
         session.patience = patience_policy.after_miss(session.patience)
         self.go_without_proposal(session)
 
@@ -198,6 +204,9 @@ class Rounds:
         if session.proposal and session.round_started_s:
             self._stats.add_round(now_s - session.round_started_s, verify_s, session.draft_s)
         commit = session.take_verdict(item)
+        if logger.isEnabledFor(logging.DEBUG):
+            more = {"drafted": commit.num_drafted, "accepted": commit.num_accepted, "tokens": len(commit.tokens)}
+            logger.debug("round", extra=session.about(**more))
         self._commits.setdefault(session.ingress.peer, []).append(commit)
         if commit.finish_reason is not None:
             self._on_end(session)

@@ -180,6 +180,7 @@ class RouterService:
         )
         self._sessions[session.id] = session
         self._by_request[link.peer, message.request] = session
+        logger.info("session opens", extra=session.about(ingress=link.peer, num_tokens=len(message.tokens)))
         self._rounds.open(session)
 
     def _on_flow(self, link: Link, message: SetFlow) -> None:
@@ -192,11 +193,13 @@ class RouterService:
             self._rounds.pump(self._peers.verifiers[session.verifier])
 
     def _fail(self, session: Session, code: FailureCode, detail: str) -> None:
+        logger.warning("session fails", extra=session.about(reason=code, detail=detail))
         send_or_drop(session.ingress, Failure(request=session.request.request, code=code, detail=detail))
         self._release(session)
 
     def _release(self, session: Session) -> None:
         """Free everything a session holds, here and at its peers."""
+        logger.info("session ends", extra=session.about(num_tokens=session.context_len))
         del self._sessions[session.id]
         del self._by_request[session.ingress.peer, session.request.request]
         self._peers.leave_drafter(session)
@@ -220,12 +223,15 @@ class RouterService:
         elif session.num_resends == 0 and session.outstanding is not None:
             session.num_resends = 1
             self._stats.verify_resends.add()
+            logger.info("the verifier is asked again", extra=session.about(peer=session.verifier))
             session.deadline_s = self._clock() + self._settings.verify_timeout_s
             again = session.outstanding
             message = again if isinstance(again, Open) else Verify(items=(again,))
             send_or_drop(self._peers.verifiers[session.verifier].link, message)
         else:
-            logger.warning("verifier %s does not answer for session %x: it moves", session.verifier, session.id)
+            logger.warning(
+                "the verifier does not answer: the session moves", extra=session.about(peer=session.verifier)
+            )
             session.num_resends = 0
             self._stats.add_epoch("verifier_silent")
             self._rounds.open(session, avoid=(session.verifier,))

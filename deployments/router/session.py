@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from deployments.link import Link
+from deployments.logs import about, epoch_name, session_name
 from deployments.messages import (
     Commit,
     DrafterKind,
@@ -71,6 +72,7 @@ class Session:
     sent_len: int = 0
     lookup: PromptLookup | None = None
     plan: Speculation | None = None
+    num_rounds: int = 0
 
     @property
     def context_len(self) -> int:
@@ -92,6 +94,16 @@ class Session:
         """The drafter that the verifier feeds and gives the go-ahead, "" for none."""
         return self.drafter if self.drafter_name == "mtp" else ""
 
+    def about(self, **more: str | float | None) -> dict[str, dict[str, object]]:
+        """What a log line about this session says of it."""
+        return about(
+            session=session_name(self.id),
+            request=self.request.request,
+            epoch=epoch_name(self.epoch),
+            round=self.num_rounds,
+            **more,
+        )
+
     def awaits_verdict(self, item: VerdictItem) -> bool:
         """Whether the item answers the outstanding step; anything else is stale or invented."""
         return (
@@ -108,6 +120,7 @@ class Session:
         request = self.request
         kept, finish_reason = cut_at_end(decided, context_len, request.max_context_tokens, request.stop_token_ids)
         self.tokens.extend(kept)
+        self.num_rounds += 1
         commit = Commit(
             request=request.request,
             context_len=context_len,

@@ -9,9 +9,11 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.discovery import Lessors, own_address, own_name
 from cluster.exporter import RayExporter
+from cluster.logs import own_rank, replica_handlers
 from deployments.colocation import ColocatedService
 from deployments.config import OutriderConfig, parse
 from deployments.link import Identity
+from deployments.logs import set_up
 from deployments.messages import DrafterKind
 from deployments.metering import Meter
 from deployments.replica import ServedReplica
@@ -32,6 +34,7 @@ class Verifier(ServedReplica):
         self, config: dict[str, Any], drafter: DeploymentHandle[Any] | None, build_drafter: BuildDrafter
     ) -> None:
         settings, identity = parse(config), Identity(own_name(), "verifier")
+        set_up(settings.logs, identity, own_rank(), replica_handlers())
 
         def build(meter: Meter) -> Service:
             verifier = build_service(settings, meter)

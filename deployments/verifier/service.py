@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from deployments.link import Link, send_or_drop
+from deployments.logs import about
 from deployments.messages import (
     Close,
     Costs,
@@ -162,6 +163,8 @@ class VerifierService:
             self.num_steps += 1
             self._publish(chunks, outcomes, self._batching.ran(chunks, step_s * 1e3), step_s * 1e3)
             self._stats.add_step(chunks, step_s)
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("step", extra=about(step=self.num_steps, sessions=len(chunks), seconds=step_s))
             # The first turn of the loop polls the sockets, the second runs what they brought.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -190,6 +193,7 @@ class VerifierService:
         )
         self._sessions[session.id] = session
         self._queue.append(session)
+        logger.info("session opens", extra=session.about(router=link.peer, num_tokens=len(message.tokens)))
         self._work.set()
 
     def _objection(self, message: Open) -> Refusal | None:
@@ -233,6 +237,7 @@ class VerifierService:
         send_or_drop(link, Refusal(session=item.session, epoch=item.epoch, reason=reason))
 
     def _close(self, session: Session) -> None:
+        logger.info("session closes", extra=session.about(num_tokens=session.context_len))
         del self._sessions[session.id]
         self._active.pop(session.id, None)
         self._batching.forget(session.id)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deployments.link import Link
+from deployments.logs import about, epoch_name, session_name
 from deployments.messages import Epoch, Open, SessionId, Token, VerdictItem, VerifyItem
 from deployments.policy.limits import cut_at_end, room_for_proposal
 
@@ -28,11 +29,22 @@ class Session:
     last_verdict: VerdictItem | None = None
     is_ended: bool = False
     sent_len: dict[str, int] = field(default_factory=dict)
+    num_rounds: int = 0
 
     @property
     def context_len(self) -> int:
         """How many tokens are committed, prompt included."""
         return len(self.tokens)
+
+    def about(self, **more: str | float | None) -> dict[str, dict[str, object]]:
+        """What a log line about this session says of it."""
+        return about(
+            session=session_name(self.id),
+            request=self.opened.request,
+            epoch=epoch_name(self.epoch),
+            round=self.num_rounds,
+            **more,
+        )
 
     def take_verify(self, item: VerifyItem, vocab_size: int, max_lookahead: int) -> None:
         """Make the proposal part of the next step; what comes after a token that is no token is not looked at."""
@@ -58,6 +70,7 @@ class Session:
             next_token=next_token,
             num_drafted=len(self.proposal),
         )
+        self.num_rounds += 1
         self.tokens.extend(decided)
         self.computed_len = self.context_len - 1
         self.proposal, self.survival = (), ()
