@@ -57,7 +57,7 @@ class Lessor(ServedReplica):
 
     async def __init__(self) -> None:
         streams = StreamsConfig(port_range=(23_400, 23_499))
-        await self.start(Identity(own_name(), "verifier"), Recorder, streams)
+        await self.start(Identity(own_name(), "verifier"), lambda meter: Recorder(), streams)
 
     async def pid(self, replica: str) -> tuple[str, int]:
         """Who answers a call to the named replica."""
