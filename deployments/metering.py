@@ -7,7 +7,7 @@ A cell is a Python number, so that counting costs no more than an attribute; not
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from deployments.measures import Metric
@@ -97,6 +97,11 @@ class Family(Generic[Cell]):
         """The cell of these label values, in the order of the metric's labels."""
         found = self._cells.get(labels)
         return found if found is not None else self._new_cell(labels)
+
+    def prepare(self, values: Iterable[str]) -> None:
+        """Make the cells of the values that a metric's one label will have: what is rare is a zero until then."""
+        for value in values:
+            self.cell(value)
 
     def _new_cell(self, labels: tuple[str, ...]) -> Cell:
         assert len(labels) == len(self.metric.labels), f"{self.metric.name} has the labels {self.metric.labels}"

@@ -1,7 +1,7 @@
-"""Samples as the plain numbers that a metrics backend without cumulative histograms takes: one point per series.
+"""Samples as plain numbers, one per series, for a metrics backend that takes those: Ray's.
 
-Ray's own histograms would report the midpoints of their buckets as sums. So a histogram goes out as what Prometheus
-makes of it anyway, `…_bucket{le}`, `…_count` and `…_sum`, as gauges: PromQL's functions do not ask for the type.
+Ray's own counters cannot tell a zero, and its histograms report the midpoints of their buckets as sums. So sums go out
+as they stand, `…_total`, `…_bucket{le}`, `…_count` and `…_sum`, and are gauges by type, which PromQL does not ask for.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from deployments.messages import Sample
 
 
 class Point(NamedTuple):
-    """One series as of now. A counter's value is its sum since the process started, and has no `_total` in its name."""
+    """One series as of now; sums are since the process started."""
 
     name: str
     text: str
-    is_counter: bool
     labels: tuple[tuple[str, str], ...]
     value: float
 
@@ -31,13 +30,14 @@ def to_points(samples: Iterable[Sample]) -> Iterator[Point]:
         labels = tuple(zip(metric.labels, label_values, strict=True))
         full_name = PREFIX + name
         if metric.kind != "histogram":
-            yield Point(full_name, metric.text, metric.kind == "counter", labels, values[0])
+            suffix = "_total" if metric.kind == "counter" else ""
+            yield Point(full_name + suffix, metric.text, labels, values[0])
             continue
         buckets = cumulative_buckets(metric, values)
         for bound, count in buckets:
-            yield Point(f"{full_name}_bucket", metric.text, False, (*labels, ("le", bound)), count)
-        yield Point(f"{full_name}_count", metric.text, False, labels, buckets[-1][1])
-        yield Point(f"{full_name}_sum", metric.text, False, labels, values[-1])
+            yield Point(f"{full_name}_bucket", metric.text, (*labels, ("le", bound)), count)
+        yield Point(f"{full_name}_count", metric.text, labels, buckets[-1][1])
+        yield Point(f"{full_name}_sum", metric.text, labels, values[-1])
 
 
 def cumulative_buckets(metric: Metric, values: tuple[float, ...]) -> list[tuple[str, float]]:

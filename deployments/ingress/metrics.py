@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import get_args
 
 from deployments import measures
-from deployments.messages import Commit
+from deployments.messages import Commit, FinishReason
 from deployments.metering import Meter
+
+_STATUSES = ("400", "401", "403", "404", "413", "429", "500", "503")
 
 
 class IngressMetrics:
@@ -24,7 +27,9 @@ class IngressMetrics:
         self._accepted_tokens = meter.counter(measures.ACCEPTED_TOKENS).cell()
         self._accepted_per_position = meter.counter(measures.ACCEPTED_PER_POSITION)
         self._success = meter.counter(measures.REQUEST_SUCCESS)
+        self._success.prepare(get_args(FinishReason))
         self._failures = meter.counter(measures.REQUEST_FAILURE)
+        self._failures.prepare(_STATUSES)
         self.first_token_s = meter.histogram(measures.FIRST_TOKEN_SECONDS).cell()
         self.inter_token_s = meter.histogram(measures.INTER_TOKEN_SECONDS).cell()
         self.per_token_s = meter.histogram(measures.PER_TOKEN_SECONDS).cell()

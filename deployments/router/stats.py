@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
+from typing import get_args
 
 from deployments import measures
 from deployments.messages import RefusalReason, RouterStatus
@@ -24,7 +25,9 @@ class RouterStats:
         self.proposal_misses = meter.counter(measures.PROPOSAL_MISSES).cell()
         self.verify_resends = meter.counter(measures.VERIFY_RESENDS).cell()
         self._epoch_changes = meter.counter(measures.EPOCH_CHANGES)
+        self._epoch_changes.prepare(get_args(measures.EpochReason))
         self._refusals = meter.counter(measures.REFUSALS)
+        self._refusals.prepare(get_args(RefusalReason))
         self._num_verifiers = meter.gauge(measures.NUM_VERIFIERS).cell()
         self._num_drafters = meter.gauge(measures.NUM_DRAFTERS).cell()
         self._sessions = meter.gauge(measures.ROUTER_SESSIONS)

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
+
+from tests.support.debian import require_program
 
 _FLAGS = (
     "--headless",
@@ -30,8 +31,6 @@ _FLAGS = (
     "--disable-sync",
     "--remote-debugging-port=0",
 )
-# Together below pytest's faulthandler_timeout, which would end the whole run without saying why.
-_UPDATE_LIMIT_S, _INSTALL_LIMIT_S = 60, 200
 _START_LIMIT_S, _CALL_LIMIT_S, _WAIT_LIMIT_S = 60, 30, 30
 _KEYS = {"Enter": (13, "\r"), "Escape": (27, "")}
 _MODIFIERS = {"": 0, "ctrl": 2, "shift": 8}
@@ -39,27 +38,7 @@ _MODIFIERS = {"": 0, "ctrl": 2, "shift": 8}
 
 def require_chromium() -> str:
     """The browser's path; on Debian, as root, it is installed if it is missing. Raises RuntimeError."""
-    if (found := shutil.which("chromium")) is not None:
-        return found
-    if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise RuntimeError("needs Chromium on the PATH as 'chromium'; on Debian: apt-get install chromium")
-    lock = "DPkg::Lock::Timeout=30"
-    _apt_get(_UPDATE_LIMIT_S, "-o", lock, "update")
-    _apt_get(_INSTALL_LIMIT_S, "-o", lock, "install", "--yes", "--no-install-recommends", "chromium")
-    if (found := shutil.which("chromium")) is None:
-        raise RuntimeError("apt-get installed chromium, but there is no 'chromium' on the PATH")
-    return found
-
-
-def _apt_get(limit_s: float, *arguments: str) -> None:
-    command = ["apt-get", *arguments]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit_s)
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"cannot install Chromium: {command} took more than {limit_s} s") from error
-    if done.returncode != 0:
-        raise RuntimeError(f"cannot install Chromium: {command} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    return require_program("chromium", "chromium")
 
 
 @contextmanager

@@ -73,7 +73,17 @@ def test_points_of_a_histogram_are_cumulative_and_have_the_exact_sum() -> None:
     assert points["outrider_verify_step_seconds_bucket", "+Inf"].value == 3
     assert points["outrider_verify_step_seconds_count", None].value == 3
     assert points["outrider_verify_step_seconds_sum", None].value == pytest.approx(9.0341)
-    assert not any(point.is_counter for point in points.values())
+
+
+def test_points_of_a_counter_are_named_as_prometheus_names_it() -> None:
+    meter = Meter()
+    meter.counter(measures.REFUSALS).cell("invalid")
+    (point,) = to_points(meter.samples())
+    assert (point.name, point.labels, point.value) == (
+        "outrider_verifier_refusals_total",
+        (("reason", "invalid"),),
+        0,
+    )
 
 
 def test_the_catalogue_names_units_and_sorts_buckets() -> None:

@@ -1,0 +1,195 @@
+"""What the dashboard shows, row by row; dashboard.py makes Grafana's JSON of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from deployments import measures as m
+from deployments.monitoring.expressions import busy_share, combined, mean, quantile, rate
+
+Unit = Literal["s", "short", "percentunit", "Bps", "reqps", "ops"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One expression and the name of what it yields, with `{{label}}` for the values of labels."""
+
+    expression: str
+    legend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One graph."""
+
+    title: str
+    unit: Unit
+    queries: tuple[Query, ...]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Graphs that belong together."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+def _quantiles(metric: m.Metric, *by: str) -> tuple[Query, ...]:
+    names = "".join(f" {{{{{label}}}}}" for label in by)
+    quantiles = tuple(Query(quantile(share, metric, *by), f"p{share * 100:.0f}{names}") for share in (0.5, 0.95, 0.99))
+    return (*quantiles, Query(mean(metric, *by), f"mean{names}"))
+
+
+ACCEPTANCE = f"{rate(m.ACCEPTED_TOKENS)} / {rate(m.DRAFT_TOKENS)}"
+ACCEPTANCE_LENGTH = f"1 + {rate(m.ACCEPTED_TOKENS)} / {rate(m.DRAFTS)}"
+OUTSIDE_MODELS = (
+    f"({rate(m.ROUND_SECONDS, suffix='_sum')} - {rate(m.ROUND_VERIFY_SECONDS)} - {rate(m.ROUND_DRAFT_SECONDS)})"
+    f" / {rate(m.ROUND_SECONDS, suffix='_count')}"
+)
+
+_OVERVIEW = Row(
+    "Overview",
+    (
+        Panel(
+            "Requests",
+            "short",
+            (Query(combined("sum", m.RUNNING), "running"), Query(combined("sum", m.WAITING), "waiting")),
+        ),
+        Panel("Tokens per second", "ops", (Query(rate(m.GENERATION_TOKENS), "generated"),)),
+        Panel(
+            "Answers by finish reason",
+            "reqps",
+            (Query(rate(m.REQUEST_SUCCESS, "finished_reason"), "{{finished_reason}}"),),
+        ),
+        Panel("Errors by status", "reqps", (Query(rate(m.REQUEST_FAILURE, "status"), "{{status}}"),), "4xx and 5xx."),
+    ),
+)
+_SPECULATION = Row(
+    "Speculation",
+    (
+        Panel("Acceptance rate", "percentunit", (Query(ACCEPTANCE, "accepted / drafted"),)),
+        Panel(
+            "Acceptance length", "short", (Query(ACCEPTANCE_LENGTH, "tokens per round"),), "Rounds that had a proposal."
+        ),
+        Panel(
+            "Acceptance by position",
+            "percentunit",
+            (
+                Query(
+                    f"{rate(m.ACCEPTED_PER_POSITION, 'position')} / on () group_left () {rate(m.DRAFTS)}",
+                    "{{position}}",
+                ),
+            ),
+            "Of rounds that had a proposal, those whose token at this position was accepted.",
+        ),
+        Panel("Lookahead chosen", "short", _quantiles(m.LOOKAHEAD), "0 where drafting would not pay."),
+        Panel("Exposed draft time", "s", _quantiles(m.EXPOSED_DRAFT_SECONDS), m.EXPOSED_DRAFT_SECONDS.text),
+        Panel(
+            "Where a round's time goes",
+            "s",
+            (
+                Query(f"{rate(m.ROUND_VERIFY_SECONDS)} / {rate(m.ROUND_SECONDS, suffix='_count')}", "verifier's step"),
+                Query(f"{rate(m.ROUND_DRAFT_SECONDS)} / {rate(m.ROUND_SECONDS, suffix='_count')}", "drafter's batch"),
+                Query(OUTSIDE_MODELS, "outside the models"),
+            ),
+        ),
+    ),
+)
+_LATENCY = Row(
+    "Latency",
+    (
+        Panel("Time to first token", "s", _quantiles(m.FIRST_TOKEN_SECONDS)),
+        Panel("Time per output token", "s", _quantiles(m.PER_TOKEN_SECONDS)),
+        Panel("Inter-token latency", "s", _quantiles(m.INTER_TOKEN_SECONDS), m.INTER_TOKEN_SECONDS.text),
+        Panel("Whole request", "s", _quantiles(m.REQUEST_SECONDS)),
+        Panel("Prompt tokens per request", "short", _quantiles(m.REQUEST_PROMPT_TOKENS)),
+        Panel("Generated tokens per request", "short", _quantiles(m.REQUEST_GENERATION_TOKENS)),
+    ),
+)
+_VERIFIER = Row(
+    "Verifier",
+    (
+        Panel("Step time", "s", _quantiles(m.STEP_SECONDS)),
+        Panel("Busy share", "percentunit", (Query(busy_share(m.STEP_SECONDS), "{{replica}}"),)),
+        Panel("Sessions per step", "short", _quantiles(m.STEP_SESSIONS)),
+        Panel("Tokens per step", "short", _quantiles(m.STEP_TOKENS)),
+        Panel("KV cache in use", "percentunit", (Query(combined("max", m.KV_USAGE, "replica"), "{{replica}}"),)),
+        Panel(
+            "Sessions",
+            "short",
+            (
+                Query(combined("sum", m.VERIFIER_SESSIONS), "open"),
+                Query(combined("sum", m.VERIFIER_WAITING), "waiting for room"),
+            ),
+        ),
+        Panel("Prompt tokens computed", "ops", (Query(rate(m.STEP_PROMPT_TOKENS), "tokens"),)),
+    ),
+)
+_DRAFTER = Row(
+    "Drafter",
+    (
+        Panel("Batch time", "s", _quantiles(m.BATCH_SECONDS)),
+        Panel("Queueing", "s", _quantiles(m.QUEUE_SECONDS), m.QUEUE_SECONDS.text),
+        Panel("Busy share", "percentunit", (Query(busy_share(m.BATCH_SECONDS), "{{replica}}"),)),
+        Panel("Sessions per batch", "short", _quantiles(m.BATCH_SESSIONS)),
+        Panel("Sessions attached", "short", (Query(combined("sum", m.DRAFTER_SESSIONS), "sessions"),)),
+        Panel("Tokens drafted", "ops", (Query(rate(m.DRAFTED_TOKENS), "tokens"),)),
+        Panel(
+            "Deltas that were no use",
+            "ops",
+            (Query(rate(m.SHADOW_GAPS), "asked for again"), Query(rate(m.BAD_DELTAS), "dropped")),
+        ),
+    ),
+)
+_ROUTER = Row(
+    "Router",
+    (
+        Panel(
+            "Sessions by what they wait for",
+            "short",
+            (Query(combined("sum", m.ROUTER_SESSIONS, "phase"), "{{phase}}"),),
+        ),
+        Panel(
+            "Rounds that went wrong",
+            "ops",
+            (
+                Query(rate(m.PROPOSAL_MISSES), "no proposal in time"),
+                Query(rate(m.VERIFY_RESENDS), "verifier asked again"),
+                Query(rate(m.REQUEST_MOVES), "moved to another router"),
+            ),
+        ),
+        Panel("Placements after the first", "ops", (Query(rate(m.EPOCH_CHANGES, "reason"), "{{reason}}"),)),
+        Panel("Refused by verifiers", "ops", (Query(rate(m.REFUSALS, "reason"), "{{reason}}"),)),
+    ),
+)
+_FLEET = Row(
+    "Fleet",
+    (
+        Panel("Replicas", "short", (Query(combined("sum", m.REPLICAS, "role"), "{{role}}"),)),
+        Panel(
+            "Linked, as the worst router sees it",
+            "short",
+            (Query(combined("min", m.NUM_VERIFIERS), "verifiers"), Query(combined("min", m.NUM_DRAFTERS), "drafters")),
+        ),
+        Panel("Drains under way", "short", (Query(combined("sum", m.DRAINS_OPEN, "role"), "seen by a {{role}}"),)),
+        Panel(
+            "Drains that ended", "ops", (Query(rate(m.DRAIN_SECONDS, "role", suffix="_count"), "seen by a {{role}}"),)
+        ),
+        Panel("Streams", "short", (Query(combined("sum", m.LINKS, "role", "peer_role"), "{{role}} to {{peer_role}}"),)),
+        Panel(
+            "Sent on streams",
+            "Bps",
+            (Query(rate(m.LINK_SENT_BYTES, "role", "peer_role"), "{{role}} to {{peer_role}}"),),
+        ),
+        Panel(
+            "Received on streams",
+            "Bps",
+            (Query(rate(m.LINK_RECEIVED_BYTES, "role", "peer_role"), "{{peer_role}} to {{role}}"),),
+        ),
+        Panel("Prompt tokens received", "ops", (Query(rate(m.PROMPT_TOKENS), "tokens"),)),
+    ),
+)
+ROWS = (_OVERVIEW, _SPECULATION, _LATENCY, _VERIFIER, _DRAFTER, _ROUTER, _FLEET)
