@@ -105,6 +105,7 @@ class VerifierConfig(RoleConfig):
 
     num_cpus: PositiveFloat = 0.4
     tensor_parallel_size: PositiveInt = 1
+    rank_timeout_s: PositiveFloat = 60.0
     max_sessions: PositiveInt = 64
     max_step_tokens: PositiveInt = 512
     prompt_tokens: PositiveInt = 128

@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import gc
 import logging
+import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -162,6 +163,13 @@ async def export_regularly(read: Callable[[], Awaitable[tuple[Sample, ...]]], ex
         except Exception:
             # Whatever is wrong with metrics, requests are served; the next attempt may succeed.
             logger.exception("metrics could not be exported")
+
+
+def end_process(reason: str) -> None:
+    """End a replica that has nothing left to offer; its links close at once, and Serve replaces it."""
+    logger.critical("%s; this replica ends", reason)
+    logging.shutdown()
+    os._exit(1)
 
 
 def quicken() -> None:

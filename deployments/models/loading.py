@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
+from packaging.version import Version
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
@@ -42,11 +44,17 @@ _LAYER_TYPES: tuple[LayerType, LayerType] = ("sliding_attention", "full_attentio
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A target ready to serve: weights in place, evaluation mode, no gradients."""
+    """A target ready to serve, or one rank's share of it: weights in place, evaluation mode, no gradients."""
 
     model: PreTrainedModel
     text_config: PretrainedConfig
     eos_token_ids: tuple[Token, ...]
+    num_ranks: int = 1
+
+    def kv_shape(self, layer_index: int) -> tuple[int, int]:
+        """(kv heads, head dim) of one layer as it lies here."""
+        num_kv_heads, head_dim = kv_shape(self.text_config, layer_index)
+        return num_kv_heads // self.num_ranks, head_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +103,11 @@ def load_config(path: str) -> PretrainedConfig:
     return AutoConfig.from_pretrained(path)
 
 
-def load_target(path: str, *, dtype: torch.dtype, device: str) -> Target:
+def load_target(path: str, *, dtype: torch.dtype, device: str, num_ranks: int = 1) -> Target:
     """Load any causal decoder, ready for inference; ValueError when the checkpoint is none.
 
-    Of a checkpoint that also sees or hears, only the decoder is read.
+    Of a checkpoint that also sees or hears, only the decoder is read. With `num_ranks` above 1, this process's share
+    by the library's own plan: the process group is there already, and every rank makes this call.
     """
     config = load_config(path)
     decoder = _decoder_config(config)
@@ -110,14 +119,19 @@ def load_target(path: str, *, dtype: torch.dtype, device: str) -> Target:
             config=decoder,
             key_mapping=None if decoder is config else _DECODER_KEYS,
             dtype=dtype,
-            device_map=_device_map(device),
+            **({"device_map": _device_map(device)} if num_ranks == 1 else _tensor_parallel(num_ranks)),
         )
     except (ValueError, ImportError, OSError) as error:
         method = _quantization_method(decoder)
         what = f"is quantised with {method!r}, which" if method else "holds a model that"
         raise ValueError(f"{path!r} {what} transformers cannot load here as a causal decoder: {error}") from error
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
-    return Target(model=model, text_config=model.config.get_text_config(), eos_token_ids=_as_tuple(eos))
+    return Target(
+        model=model,
+        text_config=model.config.get_text_config(),
+        eos_token_ids=_as_tuple(eos),
+        num_ranks=num_ranks,
+    )
 
 
 def load_assistant(path: str, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -217,6 +231,15 @@ def _decoder_config(config: PretrainedConfig) -> PretrainedConfig:
         if (quantization := getattr(config, "quantization_config", None)) is not None:
             decoder.quantization_config = quantization
     return decoder
+
+
+def _tensor_parallel(num_ranks: int) -> dict[str, Any]:
+    """Options of `from_pretrained` that load a share; 5.18 gave them a record of their own."""
+    if Version(transformers.__version__) < Version("5.18"):
+        return {"tp_plan": "auto"}
+    from transformers.distributed import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(tp_size=num_ranks, tp_plan="auto")}
 
 
 def _check_quantization(path: str, config: PretrainedConfig) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
-
 from deployments.kernels.library import Kernels
 from deployments.models.cpu_kernels import use_cpu_kernels
+from deployments.models.loading import Target
 from deployments.paged.compiled_forward import CompiledForward, can_run_compiled
 from deployments.paged.forward import PagedForward
 from deployments.paged.kv_cache import BlockTables, KvPools
 from deployments.paged.model_runner import ModelRunner
 
 
-def build_forward(model: PreTrainedModel, tables: BlockTables, pools: KvPools, kernels: Kernels) -> PagedForward:
+def build_forward(target: Target, tables: BlockTables, pools: KvPools, kernels: Kernels) -> PagedForward:
     """A forward pass over these pools. The model is its own from now on; a compiled pass needs it no more."""
+    model = target.model
+    if target.num_ranks > 1:  # only the library's layers know of the other shares
+        return ModelRunner(model, tables, pools)
     library = kernels.library() if can_run_compiled(model) else None
     if library is not None:
         return CompiledForward(library, model, tables, pools, num_threads=kernels.num_threads)

@@ -1,8 +1,17 @@
-"""The verifier on Ray Serve: the target and its service on a data plane of their own."""
+"""The verifier on Ray Serve: the target and its service on a data plane of their own.
+
+With `tensor_parallel_size` above 1 this process schedules, and one worker per rank computes:
+
+    service -> ParallelEngine -> Unix sockets -> workers, each with a PagedEngine on its share of the target
+"""
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -10,17 +19,23 @@ from ray.serve.handle import DeploymentHandle
 from cluster.discovery import Lessors, own_address, own_name
 from cluster.exporter import RayExporter
 from cluster.logs import own_rank, replica_handlers
+from cluster.worker_group import WorkerGroup
 from deployments.colocation import ColocatedService
 from deployments.config import OutriderConfig, parse
 from deployments.link import Identity
 from deployments.logs import set_up
 from deployments.messages import DrafterKind
 from deployments.metering import Meter
-from deployments.replica import ServedReplica
+from deployments.replica import ServedReplica, end_process
 from deployments.service_host import Service
+from deployments.verifier.engine import VerifierEngine
+from deployments.verifier.parallel_engine import ParallelEngine, RankListener
 from deployments.verifier.service import VerifierService, VerifierSettings
 
 BuildDrafter = Callable[[OutriderConfig, DrafterKind, Meter], Service]
+
+_RANKS_START_TIMEOUT_S = 3600.0
+"""Loading a large checkpoint from a cold disk takes a good part of an hour."""
 
 
 class Verifier(ServedReplica):
@@ -29,6 +44,8 @@ class Verifier(ServedReplica):
     `build_drafter` makes the services of the drafters that are inside this process.
     """
 
+    _ranks: Ranks | None = None
+
     # Serve awaits a constructor that is a coroutine; mypy knows none.
     async def __init__(  # type: ignore[misc]
         self, config: dict[str, Any], drafter: DeploymentHandle[Any] | None, build_drafter: BuildDrafter
@@ -36,8 +53,10 @@ class Verifier(ServedReplica):
         settings, identity = parse(config), Identity(own_name(), "verifier")
         set_up(settings.logs, identity, own_rank(), replica_handlers())
 
+        self._ranks = ranks = Ranks(settings) if settings.verifier.num_ranks > 1 else None
+
         def build(meter: Meter) -> Service:
-            verifier = build_service(settings, meter)
+            verifier = build_service(settings, meter, ranks)
             if not settings.colocated_kinds:
                 return verifier
             drafters = {kind: build_drafter(settings, kind, meter) for kind in settings.colocated_kinds}
@@ -51,50 +70,76 @@ class Verifier(ServedReplica):
             RayExporter().export,
         )
 
+    async def stop(self) -> None:
+        """Part from the peers, and let the ranks go. Idempotent."""
+        await super().stop()
+        ranks, self._ranks = self._ranks, None
+        if ranks is not None:
+            ranks.stop()
 
-def build_service(config: OutriderConfig, meter: Meter) -> VerifierService:
-    """Load the target and put an engine and a service around it."""
-    # Here, not above: the process that builds the application never loads torch.
-    import torch
 
-    from deployments.kernels.library import Kernels
-    from deployments.models.devices import bound_gpu_memory
-    from deployments.models.loading import load_target
-    from deployments.verifier.paged_engine import CacheLimits, PagedEngine
+class Ranks:
+    """The workers of one replica, from their start until they are let go."""
 
-    verifier, speculation = config.verifier, config.speculation
-    if verifier.num_ranks > 1:
-        raise ValueError(
-            f"verifier.tensor_parallel_size: {verifier.num_ranks}, but in this release one device computes a target; "
-            "set 1"
+    def __init__(self, config: OutriderConfig) -> None:
+        self._config = config
+        self._folder = tempfile.TemporaryDirectory(prefix="outrider-ranks-")
+        self._listener = RankListener(Path(self._folder.name))
+        work = partial(_serve_share, config.model_dump(mode="json"), self._folder.name)
+        self._group = WorkerGroup(work, f"verifier-{own_name()}")
+        self._is_stopped = False
+
+    def engine(self) -> ParallelEngine:
+        """The engine over all ranks, once they are ready; called on the data plane's loop, which it blocks until then.
+
+        A rank that is lost later ends this process: Serve sees that at once, and puts another replica in its place.
+        """
+        verifier = self._config.verifier
+        engine = self._listener.engine(
+            verifier.num_ranks,
+            start_timeout_s=_RANKS_START_TIMEOUT_S,
+            timeout_s=verifier.rank_timeout_s,
+            failure=self._group.failure,
+            on_lost=self._on_lost,
         )
-    bound_gpu_memory(verifier.max_gpu_bytes if verifier.device == "cuda" else None)
-    torch.set_num_threads(verifier.num_threads)
-    context, num_kv_tokens = config.model.max_context_tokens, verifier.kv_cache.num_tokens
-    assert isinstance(context, int)
-    assert isinstance(num_kv_tokens, int)
-    target = load_target(config.model.model_source, dtype=getattr(torch, config.model.dtype), device=verifier.device)
-    engine = PagedEngine(
-        target,
-        CacheLimits(
-            max_context_tokens=context,
-            num_kv_tokens=num_kv_tokens,
-            max_sessions=verifier.max_sessions,
-            max_lookahead=speculation.max_speculative_tokens,
-            block_size=verifier.kv_cache.block_size,
-        ),
-        Kernels(
-            compiled=config.kernels.compiled,
-            cache_folder=config.kernels.folder,
-            num_threads=verifier.num_threads,
-        ),
-    )
+        engine.watch(asyncio.get_running_loop())
+        return engine
+
+    def _on_lost(self, reason: str) -> None:
+        if not self._is_stopped:
+            end_process(f"the target is lost: {reason}")
+
+    def stop(self) -> None:
+        """Let the workers go. Idempotent."""
+        self._is_stopped = True
+        self._group.stop()
+        self._folder.cleanup()
+
+
+def _serve_share(fields: dict[str, Any], folder: str, rank: int) -> None:
+    # The worker imports it, and torch with it; the process that schedules does not.
+    from deployments.verifier.rank_worker import serve_share
+
+    serve_share(fields, folder, rank)
+
+
+def build_service(config: OutriderConfig, meter: Meter, ranks: Ranks | None = None) -> VerifierService:
+    """Load the target, here or in the ranks, and put an engine and a service around it."""
+    engine: VerifierEngine
+    if ranks is not None:
+        engine = ranks.engine()
+    else:
+        # Here, not above: the process that builds the application never loads torch.
+        from deployments.verifier.building import build_engine
+
+        engine = build_engine(config)
+    verifier = config.verifier
     return VerifierService(
         engine,
         VerifierSettings(
             max_step_tokens=verifier.max_step_tokens,
             prompt_tokens=verifier.prompt_tokens,
-            max_lookahead=speculation.max_speculative_tokens,
+            max_lookahead=config.speculation.max_speculative_tokens,
         ),
         meter,
     )

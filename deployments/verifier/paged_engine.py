@@ -15,7 +15,7 @@ from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
 from deployments.kernels.library import Kernels
 from deployments.messages import KvRange, SamplingParams, SessionId, Token
-from deployments.models.loading import ShadowSpec, Target, kv_shape, shadow_spec
+from deployments.models.loading import ShadowSpec, Target, shadow_spec
 from deployments.paged.build import build_forward
 from deployments.paged.compiled_forward import CompiledForward
 from deployments.paged.forward import Output
@@ -64,12 +64,12 @@ class PagedEngine:
         )
         num_own_layers = text_config.num_hidden_layers - (getattr(text_config, "num_kv_shared_layers", 0) or 0)
         self._pools = KvPools(
-            layer_shapes={layer: kv_shape(text_config, layer) for layer in range(num_own_layers)},
+            layer_shapes={layer: target.kv_shape(layer) for layer in range(num_own_layers)},
             num_slots=(num_blocks + 1) * limits.block_size,
             dtype=model.dtype,
             device=device,
         )
-        self._forward = build_forward(model, self._tables, self._pools, kernels or Kernels())
+        self._forward = build_forward(target, self._tables, self._pools, kernels or Kernels())
         self._spec: ShadowSpec | None = None
         self._config = text_config
         self._dtype = model.dtype

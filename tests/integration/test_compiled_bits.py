@@ -40,7 +40,7 @@ class Passes:
             dtype=torch.float32,
             device="cpu",
         )
-        self.forward = build_forward(target.model, self.tables, pools, Kernels(num_threads=num_threads))
+        self.forward = build_forward(target, self.tables, pools, Kernels(num_threads=num_threads))
         assert isinstance(self.forward, CompiledForward)
 
     def run(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:

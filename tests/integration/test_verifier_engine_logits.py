@@ -91,7 +91,7 @@ def bench(folder: Path, request: pytest.FixtureRequest) -> Bench:
     shapes = {layer: kv_shape(config, layer) for layer in range(num_own)}
     pools = KvPools(layer_shapes=shapes, num_slots=701 * 4, dtype=torch.float32, device="cpu")
     kernels = Kernels(compiled=name != "pocket_library", num_threads=2)
-    forward = build_forward(target.model, tables, pools, kernels)
+    forward = build_forward(target, tables, pools, kernels)
     assert isinstance(forward, CompiledForward) == (name in COMPILED_SHAPES or name == "pocket")
     return Bench(forward, tables, Reference(folder), config.vocab_size)
 
