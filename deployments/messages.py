@@ -242,7 +242,8 @@ class VerdictItem(Record):
 class Verdict(Record):
     """What one step decided for the sessions of one router, with the verifier's timing and load.
 
-    `shape` is the whole step's; a verdict that is only repeated took no time.
+    `shape` is the whole step's, before which the verifier had stood still for `idle_ms`; a verdict that
+    is only repeated took no time.
     """
 
     items: tuple[VerdictItem, ...]
@@ -250,6 +251,7 @@ class Verdict(Record):
     shape: StepShape
     num_waiting: int
     kv_usage: float
+    idle_ms: float = 0.0
 
 
 class Costs(Record):

@@ -48,6 +48,11 @@ class StepReport:
     step_ms: float
     idle_ms: float
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether no proposal was in it."""
+        return not any(item.num_drafted for item in self.items)
+
 
 class Drafter:
     """Drafts for all sessions that have their go-ahead when a batch starts."""
@@ -143,7 +148,7 @@ class Verifier:
         if until_ms is not None and until_ms > now_ms:
             self._events.after(until_ms - now_ms, lambda: self._consider(turn))
             return
-        ready = [one for one in ready if not one.num_prompt_tokens]
+        ready = [one for one in ready[: self.policy.num_to_step(ready)] if not one.num_prompt_tokens]
         self._step(ready)
 
     def _step(self, ready: list[Ready]) -> None:

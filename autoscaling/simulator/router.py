@@ -125,22 +125,19 @@ class Router:
         planner = self.planners[index]
         own_tokens = sum(1 + item.num_drafted for item in report.items)
         planner.on_step(report.shape, report.step_ms, len(report.items), own_tokens)
-        was_drafted = any(item.num_drafted for item in report.items)
         for item in report.items:
             session = self._sessions.get(item.session)
             if session is not None:
-                self._on_decided(planner, session, item, report.step_ms, was_drafted)
+                self._on_decided(planner, session, item, report)
 
-    def _on_decided(
-        self, planner: Planner, session: _Session, item: Decided, step_ms: float, in_drafted_step: bool
-    ) -> None:
+    def _on_decided(self, planner: Planner, session: _Session, item: Decided, report: StepReport) -> None:
         now_ms = self._events.now_ms
         if session.round_started_ms:
-            gap_ms = now_ms - session.round_started_ms - step_ms
+            gap_ms = now_ms - session.round_started_ms - report.step_ms
             if session.num_proposed:
-                planner.exposure.observe_drafted(gap_ms, session.draft_ms)
-            elif not in_drafted_step:
-                planner.exposure.observe_bare(gap_ms)
+                planner.exposure.observe_drafted(gap_ms, session.draft_ms, report.idle_ms)
+            elif report.is_bare:
+                planner.exposure.observe_bare(gap_ms, report.idle_ms)
             self._count(session, item)
             session.plan.acceptance.observe(item.num_held, item.num_drafted, is_next_held=item.is_next_held)
             planner.on_round(session.plan, item.num_held, item.num_drafted)

@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _FALL, _RISE = 0.2, 0.05
+_STOOD_STILL_MS = 0.05
 
 
 class Exposure:
     """Learns the hops of one verifier's rounds: what is left of the time between two steps beside the draft.
 
     `gap_ms` of a round is the time from its verdict to the start of the step that answers it, `draft_ms` the
-    drafter's part of it. The hops are the least that a gap has besides; what is above is a wait in a queue.
+    drafter's part of it, `idle_ms` how long the verifier had stood still before that step: if not at all, the gap
+    has a wait in its queue and tells nothing. Hops are the least that a gap has besides the draft.
     """
 
     def __init__(self) -> None:
         self.hop_ms = 1.0
         self.bare_hop_ms = 0.5
 
-    def observe_drafted(self, gap_ms: float, draft_ms: float) -> None:
+    def observe_drafted(self, gap_ms: float, draft_ms: float, idle_ms: float) -> None:
         """Take one session's round that had a proposal."""
-        self.hop_ms = _towards(self.hop_ms, max(0.0, gap_ms - draft_ms))
+        if idle_ms > _STOOD_STILL_MS:
+            self.hop_ms = _towards(self.hop_ms, max(0.0, gap_ms - draft_ms))
 
-    def observe_bare(self, gap_ms: float) -> None:
+    def observe_bare(self, gap_ms: float, idle_ms: float) -> None:
         """Take a round of a session in a step without any proposal: it waited for nobody's draft."""
-        self.bare_hop_ms = _towards(self.bare_hop_ms, max(0.0, gap_ms))
+        if idle_ms > _STOOD_STILL_MS:
+            self.bare_hop_ms = _towards(self.bare_hop_ms, max(0.0, gap_ms))
 
     def by_cap(self, fixed_ms: float, per_token_ms: float, max_cap: int) -> Sequence[float]:
         """The time between two steps of a session for which 0, 1 .. max_cap tokens are drafted."""

@@ -19,13 +19,12 @@ from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
 from deployments.policy.costs import DraftCosts, StepCosts
 from deployments.policy.exposure import Exposure
 from deployments.policy.lookahead import Candidate, CycleTimes, choose, rate_of
+from deployments.policy.waiting import SPLIT_MARGIN
 from deployments.timing import StepShape
 
 _WEIGHTS: Mapping[Priority, float] = {"interactive": 1.0, "batch": 0.4}
 _HYSTERESIS = 1.003
 """A plan stays unless another one promises more than this."""
-_SHARED = 0.75
-"""A step that has this share of the sessions has all of them, but for those that come and go."""
 _PLANS_PER_ROUND = 4
 """At most so many plans in the time in which every session has one round."""
 _PROBE_EVERY, _PROBE_AT_MOST_EVERY = 32, 256
@@ -96,14 +95,11 @@ class PlannerStats:
 class _Batch:
     """What a step of this verifier looks like, smoothed: what other routers bring per own session, and contexts."""
 
-    share: float = 1.0
     other_sequences: float = 0.0
     other_drafted: float = 0.0
     context: float = 256.0
 
-    def observe(self, shape: StepShape, num_sessions: int, num_own: int, num_own_tokens: int) -> None:
-        # Weighted by sessions: it is a session's view of its step, which a few small steps do not change.
-        self.share += 0.1 * num_own / max(1, num_sessions) * (num_own / max(1, num_sessions) - self.share)
+    def observe(self, shape: StepShape, num_own: int, num_own_tokens: int) -> None:
         other = max(0, shape.num_sequences - num_own)
         drafted = max(0, shape.num_tokens - shape.num_prompt_tokens - num_own_tokens - other)
         self.other_sequences += 0.1 * (other / max(1, num_own) - self.other_sequences)
@@ -136,7 +132,7 @@ class Planner:
     def on_step(self, shape: StepShape, step_ms: float, num_own: int, num_own_tokens: int) -> None:
         """A step has run, with so many sessions and tokens of this planner in it."""
         self.costs.observe(shape, step_ms)
-        self._batch.observe(shape, len(self.sessions), num_own, num_own_tokens)
+        self._batch.observe(shape, num_own, num_own_tokens)
         self._num_rounds_since_plan += num_own
         self._steps_to_probe -= 1
 
@@ -225,7 +221,7 @@ class Planner:
         """The time in which every session has one round.
 
         Either all of them share a step, or two halves take turns: one drafts while the other is verified, which
-        hides the drafts and reads the weights twice. The verifier decides which; its steps tell.
+        hides the drafts and reads the weights twice. The verifier does the better of both.
         """
         num_sessions, batch = len(self.sessions), self._batch
         fixed = [one.requested for one in self.sessions.values() if one.requested]
@@ -252,7 +248,13 @@ class Planner:
                 for i, one in enumerate(halves)
             ]
 
-        return together if batch.share > _SHARED else in_turns
+        def better(cap: int) -> list[float]:
+            if cap == 0:
+                return together(cap)
+            pairs = zip(together(cap), in_turns(cap), strict=True)
+            return [apart if apart * SPLIT_MARGIN < joint else joint for joint, apart in pairs]
+
+        return better
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:
         sequences = max(1, round(num_sequences))

@@ -10,11 +10,14 @@ from deployments.messages import SessionId
 from deployments.policy.costs import StepCosts
 from deployments.policy.lookahead import Candidate, choose
 from deployments.policy.regression import Regression
-from deployments.policy.waiting import LATE, Group, StepTimes, is_worth_waiting, joined
+from deployments.policy.waiting import LATE, Group, StepTimes, is_worth_splitting, is_worth_waiting, joined
 from deployments.timing import StepShape, StepTiming
 
 _MAX_WAIT_STEPS = 2.0
 """Nobody who is ready waits longer than this many steps take."""
+
+_FEW = 4
+"""One in so many sessions away from the others does not make two groups."""
 
 
 class Ready(NamedTuple):
@@ -94,6 +97,15 @@ class StepPolicy:
             if wait_ms <= rest_ms and is_worth_waiting(present, joined(expected), wait_ms, step_ms):
                 return now_ms + min(rest_ms, max(1.0, LATE * wait_ms))
         return None
+
+    def num_to_step(self, ready: Sequence[Ready]) -> int:
+        """How many of those that are ready, the first to come first, share the next step: all, or half of them."""
+        verifying = [one for one in ready if not one.num_prompt_tokens]
+        if len(verifying) < 2 or sum(one.is_away for one in self._away.values()) * _FEW > len(verifying):
+            return len(ready)  # they are in groups already
+        if not is_worth_splitting(self._group(verifying), self._step_times(verifying)):
+            return len(ready)
+        return len(ready) // 2
 
     def trim(self, ready: Sequence[Ready], max_tokens: int, spent_ms: float) -> list[int]:
         """How many tokens of each proposal to verify; `spent_ms` is what this round has cost before its step.

@@ -9,8 +9,10 @@ from typing import NamedTuple
 LATE = 2.0
 """A proposal that has taken this many times as long as expected is not waited for any more."""
 
-MARGIN = 1.05
-"""How much better apart must be, to be worth steps and drafts of smaller batches."""
+MARGIN = 1.04
+"""How much better apart must be, for groups that are apart to stay so."""
+SPLIT_MARGIN = 1.08
+"""How much better apart must be, to part a group: more, so that groups do not part and join for ever."""
 
 StepTimes = Callable[[int, int], float]
 """(sequences, tokens) -> a step's time."""
@@ -63,3 +65,12 @@ def is_worth_waiting(ready: Group, expected: Group, wait_ms: float, step_ms: Ste
     num_alone = max(1, ceil((expected.away_ms - ready.away_ms) / alone_ms))
     rate_along = (expected.gain + (num_alone + 1) * ready.gain) / (num_alone * alone_ms + both_ms + ready.away_ms)
     return rate_together * MARGIN >= max(rate_apart, rate_along)
+
+
+def is_worth_splitting(ready: Group, step_ms: StepTimes) -> bool:
+    """Whether two halves that take turns, one drafted for while the other is verified, commit more per ms than one."""
+    if ready.num_sequences < 2:
+        return False
+    half_ms = step_ms(ready.num_sequences // 2, ready.num_tokens // 2)
+    cycle_ms = max(2 * half_ms, half_ms + ready.away_ms)
+    return cycle_ms * SPLIT_MARGIN < step_ms(ready.num_sequences, ready.num_tokens) + ready.away_ms

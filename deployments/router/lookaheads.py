@@ -9,7 +9,7 @@ from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.patience import after_skipped_round
 from deployments.policy.planner import Planner, Speculation, SpeculationSettings
-from deployments.router.peers import VerifierPeer
+from deployments.router.peers import LastStep, VerifierPeer
 from deployments.router.session import Session
 
 
@@ -43,16 +43,18 @@ class Lookaheads:
     def on_step(self, verifier: VerifierPeer, verdict: Verdict, items: Sequence[VerdictItem]) -> None:
         """A step has run, in which `items` were this router's."""
         verifier.planner.kv_usage = verdict.kv_usage
+        verifier.last_step = LastStep(verdict.step_ms, verdict.idle_ms, not any(item.num_drafted for item in items))
         if verdict.step_ms > 0.0:
             num_tokens = sum(1 + item.num_drafted for item in items)
             verifier.planner.on_step(verdict.shape, verdict.step_ms, len(items), num_tokens)
 
-    def on_round(self, planner: Planner, session: Session, item: VerdictItem, gap_ms: float, is_bare: bool) -> None:
-        """A session's round has ended; `gap_ms` is its time outside the step, `is_bare` a step without proposals."""
+    def on_round(self, verifier: VerifierPeer, session: Session, item: VerdictItem, gap_ms: float) -> None:
+        """A session's round has ended; `gap_ms` is its time outside the step."""
+        planner, step = verifier.planner, verifier.last_step
         if gap_ms > 0.0 and session.proposal and session.proposed_by != "prompt_lookup":
-            planner.exposure.observe_drafted(gap_ms, session.draft_s * 1e3)
-        elif gap_ms > 0.0 and is_bare:
-            planner.exposure.observe_bare(gap_ms)
+            planner.exposure.observe_drafted(gap_ms, session.draft_s * 1e3, step.idle_ms)
+        elif gap_ms > 0.0 and step.is_bare:
+            planner.exposure.observe_bare(gap_ms, step.idle_ms)
         plan = self.plan_of(session)
         drafted, looked_at = session.proposal, item.num_drafted
         is_next_held = item.num_accepted == looked_at < len(drafted) and drafted[looked_at] == item.next_token

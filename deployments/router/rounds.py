@@ -128,10 +128,9 @@ class Rounds:
             if session is not None and item.session in verifier.sessions and session.awaits_verdict(item):
                 awaited.append((session, item))
         self.lookaheads.on_step(verifier, verdict, [item for _, item in awaited])
-        is_bare = not any(item.num_drafted for _, item in awaited)
         for session, item in awaited:
             verifier.settle(item.session)
-            self._learn(verifier, session, item, verdict.step_ms, is_bare)
+            self._learn(verifier, session, item)
             self._commit(session, item, verdict.step_ms / 1e3)
         for peer, commits in self._commits.items():
             if link := self._peers.ingresses.get(peer):
@@ -191,13 +190,12 @@ class Rounds:
         verifier.steps.append({session.id for session in sessions})
         send_or_drop(verifier.link, Verify(items=tuple(self._verify_item(session) for session in sessions)))
 
-    def _learn(
-        self, verifier: VerifierPeer, session: Session, item: VerdictItem, step_ms: float, is_bare: bool
-    ) -> None:
+    def _learn(self, verifier: VerifierPeer, session: Session, item: VerdictItem) -> None:
         """Tell the planner how the round went; the first one of a placement read a prompt and says nothing."""
+        step_ms = verifier.last_step.step_ms
         if session.round_started_s and step_ms:
             gap_ms = (self._clock() - session.round_started_s) * 1e3 - step_ms
-            self.lookaheads.on_round(verifier.planner, session, item, gap_ms, is_bare)
+            self.lookaheads.on_round(verifier, session, item, gap_ms)
 
     def _commit(self, session: Session, item: VerdictItem, verify_s: float) -> None:
         now_s = self._clock()

@@ -23,6 +23,7 @@ class Batching:
         self._budget = budget
         self._free_since_ms = _now_ms()
         self._waiting_since_ms: float | None = None
+        self.idle_ms = 0.0
 
     @property
     def policy(self) -> StepPolicy:
@@ -44,23 +45,33 @@ class Batching:
         arrived.set()
         return True
 
-    def trim(self, active: Collection[Session]) -> None:
-        """Shorten proposals to what is worth its place in this step. Acceptance is coupled, so no text changes."""
-        sessions = [session for session in active if session.survival]
-        if not sessions:
-            return
-        max_tokens = self._budget.max_step_tokens - (self._budget.prompt_tokens if _has_prompt(active) else 0)
+    def select(self, active: Collection[Session]) -> list[Session]:
+        """The sessions that the next step is planned from, their proposals shortened to what is worth its place.
+
+        Acceptance is coupled, so no text changes by that.
+        """
+        sessions = list(active)
         ready = self._ready(active)
-        lengths = self._policy.trim(ready, max_tokens, _now_ms() - self._free_since_ms)
-        kept = {one.session: length for one, length in zip(ready, lengths, strict=True)}
-        for session in sessions:
-            session.proposal = session.proposal[: kept.get(session.id)]
+        num = self._policy.num_to_step(ready)
+        if num < len(ready):
+            chosen = {one.session for one in ready[:num]}
+            ready, sessions = ready[:num], [session for session in sessions if session.id in chosen]
+        if any(one.survival for one in ready):
+            has_prompt = any(one.num_prompt_tokens for one in ready)
+            max_tokens = self._budget.max_step_tokens - (self._budget.prompt_tokens if has_prompt else 0)
+            lengths = self._policy.trim(ready, max_tokens, _now_ms() - self._free_since_ms)
+            kept = {one.session: length for one, length in zip(ready, lengths, strict=True)}
+            for session in sessions:
+                session.proposal = session.proposal[: kept.get(session.id, 0)]
+        return sessions
 
     def ran(self, chunks: Sequence[Chunk], step_ms: float) -> StepShape:
         """A step has run; its shape."""
         shape = shape_of(chunks)
         self._policy.costs.observe(shape, step_ms)
-        self._free_since_ms, self._waiting_since_ms = _now_ms(), None
+        now_ms = _now_ms()
+        self.idle_ms = max(0.0, now_ms - step_ms - self._free_since_ms)
+        self._free_since_ms, self._waiting_since_ms = now_ms, None
         return shape
 
     def left(self, session: Session, lookahead: int, num_committed: int) -> None:
@@ -99,10 +110,6 @@ def shape_of(chunks: Sequence[Chunk]) -> StepShape:
         num_prompt_tokens=num_prompt_tokens,
         num_context_tokens=sum(chunk.start + len(chunk.tokens) for chunk in chunks),
     )
-
-
-def _has_prompt(active: Collection[Session]) -> bool:
-    return any(session.context_len - session.computed_len > 1 for session in active)
 
 
 def _now_ms() -> float:

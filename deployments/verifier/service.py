@@ -151,8 +151,8 @@ class VerifierService:
             self._admit()
             if await self._batching.waits(self._active.values(), self._work):
                 continue
-            self._batching.trim(self._active.values())
-            chunks = plan_step([self._pending(s) for s in self._active.values()], self._budget)
+            batch = self._batching.select(self._active.values())
+            chunks = plan_step([self._pending(s) for s in batch], self._budget)
             if not chunks:
                 self._work.clear()
                 self._tell_load()
@@ -309,6 +309,7 @@ class VerifierService:
             shape=shape,
             num_waiting=len(self._queue),
             kv_usage=self._told_usage,
+            idle_ms=self._batching.idle_ms,
         )
 
     # -- what drafters need -------------------------------------------------------------------
