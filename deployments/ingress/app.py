@@ -94,7 +94,7 @@ class _Routes:
         asked = check(self._context, body, ticket.tenant)
         try:
             if not ticket.start_at_once():
-                await until_disconnect(request.receive, ticket.start(ticket.tenant.priority))
+                await until_disconnect(request.receive, ticket.start(asked.priority))
             planned = await plan(self._context, body, asked)
             answer = Answer(planned, self._context.tokenizer, body.stops)
             ticket.charge(len(planned.prompt), likely_tokens(planned, body), lambda: answer.num_tokens)

@@ -32,6 +32,8 @@ from deployments.messages import (
     Failure,
     Generate,
     Message,
+    Priority,
+    RequestClass,
     RouterStatus,
     SamplingParams,
     SetFlow,
@@ -54,6 +56,8 @@ class GenerateRequest:
     num_speculative_tokens: int | None = None
     drafter: DrafterName = "auto"
     max_speculative_tokens: int | None = None
+    request_class: RequestClass | None = None
+    priority: Priority = "interactive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +243,8 @@ class RouterClient:
             num_speculative_tokens=request.num_speculative_tokens,
             drafter=request.drafter,
             max_speculative_tokens=request.max_speculative_tokens,
+            request_class=request.request_class,
+            priority=request.priority,
         )
 
     def _take(self, stream: _Stream, commit: Commit) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from deployments.ingress.errors import ApiError, invalid, not_allowed
 from deployments.ingress.schemas import Speculation
 from deployments.ingress.tenants import Tenant
-from deployments.messages import DrafterName
+from deployments.messages import DrafterName, Priority
 
 
 def check_model(tenant: Tenant, model_id: str) -> None:
@@ -36,6 +36,16 @@ def drafter_for(tenant: Tenant, asked: Speculation) -> DrafterName:
     param = "speculation.drafter"
     allowed = " or ".join(map(repr, tenant.drafters))
     raise not_allowed(param, f"{param!r} may not be {asked.drafter!r} with this API key; send {allowed}.")
+
+
+def priority_for(tenant: Tenant, asked: Speculation) -> Priority:
+    """How urgent the request is; ApiError where the tenant may not have it so urgent."""
+    if asked.priority == "auto":
+        return tenant.priority
+    if asked.priority == "interactive" and tenant.priority == "batch":
+        param = "speculation.priority"
+        raise not_allowed(param, f"{param!r} may not be 'interactive' with this API key; send 'batch'.")
+    return asked.priority
 
 
 def check_prompt(tenant: Tenant, most_here: int | None, num_tokens: int, param: str) -> None:

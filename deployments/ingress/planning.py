@@ -14,7 +14,8 @@ from deployments.ingress.errors import ApiError, context_length_exceeded, invali
 from deployments.ingress.generation import GenerateRequest
 from deployments.ingress.schemas import ChatRequest, CompletionRequest
 from deployments.ingress.tenants import Tenant
-from deployments.messages import DrafterName, SamplingParams, Token
+from deployments.messages import DrafterName, Priority, RequestClass, SamplingParams, Token
+from deployments.policy.classes import classify
 
 _LONG_PROMPT_CHARS = 20_000
 _MAX_SEED = 2**64
@@ -28,6 +29,8 @@ class Asked:
     tenant: Tenant
     lookahead: int | None
     drafter: DrafterName
+    request_class: RequestClass
+    priority: Priority
 
 
 def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant: Tenant) -> Asked:
@@ -53,7 +56,22 @@ def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant
         message = f"{param!r} is {drafter!r}, which is not served here; "
         message += f"one of {', '.join(limits.drafters)} is."
         raise invalid(param, message, "invalid_value")
-    return Asked(tenant, lookahead, drafter)
+    priority = permissions.priority_for(tenant, body.speculation)
+    return Asked(tenant, lookahead, drafter, class_of(body), priority)
+
+
+def class_of(body: ChatRequest | CompletionRequest) -> RequestClass:
+    """The class that the request names, else the one that its text and parameters suggest."""
+    if body.speculation.request_class != "auto":
+        return body.speculation.request_class
+    if isinstance(body, ChatRequest):
+        # The task is in the system prompt or in the last turn; what lies between is about other tasks.
+        turns = [message for message in body.messages if message.role in ("system", "developer")][:1]
+        turns += [message for message in body.messages if message.role == "user"][-1:]
+        text = "\n".join(message.text for message in turns)
+    else:
+        text = body.prompt if isinstance(body.prompt, str) else ""
+    return classify(text, temperature=body.temperature)
 
 
 async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, asked: Asked) -> GenerateRequest:
@@ -72,6 +90,8 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
         num_speculative_tokens=asked.lookahead,
         drafter=asked.drafter,
         max_speculative_tokens=tenant.max_speculative_tokens,
+        request_class=asked.request_class,
+        priority=asked.priority,
     )
 
 

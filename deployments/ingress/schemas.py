@@ -15,7 +15,7 @@ from deployments.ingress.parameters import (
     unsupported,
     without_neutral,
 )
-from deployments.messages import DrafterName
+from deployments.messages import DrafterName, Priority, RequestClass
 
 MAX_STOPS = 4
 MAX_JSON_DEPTH = 64
@@ -33,6 +33,8 @@ class Speculation(_Strict):
 
     num_speculative_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     drafter: DrafterName = "auto"
+    request_class: RequestClass | Literal["auto"] = "auto"
+    priority: Priority | Literal["auto"] = "auto"
 
 
 class StreamOptions(_Strict):
@@ -94,6 +96,11 @@ class Message(_Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
 class ChatRequest(_Request):
@@ -210,8 +217,6 @@ def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:
         found[param] = f"{found[param]}, or: {text}" if param in found and text not in found[param] else text
     # Where one type of a union fits but for an element, the element is at fault.
     found = {param: text for param, text in found.items() if not any(other.startswith(f"{param}.") for other in found)}
-    if set(found) & {"speculation.request_class", "speculation.priority"}:
-        return unsupported(next(name for name in found if name.startswith("speculation.")))
     shown = list(found.items())[:_MAX_DETAILS]
     message = "; ".join(f"{param!r}: {text}" for param, text in shown)
     if len(found) > len(shown):

@@ -28,27 +28,54 @@ _WORDS: Mapping[RequestClass, tuple[tuple[float, str], ...]] = {
     ),
     "code": (
         (4, r"```|\bdef \w+\(|\bclass \w+[:({]|\bimport \w+|#include|\bSELECT\b .* \bFROM\b|=>|\bconst \w+ ="),
-        (3, r"\b(?:python|javascript|typescript|java|rust|golang|c\+\+|kotlin|sql|bash|shell|regex|dockerfile|html|css)\b"),
-        (2, r"\b(?:function|method|class|script|code|unit tests?|api|endpoint|query|loop|compiler?|recursive|decorator)\b"),
+        (
+            3,
+            r"\b(?:python|javascript|typescript|java|rust|golang|c\+\+|kotlin|sql|bash|shell|regex|dockerfile|html|css)\b",
+        ),
+        (
+            2,
+            r"\b(?:function|method|class|script|code|unit tests?|api|endpoint|query|loop|recursive|decorator)\b",
+        ),
         (2, r"\b(?:implement|refactor|debug|compile|bug|stack trace|exception|traceback|type hints?|docstring)\b"),
     ),
     "creative": (
-        (4, r"\b(?:poem|haiku|limerick|sonnet|lyrics|song|fairy ?tale|fable|screenplay|short story|bedtime story|ballad)\b"),
+        (
+            4,
+            r"\b(?:poem|haiku|limerick|sonnet|lyrics|song|fairy ?tale|fable|screenplay|ballad)\b",
+        ),
         (3, r"\b(?:story|fiction|novel|protagonist|monologue|tale|verse|rhym\w+|slogans?|tagline|myth|legend)\b"),
-        (2, r"\b(?:imagine|invent|make up|dream up|whimsical|character|dialogue|scene|villain|dragon|wizard|joke|pun)\b"),
+        (
+            2,
+            r"\b(?:imagine|invent|make up|dream up|whimsical|dialogue|scene|villain|dragon|wizard|joke|pun)\b",
+        ),
         (1, r"\b(?:funny|playful|surreal|magical|romantic|mysterious|haunted)\b"),
     ),
     "reasoning": (
         (4, r"\bstep[- ]by[- ]step\b|\bshow your (?:work|reasoning|working)\b|\bthink (?:it )?through\b"),
-        (3, r"\b(?:prove|proof|solve|calculate|compute|derive|deduce|infer|probability|equation|puzzle|riddle|theorem)\b"),
-        (2, r"\bhow (?:many|much|long|far|old|fast)\b|\bwhat is the (?:sum|product|chance|remainder|area|smallest|largest)\b"),
-        (2, r"\b(?:logic(?:al(?:ly)?)?|integer|divisible|per cent|percent|%|average speed|knights?|liars?|odds|weigh\w*)\b"),
+        (
+            3,
+            r"\b(?:prove|proof|solve|calculate|compute|derive|deduce|infer|probability|equation|puzzle|riddle|theorem)\b",
+        ),
+        (
+            2,
+            r"\bhow (?:many|much|long|far|old|fast)\b|\bwhat is the (?:sum|product|chance|remainder|smallest)\b",
+        ),
+        (
+            2,
+            r"\b(?:logic(?:al(?:ly)?)?|integer|divisible|per ?cent|%|average speed|knights?|liars?|odds|weigh\w*)\b",
+        ),
         (1, r"\b(?:if|suppose|given that|assume)\b.*\?"),
         (1, r"\d+.*\d+.*\?"),
     ),
     "prose": (
-        (3, r"\b(?:essay|article|e-?mail|letter|blog post|report|summar\w+|paragraphs?|memo|press release|biography|review)\b"),
-        (2, r"\b(?:explain|describe|discuss|translate|rewrite|rephrase|proofread|paraphrase|advice|introduce|outline)\b"),
+        (
+            3,
+            r"\b(?:essay|article|e-?mail|letter|blog post|report|summar\w+|paragraphs?|memo|press release|biography)\b",
+        ),
+        (
+            2,
+            r"\b(?:explain|describe|discuss|translate|rewrite|rephrase|proofread|paraphrase|advice|introduce|outline)\b",
+        ),
         (1, r"\b(?:what is|what are|why (?:do|does|is|are|did)|how (?:do|does|did|can|should))\b"),
         (1, r"\b(?:history|polite|formal|customers?|colleagues?|readers?|audience)\b"),
     ),

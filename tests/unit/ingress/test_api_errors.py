@@ -83,8 +83,8 @@ BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"speculation": {"num_speculative_tokens": 9}}, 400, SPECULATION + "num_speculative_tokens", "invalid_value"),
     ({"speculation": {"num_speculative_tokens": "5"}}, 400, SPECULATION + "num_speculative_tokens", "invalid_value"),
     ({"speculation": {"drafter": "eagle"}}, 400, SPECULATION + "drafter", "invalid_value"),
-    ({"speculation": {"priority": "batch"}}, 400, SPECULATION + "priority", "unsupported_parameter"),
-    ({"speculation": {"request_class": "code"}}, 400, SPECULATION + "request_class", "unsupported_parameter"),
+    ({"speculation": {"priority": "urgent"}}, 400, SPECULATION + "priority", "invalid_value"),
+    ({"speculation": {"request_class": "verse"}}, 400, SPECULATION + "request_class", "invalid_value"),
 ]
 BAD_COMPLETIONS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"prompt": None}, 400, "prompt", "invalid_value"),
