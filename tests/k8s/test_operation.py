@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -125,27 +126,34 @@ def test_spot_drafters_are_gone_before_their_machine_is(overlay: str, manifests:
     for group in spot:
         pod = group["template"]["spec"]
         assert pod["terminationGracePeriodSeconds"] <= 15  # what GKE leaves of a spot machine's 30 s; AWS has 120
+        # No client may connect through a machine that goes within seconds.
+        assert pod["containers"][0]["readinessProbe"]["exec"]["command"] == ["false"]
         keys = {toleration["key"] for toleration in pod["tolerations"]}
         assert keys >= {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"}
 
 
-def test_starting_may_take_as_long_as_loading_does(overlay: str, manifests: list[Manifest]) -> None:
+def test_starting_may_take_as_long_as_download_and_loading_do(overlay: str, manifests: list[Manifest]) -> None:
     service = ray_service(manifests)
     timeout = service["metadata"]["annotations"]["ray.io/initializing-timeout"]
-    assert timeout == ("15m" if overlay == "cpu-smoke" else "90m")
+    assert timeout.endswith("m")
+    waits_s = [int(found) for found in re.findall(r"SECONDS\" -gt (\d+)", str(pod_templates(service)))]
+    assert bool(waits_s) is (overlay != "cpu-smoke")
+    for job in of_kind(manifests, "Job"):
+        assert {job["spec"]["activeDeadlineSeconds"]} == set(waits_s)
+    assert int(timeout.removesuffix("m")) * 60 >= max(waits_s, default=0) + 15 * 60
     for name, template in pod_templates(service).items():
         container = template["spec"]["containers"][0]
         assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container), name
         # Probes ask ports that Ray really has; the readiness of a worker is that of its Serve proxy.
-        assert container["readinessProbe"]["httpGet"]["port"] == (8265 if name == "head" else 8000)
+        if name != "drafters":
+            assert container["readinessProbe"]["httpGet"]["port"] == (8265 if name == "head" else 8000)
 
 
 def test_disruption_budgets_can_be_kept(manifests: list[Manifest]) -> None:
     service = ray_service(manifests)
     budgets = of_kind(manifests, "PodDisruptionBudget")
-    assert {b["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] for b in budgets} == set(
-        groups(service)
-    )
+    kept = {b["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] for b in budgets}
+    assert kept == set(groups(service)) - {"drafters"}  # without those the service answers the same, slower
     for budget in budgets:
         # A RayCluster has no scale subresource: Kubernetes takes whole numbers of minAvailable only.
         assert "maxUnavailable" not in budget["spec"]

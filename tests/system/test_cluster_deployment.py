@@ -46,8 +46,17 @@ def wait_for(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.5)
 
 
+def drain_timeout_s(group: str) -> float:
+    """What the manifest lets a pod of the group take to drain."""
+    service = yaml.safe_load((OVERLAY.parents[1] / "base" / "rayservice.yaml").read_text())
+    pods = {g["groupName"]: g["template"]["spec"] for g in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]}
+    environment = {entry["name"]: entry["value"] for entry in pods[group]["containers"][0]["env"]}
+    return float(environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+
+
 def add_group(cluster: RayCluster, group: str, name: str | None = None, num_cpus: int = 1) -> None:
-    cluster.add(name or group, {"outrider/group": group}, num_cpus=num_cpus)
+    labels = {"outrider/group": group}
+    cluster.add(name or group, labels, num_cpus=num_cpus, drain_timeout_s=drain_timeout_s(group))
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +137,14 @@ def test_a_node_that_gets_sigterm_drains_and_no_stream_notices(deployed: Deploye
     reader = threading.Thread(target=stream, args=(deployed, seen, is_running))
     reader.start()
     assert is_running.wait(TIMEOUT_S)
-    drained_s = cluster.terminate(group, TIMEOUT_S)
+    departure = cluster.terminate(group, TIMEOUT_S)
     reader.join(TIMEOUT_S)
     assert "".join(seen) == "".join(expected)
     assert seen[-1] == "[end]"
-    assert drained_s < 60, (cluster.folder / f"{group}.log").read_text()[-3000:]
-    print(drained_s, (cluster.folder / f"{group}.log").read_text()[-3000:])
+    # Serve has drained the replica: it went well before Ray would have given up and killed it.
+    assert 0 < departure.replicas_s < drain_timeout_s(group) - 2, (departure, cluster.log(group))
+    if group == "verifiers":  # a drafters' node may be killed with its proxy, which has no clients there
+        assert "Local node finished draining" in cluster.log(group)
     if group == "drafters":
         add_group(cluster, group)
     wait_for(lambda: deployed.answer()[1] > 0, "drafted token")
