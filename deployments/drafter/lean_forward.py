@@ -72,6 +72,7 @@ class LeanForward:
     """An AssistantForward; it keeps its own weights and nothing of the embedding table."""
 
     needs_stack = False
+    reads_in_place = False
 
     def __init__(self, assistant: PreTrainedModel, embedding: EmbeddingTable) -> None:
         assert can_run_lean(assistant), "this assistant has layers that only the library can run"
@@ -90,7 +91,7 @@ class LeanForward:
         self.head = AssistantHead(assistant)
         hidden_size = embedding.weight_VH.shape[1]
         token_half_DH, hidden_half_DH = weight[:, :hidden_size].float(), weight[:, hidden_size:].float()
-        self.table_VD = _projected_table(embedding, token_half_DH).to(self.dtype)
+        self.table_VD = projected_table(embedding, token_half_DH).to(self.dtype)
         self.hidden_half_DH = hidden_half_DH.to(self.dtype)
         self.feedback_DD = (hidden_half_DH @ assistant.post_projection.weight.float()).to(self.dtype)
 
@@ -239,7 +240,7 @@ def _rotary_weights(assistant: PreTrainedModel) -> dict[LayerType, RotaryWeights
     return folded
 
 
-def _projected_table(embedding: EmbeddingTable, token_half_DH: torch.Tensor) -> torch.Tensor:
+def projected_table(embedding: EmbeddingTable, token_half_DH: torch.Tensor) -> torch.Tensor:
     """The token's half of the first projection for every token, (V, D), in slices to bound what is in memory."""
     slices = torch.split(embedding.weight_VH, _TABLE_SLICE_ROWS)
     dtype = embedding.weight_VH.dtype

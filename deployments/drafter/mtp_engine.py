@@ -22,11 +22,13 @@ from transformers import PreTrainedModel
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
 from deployments.drafter.attention_inputs import AttentionInputs, separate, stacked
+from deployments.drafter.compiled_forward import CompiledForward, can_run_compiled
 from deployments.drafter.engine import Draft, DraftRequest
 from deployments.drafter.forward import AssistantForward
 from deployments.drafter.lean_forward import LeanForward, can_run_lean
 from deployments.drafter.library_forward import LibraryForward
 from deployments.drafter.shadow import Shadow, ShadowPool, tensor_from_bytes
+from deployments.kernels.library import Kernels
 from deployments.messages import KvRange, SamplingParams, SessionId
 from deployments.models.loading import (
     EmbeddingTable,
@@ -126,6 +128,7 @@ class MtpEngine:
             longest = max(keys_HTD.shape[1] for keys_HTD, _ in views)
             num_bytes = 2 * len(views) * longest * layer.entry_numel * self._spec.dtype.itemsize
             is_stacked = self._forward.needs_stack or self._device.type != "cpu" or num_bytes <= _MAX_STACKED_BYTES
+            is_stacked = is_stacked and not self._forward.reads_in_place
             inputs[layer_type] = stacked(views) if is_stacked else separate(views)
         return inputs
 
@@ -154,7 +157,13 @@ class MtpEngine:
 
 
 def load_mtp_engine(
-    target: str, assistant: str, *, dtype: torch.dtype, shadow_bytes: int, device: str = "cpu"
+    target: str,
+    assistant: str,
+    *,
+    dtype: torch.dtype,
+    shadow_bytes: int,
+    device: str = "cpu",
+    kernels: Kernels | None = None,
 ) -> MtpEngine:
     """Load the assistant and, of the target, its configuration and its input embedding alone.
 
@@ -166,20 +175,33 @@ def load_mtp_engine(
         shadow_spec(load_config(target), dtype=dtype),
         shadow_bytes=shadow_bytes,
         device=device,
+        kernels=kernels,
     )
 
 
 def build_mtp_engine(
-    assistant: PreTrainedModel, embedding: EmbeddingTable, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu"
+    assistant: PreTrainedModel,
+    embedding: EmbeddingTable,
+    spec: ShadowSpec,
+    *,
+    shadow_bytes: int,
+    device: str = "cpu",
+    kernels: Kernels | None = None,
 ) -> MtpEngine:
-    """An engine for this assistant, on the fast forward pass where its layers allow it.
+    """An engine for this assistant, on the fastest forward pass that its layers allow.
 
     ValueError when assistant and target do not belong together.
     """
     check_pair(assistant, embedding, spec)
-    forward: AssistantForward
-    forward = LeanForward(assistant, embedding) if can_run_lean(assistant) else LibraryForward(assistant, embedding)
+    forward = _build_forward(assistant, embedding, kernels or Kernels())
     return MtpEngine(forward, spec, shadow_bytes=shadow_bytes, device=device)
+
+
+def _build_forward(assistant: PreTrainedModel, embedding: EmbeddingTable, kernels: Kernels) -> AssistantForward:
+    library = kernels.library() if can_run_compiled(assistant) else None
+    if library is not None:
+        return CompiledForward(library, assistant, embedding, num_threads=kernels.num_threads)
+    return LeanForward(assistant, embedding) if can_run_lean(assistant) else LibraryForward(assistant, embedding)
 
 
 def check_pair(assistant: PreTrainedModel, embedding: EmbeddingTable, spec: ShadowSpec) -> None:

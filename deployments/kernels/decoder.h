@@ -34,6 +34,7 @@ struct Layer {
     int64_t head_dim;
     int64_t writes_entries;      // 0 where an earlier layer's are read
     int64_t has_value_weights;   // 0 where values are keys before norm and rotation
+    int64_t kind;                // index into `shadows` and `angles` of a step that has them
     double scalar;
 };
 
@@ -43,6 +44,7 @@ struct Model {
     int64_t hidden_size;
     int64_t num_heads;
     Matrix head;                // H -> V
+    Matrix feedback;            // H -> H: an assistant's state to its half of the next input
     const void* embedding;      // (V, H)
     int64_t embedding_is_brain;
     const float* final_norm;
@@ -59,6 +61,22 @@ struct Chunk {
     int64_t table_row;
 };
 
+constexpr int kNumKinds = 2;  // sliding and full layers
+
+// What one session's queries see of the layers of one kind: a drafter's copy of the target's entries.
+struct Shadow {
+    const float* keys;  // (G, D) blocks of entries, `head_stride` floats from head to head
+    const float* values;
+    int64_t head_stride;
+    int64_t num_entries;
+};
+
+// Cosines and sines of every row's position, (T, D / 2) each.
+struct Angles {
+    const float* cosines;
+    const float* sines;
+};
+
 struct Step {
     const int64_t* tokens;
     int64_t num_tokens;
@@ -72,6 +90,10 @@ struct Step {
     int64_t num_logits;
     float* states;  // (num_rows, H), after the final norm
     float* logits;  // (num_logits, V)
+    // Of a draft alone, whose chunks are sessions of one token each: null for a target.
+    const Shadow* shadows;  // (num_chunks, kNumKinds)
+    const Angles* angles;   // (kNumKinds)
+    float* carried;         // (T, H), added to the embedding, and afterwards the next step's
 };
 
 // Buffers of a step, grown as needed and kept.
@@ -84,6 +106,11 @@ struct Workspace {
         return buffer.data();
     }
 };
+
+// to += x.
+inline void add(const float* x, int64_t size, float* to) {
+    for (int64_t i = 0; i < size; i += kLanes) store(to + i, load(to + i) + load(x + i));
+}
 
 // x scaled to unit mean square, times the weight if there is one.
 inline void normalise(const float* x, const float* weight, int64_t size, float eps, float* to) {

@@ -35,6 +35,7 @@ class Layer(ctypes.Structure):
         ("head_dim", c_int64),
         ("writes_entries", c_int64),
         ("has_value_weights", c_int64),
+        ("kind", c_int64),
         ("scalar", c_double),
     ]
 
@@ -48,6 +49,7 @@ class Model(ctypes.Structure):
         ("hidden_size", c_int64),
         ("num_heads", c_int64),
         ("head", Matrix),
+        ("feedback", Matrix),
         ("embedding", c_void_p),
         ("embedding_is_brain", c_int64),
         ("final_norm", c_void_p),
@@ -73,4 +75,19 @@ class Step(ctypes.Structure):
         ("num_logits", c_int64),
         ("states", c_void_p),
         ("logits", c_void_p),
+        ("shadows", c_void_p),
+        ("angles", c_void_p),
+        ("carried", c_void_p),
     ]
+
+
+class Shadow(ctypes.Structure):
+    """What one session's queries see of the layers of one kind."""
+
+    _fields_ = [("keys", c_void_p), ("values", c_void_p), ("head_stride", c_int64), ("num_entries", c_int64)]
+
+
+class Angles(ctypes.Structure):
+    """Cosines and sines of the rows' positions."""
+
+    _fields_ = [("cosines", c_void_p), ("sines", c_void_p)]

@@ -18,47 +18,22 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.models.gemma4.modeling_gemma4 import Gemma4TextDecoderLayer, Gemma4TextModel
+from transformers.models.gemma4.modeling_gemma4 import Gemma4TextModel
 
-from deployments.kernels.packing import Weights, interleaved
+from deployments.kernels.gemma4 import can_pack, pack_layer, rotary_tables
+from deployments.kernels.packing import Weights
 from deployments.kernels.structs import Layer, Model, Step
 from deployments.paged.chunk import Chunk
 from deployments.paged.forward import Output, rows_of_interest
 from deployments.paged.kv_cache import BlockTables, KvPools
 
-_LANES = 16
-_CONSTANT_ROPES = {"default", "linear", "proportional", "yarn", "llama3"}
-"""Kinds whose angles depend on the position alone, not on how long the context has become."""
-
 
 def can_run_compiled(model: PreTrainedModel) -> bool:
-    """Whether every layer is a dense Gemma 4 text layer in float32 on the CPU, of sizes that fill whole vectors."""
+    """Whether the kernels know every layer of this model, and every layer keeps entries of its own."""
     decoder: Any = model.get_decoder()
     if type(decoder) is not Gemma4TextModel or type(getattr(model, "lm_head", None)) is not nn.Linear:
         return False
-    config = decoder.config
-    if config.hidden_activation != "gelu_pytorch_tanh" or config.use_bidirectional_attention == "all":
-        return False
-    if any(rope and rope["rope_type"] not in _CONSTANT_ROPES for rope in config.rope_parameters.values()):
-        return False
-    if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in model.parameters()):
-        return False
-    return bool(config.hidden_size % _LANES == 0) and all(_is_known(layer) for layer in decoder.layers)
-
-
-def _is_known(layer: Any) -> bool:
-    if type(layer) is not Gemma4TextDecoderLayer or layer.enable_moe_block or layer.hidden_size_per_layer_input:
-        return False
-    attention, mlp = layer.self_attn, layer.mlp
-    if attention.is_kv_shared_layer:
-        return False
-    linears = [attention.q_proj, attention.k_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-    if attention.v_proj is not None:
-        linears.append(attention.v_proj)
-    if any(type(linear) is not nn.Linear or linear.bias is not None for linear in linears):
-        return False
-    has_whole_vectors = attention.head_dim % _LANES == 0 and mlp.down_proj.in_features % _LANES == 0
-    return bool(has_whole_vectors and attention.scaling == 1.0)
+    return can_pack(model, decoder) and not any(layer.self_attn.is_kv_shared_layer for layer in decoder.layers)
 
 
 class CompiledForward:
@@ -150,41 +125,3 @@ class CompiledForward:
             record.window = attention.sliding_window or 0
             records.append(record)
         return (Layer * len(records))(*records)
-
-
-def pack_layer(weights: Weights, layer: Any) -> Layer:
-    """A record of one layer's weights; where its entries and angles are is the caller's to add."""
-    attention, mlp = layer.self_attn, layer.mlp
-    is_own = not attention.is_kv_shared_layer
-    projections = [attention.q_proj]
-    if is_own:
-        projections += [part for part in (attention.k_proj, attention.v_proj) if part is not None]
-
-    def norm(module: nn.Module) -> int:
-        return weights.keep(module.get_parameter("weight").clone())
-
-    return Layer(
-        projections=weights.matrix(torch.cat([part.weight for part in projections])),
-        output=weights.matrix(attention.o_proj.weight),
-        gate_up=weights.matrix(interleaved(mlp.gate_proj.weight, mlp.up_proj.weight)),
-        down=weights.matrix(mlp.down_proj.weight),
-        before_attention=norm(layer.input_layernorm),
-        after_attention=norm(layer.post_attention_layernorm),
-        before_mlp=norm(layer.pre_feedforward_layernorm),
-        after_mlp=norm(layer.post_feedforward_layernorm),
-        query_norm=norm(attention.q_norm),
-        key_norm=norm(attention.k_norm) if is_own else None,
-        head_dim=attention.head_dim,
-        writes_entries=is_own,
-        has_value_weights=is_own and attention.v_proj is not None,
-        scalar=float(layer.layer_scalar),
-    )
-
-
-@torch.inference_mode()
-def rotary_tables(decoder: Any, layer_type: str, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The library's own cosines and sines of every position, each (P, D / 2): the other half repeats them."""
-    like = torch.empty(0, dtype=torch.float32)
-    cosines_1PD, sines_1PD = decoder.rotary_emb(like, torch.arange(num_positions)[None], layer_type)
-    half = cosines_1PD.shape[-1] // 2
-    return cosines_1PD[0, :, :half].clone(), sines_1PD[0, :, :half].clone()

@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from deployments.drafter import mtp_engine
+from deployments.drafter.compiled_forward import CompiledForward
 from deployments.drafter.engine import DrafterEngine, DraftRequest
+from deployments.drafter.lean_forward import LeanForward
 from deployments.drafter.library_forward import LibraryForward
 from deployments.drafter.mtp_engine import MtpEngine, build_mtp_engine
+from deployments.kernels.library import Kernels
 from deployments.messages import SamplingParams
 from tests.support.tiny_drafters import TinyPair, draft_request, kv_ranges, reference_draft, tiny_pair
 
@@ -32,6 +35,14 @@ KEQV: dict[str, Any] = {
     "attention_k_eq_v": True,
     "num_global_key_value_heads": 1,
 }
+WIDE: dict[str, Any] = {"head_dim": 16, "global_head_dim": 32}
+KINDS = {"compiled": CompiledForward, "lean": LeanForward, "library": LibraryForward}
+
+
+def wide_pair(shape: dict[str, Any]) -> TinyPair:
+    """A pair whose sizes are multiples of 16, as the compiled kernels need them."""
+    sizes = WIDE | {"hidden_size": 32, "intermediate_size": 48}
+    return tiny_pair(**(sizes | shape | {"target": WIDE | shape.get("target", {})}))
 
 
 def sampled(seed: int) -> SamplingParams:
@@ -43,10 +54,11 @@ def some_tokens(length: int, seed: int) -> list[int]:
     return [generator.randrange(3, 90) for _ in range(length)]
 
 
-def make_engine(pair: TinyPair, *, is_lean: bool = True, shadow_bytes: int = 1 << 22) -> MtpEngine:
-    if is_lean:
-        return build_mtp_engine(pair.assistant, pair.embedding, pair.spec, shadow_bytes=shadow_bytes)
-    return MtpEngine(LibraryForward(pair.assistant, pair.embedding), pair.spec, shadow_bytes=shadow_bytes)
+def make_engine(pair: TinyPair, *, kind: str = "compiled", shadow_bytes: int = 1 << 22) -> MtpEngine:
+    if kind == "library":
+        return MtpEngine(LibraryForward(pair.assistant, pair.embedding), pair.spec, shadow_bytes=shadow_bytes)
+    kernels = Kernels(compiled=kind == "compiled", num_threads=2)
+    return build_mtp_engine(pair.assistant, pair.embedding, pair.spec, shadow_bytes=shadow_bytes, kernels=kernels)
 
 
 def open_session(engine: DrafterEngine, pair: TinyPair, session: int, tokens: Sequence[int], p: SamplingParams) -> None:
@@ -66,12 +78,14 @@ def assert_drafts(
         assert draft.confidences == pytest.approx(confidences, abs=1e-4)
 
 
-@pytest.mark.parametrize("is_lean", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("params", [GREEDY, sampled(3)])
 @pytest.mark.parametrize("shape", [{}, CENTROIDS, SHAREDKV, KEQV])
-def test_single_sessions_of_any_length(shape: dict[str, Any], params: SamplingParams, is_lean: bool) -> None:
-    pair = tiny_pair(**shape)
-    engine = make_engine(pair, is_lean=is_lean)
+def test_single_sessions_of_any_length(shape: dict[str, Any], params: SamplingParams, kind: str) -> None:
+    pair = wide_pair(shape)
+    engine = make_engine(pair, kind=kind)
+    # A centroid head is not one for the kernels.
+    assert type(engine._forward) is KINDS["lean" if shape is CENTROIDS and kind == "compiled" else kind]
     assert pair.spec.sliding_window == 12
     for length in (2, 3, 12, 13, 14, 40):
         tokens = some_tokens(length, length)
@@ -79,12 +93,12 @@ def test_single_sessions_of_any_length(shape: dict[str, Any], params: SamplingPa
         assert_drafts(engine, pair, [(1, tokens, 5, params)])
 
 
-@pytest.mark.parametrize("is_lean", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_stacked_bytes", [0, 1 << 30])
-def test_a_ragged_batch(is_lean: bool, max_stacked_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ragged_batch(kind: str, max_stacked_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mtp_engine, "_MAX_STACKED_BYTES", max_stacked_bytes)
-    pair = tiny_pair()
-    engine = make_engine(pair, is_lean=is_lean)
+    pair = wide_pair({})
+    engine = make_engine(pair, kind=kind)
     wanted = []
     for session, (length, lookahead) in enumerate([(2, 4), (9, 1), (30, 6), (14, 3), (13, 6), (21, 2)]):
         params = sampled(session) if session % 2 else GREEDY
@@ -97,7 +111,7 @@ def test_a_ragged_batch(is_lean: bool, max_stacked_bytes: int, monkeypatch: pyte
 
 
 def test_rounds_that_extend_step_by_step_past_the_window() -> None:
-    pair = tiny_pair()
+    pair = wide_pair({})
     engine = make_engine(pair)
     params, tokens = sampled(8), some_tokens(60, 1)
     engine.attach(1, params)
@@ -110,7 +124,7 @@ def test_rounds_that_extend_step_by_step_past_the_window() -> None:
 
 
 def test_after_a_rollback_the_new_continuation_counts() -> None:
-    pair = tiny_pair()
+    pair = wide_pair({})
     engine = make_engine(pair)
     old = some_tokens(30, 2)
     new = old[:22] + some_tokens(5, 77)
