@@ -22,6 +22,7 @@ from deployments.checkpoint import (
 )
 from deployments.config_checks import CHECKS
 from deployments.config_parts import KernelsConfig, LogsConfig, Name, Part, Port, StreamsConfig
+from deployments.kernels.library import Kernels
 from deployments.messages import DrafterKind, DrafterName, PolicyName
 
 __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
@@ -195,6 +196,10 @@ class OutriderConfig(Part):
         if asked != "auto":
             return asked
         return min(verifier.num_replicas * verifier.max_sessions, router.num_replicas * router.max_sessions)
+
+    def kernels_for(self, role: RoleConfig) -> Kernels:
+        """How a role's engine computes on a CPU."""
+        return Kernels(compiled=self.kernels.compiled, cache_folder=self.kernels.folder, num_threads=role.num_threads)
 
     @property
     def drafter_kinds(self) -> tuple[DrafterKind, ...]:

@@ -35,6 +35,7 @@ def mtp_service(config: OutriderConfig, meter: Meter) -> DrafterService:
         dtype=getattr(torch, config.model.dtype),
         shadow_bytes=config.drafter.max_shadow_bytes,
         device=_device(config, config.drafter),
+        kernels=config.kernels_for(config.drafter),
     )
     return DrafterService(engine, DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions), meter)
 
@@ -61,6 +62,7 @@ def draft_model_service(config: OutriderConfig, meter: Meter) -> TokenDrafterSer
         ),
         dtype=getattr(torch, config.model.dtype),
         device=_device(config, section),
+        kernels=config.kernels_for(section),
     )
     settings = TokenDrafterSettings(
         max_batch_sessions=section.max_sessions,

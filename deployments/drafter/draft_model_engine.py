@@ -16,12 +16,12 @@ from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
 from deployments.drafter.engine import Draft
 from deployments.drafter.token_engine import ReadRequest
+from deployments.kernels.library import Kernels
 from deployments.messages import SamplingParams, SessionId, Token
-from deployments.models.cpu_kernels import use_cpu_kernels
 from deployments.models.loading import Target, kv_shape, load_config, load_target
+from deployments.paged.build import build_forward
 from deployments.paged.chunk import Chunk
 from deployments.paged.kv_cache import BlockTables, KvPools
-from deployments.paged.model_runner import ModelRunner
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,9 @@ class _Session:
 class DraftModelEngine:
     """Implements `TokenDrafterEngine` with any causal decoder; `vocab_size` is the target's."""
 
-    def __init__(self, model: Target, limits: DraftCacheLimits, *, vocab_size: int) -> None:
+    def __init__(
+        self, model: Target, limits: DraftCacheLimits, *, vocab_size: int, kernels: Kernels | None = None
+    ) -> None:
         text_config = model.text_config
         self._device = str(model.model.device)
         self._limits = limits
@@ -69,7 +71,7 @@ class DraftModelEngine:
             dtype=model.model.dtype,
             device=self._device,
         )
-        self._runner = ModelRunner(model.model, self._tables, self._pools)
+        self._forward = build_forward(model, self._tables, self._pools, kernels or Kernels())
         self._sessions: OrderedDict[SessionId, _Session] = OrderedDict()
         self._num_batches = 0
         self.num_evicted = 0
@@ -103,7 +105,7 @@ class DraftModelEngine:
         drafting = [request for request in served if request.num_draft_tokens > 0]
         step = 0
         while chunks:
-            logits_BV = self._runner.forward(chunks).logits_RV[:, : self._vocab_size]
+            logits_BV = self._forward.forward(chunks).logits_RV[:, : self._vocab_size]
             for chunk in chunks:
                 self._tables.set_computed_len(chunk.session, chunk.start + len(chunk.tokens))
             if drafting:
@@ -185,12 +187,17 @@ def _reading(request: ReadRequest) -> Chunk:
 
 
 def load_draft_model_engine(
-    target: str, draft_model: str, limits: DraftCacheLimits, *, dtype: torch.dtype, device: str = "cpu"
+    target: str,
+    draft_model: str,
+    limits: DraftCacheLimits,
+    *,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    kernels: Kernels | None = None,
 ) -> DraftModelEngine:
     """Load a draft model for a target; of that one only its configuration is read."""
     model = load_target(draft_model, dtype=dtype, device=device)
-    use_cpu_kernels(model.model)
     own = getattr(model.text_config, "max_position_embeddings", None) or limits.max_context_tokens
     limits = replace(limits, max_context_tokens=min(limits.max_context_tokens, own))
     vocab_size: int = load_config(target).get_text_config().vocab_size
-    return DraftModelEngine(model, limits, vocab_size=vocab_size)
+    return DraftModelEngine(model, limits, vocab_size=vocab_size, kernels=kernels)

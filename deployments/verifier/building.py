@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from deployments.config import OutriderConfig
-from deployments.kernels.library import Kernels
 from deployments.models.devices import bound_gpu_memory
 from deployments.models.loading import load_target
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
@@ -34,9 +33,5 @@ def build_engine(config: OutriderConfig) -> PagedEngine:
             max_lookahead=config.speculation.max_speculative_tokens,
             block_size=verifier.kv_cache.block_size,
         ),
-        Kernels(
-            compiled=config.kernels.compiled,
-            cache_folder=config.kernels.folder,
-            num_threads=verifier.num_threads,
-        ),
+        config.kernels_for(verifier),
     )

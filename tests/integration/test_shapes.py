@@ -16,7 +16,6 @@ from transformers import AutoModelForMultimodalLM
 from deployments.drafter.mtp_engine import MtpEngine, load_mtp_engine
 from deployments.ingress.generation import GenerateRequest
 from deployments.messages import SamplingParams, Token
-from deployments.models.cpu_kernels import use_cpu_kernels
 from deployments.models.loading import load_assistant, load_config, load_embedding_table, load_target, shadow_spec
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.support.equality import Reference, Tally
@@ -45,7 +44,6 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def verifier_engine(folder: Path) -> PagedEngine:
     loaded = load_target(str(folder), dtype=torch.float32, device="cpu")
-    use_cpu_kernels(loaded.model)
     return PagedEngine(loaded, CacheLimits(max_context_tokens=256, num_kv_tokens=4096, max_lookahead=8, block_size=4))
 
 
