@@ -1,4 +1,7 @@
-"""`outrider chat`: talk to an endpoint from the terminal, with tokens coloured by where they came from."""
+"""`outrider chat`: talk to an endpoint from the terminal, with tokens coloured by where they came from.
+
+An API key is taken from OUTRIDER_API_KEY.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,10 @@ def run(args: argparse.Namespace) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        with httpx.Client(base_url=args.url, timeout=_TIMEOUT) as client:
+        # From the environment, since every process on the machine can read a command line.
+        key = os.environ.get("OUTRIDER_API_KEY")
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        with httpx.Client(base_url=args.url, timeout=_TIMEOUT, headers=headers) as client:
             session = ChatSession(client, args, sys.stdout, _find_model(client), [])
             if args.prompt is None:
                 return _converse(session)

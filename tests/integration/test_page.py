@@ -12,9 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.ingress.access import Access
 from deployments.ingress.fake_router import FakeRouter
 from deployments.ingress.generation import FlowLimits
+from deployments.ingress.tenants import ApiKey, KeyRing, Tenant, Tenants, hash_of, new_key
 from deployments.messages import Failure
+from deployments.watched import Watched
 from tests.support.browser import Page, open_page, require_chromium, run_chromium
 from tests.support.rest import MODEL, plain_ids
 from tests.support.rest_server import RestServer, serve
@@ -179,6 +182,23 @@ async def test_stopping_cancels_at_the_router(server: RestServer, page: Page, wa
     assert await text_of(page, "summary") == "stopped"
     assert await text_of(page, "error") == ""
     assert page.errors == []
+
+
+async def test_a_key_is_asked_for_where_one_is_needed(browser: str, tmp_path: Path) -> None:
+    key = new_key()
+    tenants = Tenants(tenants=(Tenant(name="a", keys=(ApiKey(sha256=hash_of(key)),)),))
+    access = Access(Watched([], lambda: KeyRing(tenants)))
+    async with serve(tmp_path, access=access) as server, open_page(browser, f"{server.url}/") as page:
+        await add_router(server)
+        assert await page.evaluate("document.getElementById('key').checkVisibility()") is False
+        await page.type("hello")
+        await page.press("Enter")
+        await page.until("document.activeElement.id === 'key'")
+        assert "API key" in await text_of(page, "error")
+        await page.type(key)
+        await page.press("Enter")
+        await page.until(f"{CONTENT}.startsWith('zebras') && {IS_DONE}")
+        assert await text_of(page, "error") == ""
 
 
 async def test_an_empty_prompt_sends_nothing(server: RestServer, page: Page) -> None:

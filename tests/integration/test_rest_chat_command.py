@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from deployments.cli import chat
+from deployments.ingress.access import Access
 from deployments.ingress.fake_router import FakeRouter
+from deployments.ingress.tenants import ApiKey, KeyRing, Tenant, Tenants, hash_of, new_key
+from deployments.watched import Watched
 from tests.support.rest import plain_ids
 from tests.support.rest_server import RestServer, serve
 from tests.support.tiny_tokenizer import END_OF_TURN_ID
@@ -45,6 +48,21 @@ async def test_it_streams_an_answer_and_ends_with_figures(
     assert "tokens/s" in figures
     (generate,) = server.routers[0].generates
     assert (generate.params.temperature, generate.params.seed, generate.num_speculative_tokens) == (0.5, 3, 2)
+
+
+async def test_a_key_comes_from_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = new_key()
+    tenants = Tenants(tenants=(Tenant(name="a", keys=(ApiKey(sha256=hash_of(key)),)),))
+    async with serve(tmp_path, access=Access(Watched([], lambda: KeyRing(tenants)))) as server:
+        tokens = [*plain_ids(server.context, ANSWER), END_OF_TURN_ID]
+        await server.add(FakeRouter(reply=lambda generate: tokens))
+        assert await run("hello", "--url", server.url) == 1
+        assert "needs an API key" in capsys.readouterr().err
+        monkeypatch.setenv("OUTRIDER_API_KEY", key)
+        assert await run("hello", "--url", server.url) == 0
+        assert ANSWER in capsys.readouterr().out
 
 
 async def test_colours_show_where_tokens_came_from_on_a_terminal(
