@@ -102,11 +102,15 @@ class KvCacheConfig(Part):
 
 
 class VerifierConfig(RoleConfig):
-    """The target's side. Of a step's tokens `prompt_tokens` are kept for prompts that wait."""
+    """The target's side. Of a step's tokens `prompt_tokens` are kept for prompts that wait.
+
+    `warm_up_s` bounds the time in which a replica that starts measures what steps cost.
+    """
 
     num_cpus: PositiveFloat = 0.4
     tensor_parallel_size: PositiveInt = 1
     rank_timeout_s: PositiveFloat = 60.0
+    warm_up_s: PositiveFloat = 3.0
     max_sessions: PositiveInt = 64
     max_step_tokens: PositiveInt = 512
     prompt_tokens: PositiveInt = 128

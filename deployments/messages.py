@@ -204,8 +204,7 @@ class VerifyItem(Record):
     """One session's part of a Verify: its drafted `tokens` for positions `context_len` onwards.
 
     `lookahead` and `drafter` are those of the next round, so that the verifier can pass the
-    go-ahead straight to the drafter. With `survival_percent`, how likely each token holds, the
-    verifier may leave the last ones out; without, it looks at all.
+    go-ahead straight to the drafter. Given `survival_percent`, it may leave out the last tokens.
     """
 
     session: SessionId
@@ -242,8 +241,7 @@ class VerdictItem(Record):
 class Verdict(Record):
     """What one step decided for the sessions of one router, with the verifier's timing and load.
 
-    `shape` is the whole step's, before which the verifier had stood still for `idle_ms`; a verdict that
-    is only repeated took no time.
+    `shape` is the whole step's; before it the verifier stood still for `idle_ms`. A repeated verdict took no time.
     """
 
     items: tuple[VerdictItem, ...]
@@ -255,10 +253,11 @@ class Verdict(Record):
 
 
 class Costs(Record):
-    """First word of a verifier to a router: what steps took when it warmed up, and the most tokens of one."""
+    """First word of a verifier: what steps took when it warmed up, their most tokens, and whether groups take turns."""
 
     timings: tuple[StepTiming, ...]
     max_step_tokens: int
+    can_split: bool = True
 
 
 class Load(Record):

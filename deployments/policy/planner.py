@@ -113,6 +113,7 @@ class Planner:
 
     settings: SpeculationSettings
     max_step_tokens: int = 512
+    can_split: bool = True
     costs: StepCosts = field(default_factory=StepCosts)
     exposure: Exposure = field(default_factory=Exposure)
     draft_costs: dict[str, DraftCosts] = field(default_factory=dict)
@@ -249,7 +250,7 @@ class Planner:
             ]
 
         def better(cap: int) -> list[float]:
-            if cap == 0:
+            if cap == 0 or not self.can_split:
                 return together(cap)
             pairs = zip(together(cap), in_turns(cap), strict=True)
             return [apart if apart * SPLIT_MARGIN < joint else joint for joint, apart in pairs]

@@ -56,7 +56,8 @@ class _Away:
 class StepPolicy:
     """The state of one verifier's decisions. Times are in milliseconds on any clock that goes forward."""
 
-    def __init__(self, timings: Iterable[StepTiming] = ()) -> None:
+    def __init__(self, timings: Iterable[StepTiming] = (), *, can_split: bool = True) -> None:
+        self._can_split = can_split
         self.costs = StepCosts()
         self.costs.seed(timings)
         self._away: dict[SessionId, _Away] = {}
@@ -101,8 +102,9 @@ class StepPolicy:
     def num_to_step(self, ready: Sequence[Ready]) -> int:
         """How many of those that are ready, the first to come first, share the next step: all, or half of them."""
         verifying = [one for one in ready if not one.num_prompt_tokens]
-        if len(verifying) < 2 or sum(one.is_away for one in self._away.values()) * _FEW > len(verifying):
-            return len(ready)  # they are in groups already
+        num_away = sum(one.is_away for one in self._away.values())
+        if not self._can_split or len(verifying) < 2 or num_away * _FEW > len(verifying):
+            return len(ready)
         if not is_worth_splitting(self._group(verifying), self._step_times(verifying)):
             return len(ready)
         return len(ready) // 2

@@ -33,6 +33,7 @@ class Lookaheads:
         """A verifier says what its steps took when it warmed up."""
         verifier.planner.costs.seed(costs.timings)
         verifier.planner.max_step_tokens = costs.max_step_tokens
+        verifier.planner.can_split = costs.can_split
 
     def on_draft(self, peer: str, proposal: Proposal) -> None:
         """A drafter's batch has been done."""

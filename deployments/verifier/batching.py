@@ -18,8 +18,8 @@ from deployments.verifier.session import Session
 class Batching:
     """Decides whether a step waits for proposals under way, and how much of each proposal it looks at."""
 
-    def __init__(self, budget: StepBudget, timings: Sequence[StepTiming]) -> None:
-        self._policy = StepPolicy(timings)
+    def __init__(self, budget: StepBudget, timings: Sequence[StepTiming], *, can_split: bool = True) -> None:
+        self._policy = StepPolicy(timings, can_split=can_split)
         self._budget = budget
         self._free_since_ms = _now_ms()
         self._waiting_since_ms: float | None = None

@@ -31,6 +31,7 @@ from deployments.service_host import Service
 from deployments.verifier.engine import VerifierEngine
 from deployments.verifier.parallel_engine import ParallelEngine, RankListener
 from deployments.verifier.service import VerifierService, VerifierSettings
+from deployments.verifier.warm_up import time_steps
 
 BuildDrafter = Callable[[OutriderConfig, DrafterKind, Meter], Service]
 
@@ -134,12 +135,17 @@ def build_service(config: OutriderConfig, meter: Meter, ranks: Ranks | None = No
 
         engine = build_engine(config)
     verifier = config.verifier
-    return VerifierService(
-        engine,
-        VerifierSettings(
-            max_step_tokens=verifier.max_step_tokens,
-            prompt_tokens=verifier.prompt_tokens,
-            max_lookahead=config.speculation.max_speculative_tokens,
-        ),
-        meter,
+    settings = VerifierSettings(
+        max_step_tokens=verifier.max_step_tokens,
+        prompt_tokens=verifier.prompt_tokens,
+        max_lookahead=config.speculation.max_speculative_tokens,
+        # Drafts inside this process do not run beside its steps.
+        can_split=not config.colocated_kinds,
     )
+    timings = time_steps(
+        engine,
+        max_step_tokens=settings.max_step_tokens,
+        max_lookahead=settings.max_lookahead,
+        budget_s=verifier.warm_up_s,
+    )
+    return VerifierService(engine, settings, meter, timings)

@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 class VerifierSettings:
     """Bounds of a verifier. `prompt_tokens` of a step's tokens are kept for prompts while one waits, `max_lookahead`
     is the longest proposal that is looked at, `max_delta_tokens` the longest catch-up that one message carries.
+    `can_split` lets sessions part into halves that take turns.
     """
 
     max_step_tokens: int = 512
@@ -58,6 +59,7 @@ class VerifierSettings:
     max_waiting_sessions: int = 1024
     max_lookahead: int = 16
     max_delta_tokens: int = 1024
+    can_split: bool = True
 
 
 @dataclass(slots=True)
@@ -85,8 +87,10 @@ class VerifierService:
             max_step_sessions=settings.max_step_sessions,
             prompt_tokens=settings.prompt_tokens,
         )
-        self._timings = tuple(timings)
-        self._batching = Batching(self._budget, timings)
+        self._costs = Costs(
+            timings=tuple(timings), max_step_tokens=settings.max_step_tokens, can_split=settings.can_split
+        )
+        self._batching = Batching(self._budget, timings, can_split=settings.can_split)
         self._sessions: dict[SessionId, Session] = {}
         self._queue: deque[Session] = deque()
         self._active: dict[SessionId, Session] = {}
@@ -112,7 +116,7 @@ class VerifierService:
             self._drafters[link.peer] = link
         else:
             self._routers[link.peer] = link
-            send_or_drop(link, Costs(timings=self._timings, max_step_tokens=self._settings.max_step_tokens))
+            send_or_drop(link, self._costs)
 
     def link_closed(self, link: Link) -> None:
         """A router that is gone takes its sessions along; a drafter that is gone holds nothing any more."""
