@@ -131,6 +131,10 @@ EXPOSED_DRAFT_SECONDS = _histogram(
 )
 LOOKAHEAD = _histogram("lookahead", "Tokens that rounds were given to draft.", _LOOKAHEAD)
 PROPOSAL_MISSES = _counter("proposal_misses", "Rounds that went ahead because no proposal came in time.")
+DRAFTER_BYPASSES = _counter("drafter_bypasses", "Drafters that were left for a while as nothing of theirs held.")
+STEP_PREDICTION_ERROR = _gauge(
+    "step_prediction_error", "Median relative error of the latest steps' predicted times; the worst.", combine="max"
+)
 VERIFY_RESENDS = _counter("verify_resends", "Questions repeated to a verifier that did not answer in time.")
 EPOCH_CHANGES = _counter("epoch_changes", "Placements of sessions after their first, by reason.", "reason")
 REFUSALS = _counter("verifier_refusals", "Sessions that a verifier refused, by reason.", "reason")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from deployments.link import Link, send_or_drop
 from deployments.messages import Attach, Close, Detach, DrafterKind, Epoch, SessionId
+from deployments.policy.canary import Canary
 from deployments.policy.placement import least_loaded
 from deployments.policy.planner import Planner
 from deployments.router.session import Session
@@ -29,6 +30,8 @@ class DrafterPeer:
     link: Link
     kind: DrafterKind
     sessions: set[SessionId] = field(default_factory=set)
+    canary: Canary = field(default_factory=Canary)
+    is_bypassed: bool = False
 
 
 class LastStep(NamedTuple):
@@ -137,6 +140,7 @@ class Peers:
     def _drafters_for(self, session: Session) -> dict[str, int]:
         """How many sessions each drafter has that this session could be attached to: those nearest to its verifier."""
         found = {name: drafter for name, drafter in self.drafters.items() if drafter.kind == session.drafter_name}
+        found = {name: drafter for name, drafter in found.items() if not drafter.is_bypassed}
         inside = {name: drafter for name, drafter in found.items() if drafter.link.peer == session.verifier}
         chosen = inside or {name: drafter for name, drafter in found.items() if drafter.link.role == "drafter"}
         return {name: len(drafter.sessions) for name, drafter in chosen.items()}

@@ -196,6 +196,9 @@ class Rounds:
         if session.round_started_s and step_ms:
             gap_ms = (self._clock() - session.round_started_s) * 1e3 - step_ms
             self.lookaheads.on_round(verifier, session, item, gap_ms)
+            drafter = self._peers.drafters.get(session.drafter)
+            if drafter is not None and item.num_drafted and session.proposed_by == drafter.kind:
+                drafter.canary.observe(item.num_accepted > 0)
 
     def _commit(self, session: Session, item: VerdictItem, verify_s: float) -> None:
         now_s = self._clock()

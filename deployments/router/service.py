@@ -31,7 +31,7 @@ from deployments.messages import (
     Verify,
 )
 from deployments.metering import Meter
-from deployments.router.peers import Peers, VerifierPeer
+from deployments.router.peers import DrafterPeer, Peers, VerifierPeer
 from deployments.router.rounds import Rounds, RouterSettings
 from deployments.router.session import Phase, Session
 from deployments.router.stats import RouterStats, status_of
@@ -153,6 +153,20 @@ class RouterService:
         now_s = self._clock()
         for session in [s for s in self._sessions.values() if s.phase is not Phase.READY and s.deadline_s <= now_s]:
             self._on_deadline(session)
+        for name, drafter in self._peers.drafters.items():
+            drafter.is_bypassed = drafter.canary.is_bypassed(now_s)
+            if drafter.canary.trips(now_s):
+                self._bypass(name, drafter)
+
+    def _bypass(self, name: str, drafter: DrafterPeer) -> None:
+        """Nothing that this drafter proposes is accepted: others draft for its sessions until it is tried again."""
+        logger.warning("the proposals of drafter %s are not accepted: it is bypassed for a while", name)
+        self._stats.drafter_bypasses.add()
+        drafter.is_bypassed = True
+        for session_id in sorted(drafter.sessions):
+            session = self._sessions[session_id]
+            self._peers.leave_drafter(session)
+            self._lose_drafter(session)
 
     # -- requests -----------------------------------------------------------------------------
 

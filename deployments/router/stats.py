@@ -23,6 +23,8 @@ class RouterStats:
         self.exposed_draft_seconds = meter.histogram(measures.EXPOSED_DRAFT_SECONDS).cell()
         self.lookahead = meter.histogram(measures.LOOKAHEAD).cell()
         self.proposal_misses = meter.counter(measures.PROPOSAL_MISSES).cell()
+        self.drafter_bypasses = meter.counter(measures.DRAFTER_BYPASSES).cell()
+        self._prediction_error = meter.gauge(measures.STEP_PREDICTION_ERROR).cell()
         self.verify_resends = meter.counter(measures.VERIFY_RESENDS).cell()
         self._epoch_changes = meter.counter(measures.EPOCH_CHANGES)
         self._epoch_changes.prepare(get_args(measures.EpochReason))
@@ -51,6 +53,7 @@ class RouterStats:
     ) -> None:
         """Set the gauges."""
         self._num_verifiers.set(len(verifiers))
+        self._prediction_error.set(max((one.planner.costs.error.median for one in verifiers), default=0.0))
         self._num_drafters.set(len(drafters))
         phases = Counter(session.phase for session in sessions)
         for phase in Phase:
