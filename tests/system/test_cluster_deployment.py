@@ -141,6 +141,7 @@ def test_a_node_that_gets_sigterm_drains_and_no_stream_notices(deployed: Deploye
     reader.join(TIMEOUT_S)
     assert "".join(seen) == "".join(expected)
     assert seen[-1] == "[end]"
+    assert f"Draining for up to {drain_timeout_s(group)} seconds" in cluster.log(group)
     # Serve has drained the replica: it went well before Ray would have given up and killed it.
     assert 0 < departure.replicas_s < drain_timeout_s(group) - 2, (departure, cluster.log(group))
     if group == "verifiers":  # a drafters' node may be killed with its proxy, which has no clients there

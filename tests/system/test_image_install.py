@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import subprocess
@@ -22,6 +23,8 @@ TIMEOUT_S = 1500.0
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A virtual environment with nothing but what k8s/install.sh put into it, first on the PATH."""
+    # pip may be at it for longer than a test may be silent; the deadline below is its own.
+    faulthandler.cancel_dump_traceback_later()
     folder = tmp_path_factory.mktemp("image")
     wheel = build_wheel(folder)
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True, timeout=TIMEOUT_S)
@@ -52,6 +55,13 @@ def test_it_has_what_the_manifests_call(environment: dict[str, str]) -> None:
     assert "import_path: deployments.app:build" in run(environment, "outrider", "config")
     assert "--local-dir" in run(environment, "hf", "download", "--help")
     assert "--block" in run(environment, "ray", "start", "--help")
+    # The autoscaler beside the head, and Ray's dashboard, want more than Serve does.
+    for module in (
+        "ray.autoscaler._private.kuberay.run_autoscaler",
+        "ray.autoscaler.v2.instance_manager.cloud_providers.kuberay.cloud_provider",
+        "ray.dashboard.http_server_head",
+    ):
+        run(environment, "python", "-W", "ignore", "-c", f"import {module}")
     # As KubeRay's Serve would import it.
     run(environment, "python", "-W", "ignore", "-c", "import deployments.app; deployments.app.build({})")
 
