@@ -23,13 +23,13 @@ from tests.support.manifests import (
 
 pytestmark = pytest.mark.system
 
-EVERYWHERE = {"RayService": 1, "StatefulSet": 1, "Service": 1, "NetworkPolicy": 2, "PodMonitor": 1}
+EVERYWHERE = {"RayService": 1, "StatefulSet": 1, "Service": 1, "NetworkPolicy": 2}
 
 
 def test_every_part_is_there(overlay: str, manifests: list[Manifest]) -> None:
     expected = {**EVERYWHERE, "PodDisruptionBudget": 2}
     if overlay != "cpu-smoke":
-        expected |= {"PersistentVolumeClaim": 1, "Job": 1, "ConfigMap": 1}
+        expected |= {"PersistentVolumeClaim": 1, "Job": 1, "ConfigMap": 2, "PodMonitor": 1, "PrometheusRule": 1}
     assert {kind: len(of_kind(manifests, kind)) for kind in {m["kind"] for m in manifests}} == expected
     assert {manifest["metadata"]["namespace"] for manifest in manifests} == {"outrider"}
 
@@ -103,6 +103,8 @@ def test_the_operators_checks_find_what_it_refuses(path: str, value: Any, said: 
         ("PersistentVolumeClaim", lambda m: set_in(m, "spec/accessModes", "ReadWriteMany")),
         ("Service", lambda m: set_in(m, "apiVersion", "v2")),
         ("PodMonitor", lambda m: set_in(m, "spec/podMetricsEndpoints/0/intervall", "15s")),
+        ("PrometheusRule", lambda m: set_in(m, "spec/groups/0/rules/0/exprs", "up")),
+        ("PrometheusRule", lambda m: set_in(m, "spec/groups/0/rules/0/for", "soon")),
     ],
 )
 def test_the_schemas_refuse_a_broken_manifest(kind: str, break_it: Callable[[Manifest], Any]) -> None:
@@ -186,8 +188,10 @@ def test_certificates_and_keys_are_mounted_where_the_configuration_has_them(
 def test_the_models_of_the_job_are_those_that_are_served(manifests: list[Manifest]) -> None:
     serve = yaml.safe_load(ray_service(manifests)["spec"]["serveConfigV2"])
     model = serve["applications"][0]["args"].get("model")
-    (names,) = (m["data"] for m in of_kind(manifests, "ConfigMap")) if model else ({},)
+    made = {m["metadata"]["name"]: m["data"] for m in of_kind(manifests, "ConfigMap")}
+    assert ("outrider-models" in made) is (model is not None)
     if model:
+        names = made["outrider-models"]
         sources = (model["model_source"], model["assistant_source"])
         assert sources == (f"/models/{names['TARGET']}", f"/models/{names['ASSISTANT']}")
         assert model["model_id"] == names["TARGET"]

@@ -213,7 +213,8 @@ def test_a_rule_too_many_would_be_noticed() -> None:
     assert lets_through([], pod, STRANGER, 6379)
 
 
-def test_metrics_are_found(manifests: list[Manifest]) -> None:
+def test_metrics_are_found() -> None:
+    manifests = rendered("gemma4-31b")
     (monitor,) = of_kind(manifests, "PodMonitor")
     wanted = monitor["spec"]["selector"]["matchLabels"]
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]

@@ -25,37 +25,41 @@ CRD = ROOT.parent / "shared" / "data" / "kuberay" / "ray.io_rayservices.yaml"
 KUBERNETES = "1.31"
 """The oldest release that the manifests are for; the schemas of kubernetes-validate hold it."""
 
-_POD_MONITOR: Manifest = {
-    # What we use of monitoring.coreos.com/v1; no package has the Prometheus operator's own schema.
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["apiVersion", "kind", "metadata", "spec"],
-    "properties": {
+
+def _ours(kind: str, spec: Manifest) -> Manifest:
+    """What we use of monitoring.coreos.com/v1, closed; no package has the Prometheus operator's own schemas."""
+    fields = {
         "apiVersion": {"const": "monitoring.coreos.com/v1"},
-        "kind": {"const": "PodMonitor"},
-        "metadata": {"type": "object"},
-        "spec": {
-            "type": "object",
-            "additionalProperties": False,
-            "required": ["selector", "podMetricsEndpoints"],
-            "properties": {
-                "selector": {"type": "object"},
-                "podTargetLabels": {"type": "array", "items": {"type": "string"}},
-                "podMetricsEndpoints": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "additionalProperties": False,
-                        "properties": {
-                            "port": {"type": "string"},
-                            "path": {"type": "string", "pattern": "^/"},
-                            "interval": {"type": "string", "pattern": "^[0-9]+(ms|s|m)$"},
-                        },
-                    },
-                },
-            },
-        },
-    },
+        "kind": {"const": kind},
+        "metadata": {"type": "object", "required": ["name"]},
+        "spec": spec,
+    }
+    return _object(fields)
+
+
+def _object(fields: Manifest, optional: tuple[str, ...] = ()) -> Manifest:
+    required = [name for name in fields if name not in optional]
+    return {"type": "object", "additionalProperties": False, "required": required, "properties": fields}
+
+
+_TEXT = {"type": "string", "minLength": 1}
+_DURATION = {"type": "string", "pattern": "^([0-9]+(ms|[smhd]))+$"}
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+_ALERT = {"alert": _TEXT, "expr": _TEXT, "for": _DURATION, "labels": _TEXTS, "annotations": _TEXTS}
+_RECORD = {"record": _TEXT, "expr": _TEXT, "labels": _TEXTS}
+_RULES = {"anyOf": [_object(_ALERT, ("for",)), _object(_RECORD, ("labels",))]}
+_RULE_GROUP = _object(
+    {"name": _TEXT, "interval": _DURATION, "rules": {"type": "array", "items": _RULES}}, ("interval",)
+)
+_ENDPOINT = _object({"port": _TEXT, "path": {"type": "string", "pattern": "^/"}, "interval": _DURATION})
+_MONITOR = {
+    "selector": {"type": "object"},
+    "podTargetLabels": {"type": "array", "items": _TEXT},
+    "podMetricsEndpoints": {"type": "array", "items": _ENDPOINT},
+}
+_OPERATORS_KINDS = {
+    "PodMonitor": _ours("PodMonitor", _object(_MONITOR)),
+    "PrometheusRule": _ours("PrometheusRule", _object({"groups": {"type": "array", "items": _RULE_GROUP}})),
 }
 
 
@@ -106,8 +110,8 @@ def problem_of(manifest: Manifest, crd: Path = CRD) -> str | None:
         if manifest["kind"] == "RayService":
             jsonschema.Draft202012Validator(rayservice_schema(crd)).validate(without_nulls(manifest))
             return operator_problem(manifest)
-        if manifest["kind"] == "PodMonitor":
-            jsonschema.Draft202012Validator(_POD_MONITOR).validate(manifest)
+        if (schema := _OPERATORS_KINDS.get(manifest["kind"])) is not None:
+            jsonschema.Draft202012Validator(schema).validate(manifest)
             return None
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
     except jsonschema.ValidationError as error:
