@@ -1,6 +1,8 @@
 """Who may have how much at once, decided before anything is done for a request.
 
-    enter (sync: refused at once, or inside) -> start (a place among the running) -> charge -> close
+    enter (sync: refused at once, or inside) -> start (places among the running) -> charge -> close
+
+A request takes a place for each of its choices, since each is a session of its own.
 
 Bounds are this replica's share of the deployment's: what every replica keeps, the deployment keeps.
 Everything here runs on one event loop.
@@ -45,6 +47,7 @@ class _Use:
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
+    num_places: int
     granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -85,39 +88,50 @@ class Admission:
         use.bucket = token_bucket.filled(use.bucket or token_bucket.full(rate, now_s), rate, now_s)
         return use.bucket
 
-    def _take_place(self) -> bool:
-        if self.num_running >= self._max_running:
-            return False
-        self.num_running += 1
-        return True
+    def _take_places(self, wanted: int) -> int:
+        """That many places, or all there can be for a request that wants more; 0 while they are not free."""
+        num_places = min(wanted, self._max_running)
+        if any(self._queues.values()) or self.num_running + num_places > self._max_running:
+            return 0
+        self.num_running += num_places
+        return num_places
 
-    async def _wait_for_place(self, priority: Priority) -> None:
-        waiter = _Waiter()
+    async def _wait_for_places(self, wanted: int, priority: Priority) -> int:
+        waiter = _Waiter(min(wanted, self._max_running))
         queue = self._queues[priority]
         queue.append(waiter)
+        self._hand_out()
         try:
             async with asyncio.timeout(self._limits.max_wait_s):
                 await waiter.granted
+                return waiter.num_places
         except BaseException as error:
             if waiter.granted.done() and not waiter.granted.cancelled():
-                self._give_place()  # it came in the moment in which nobody wanted it any more
+                self._give_places(waiter.num_places)  # they came in the moment in which nobody wanted them any more
             else:
                 with contextlib.suppress(ValueError):  # passed over already
                     queue.remove(waiter)
+                self._hand_out()  # it may have stood before one that wants fewer
             if isinstance(error, TimeoutError):
                 detail = f"no place within {self._limits.max_wait_s:g} s"
                 raise errors.overloaded(detail, _RETRY_AFTER_S) from None
             raise
 
-    def _give_place(self) -> None:
-        """Hand a place on to who has waited longest, the interactive first."""
+    def _give_places(self, num_places: int) -> None:
+        self.num_running -= num_places
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Free places go to who has waited longest, the interactive first; nobody overtakes one that wants several."""
         for queue in self._queues.values():
             while queue:
-                waiter = queue.popleft()
+                waiter = queue[0]
                 if not waiter.granted.done():
+                    if self.num_running + waiter.num_places > self._max_running:
+                        return
+                    self.num_running += waiter.num_places
                     waiter.granted.set_result(None)
-                    return
-        self.num_running -= 1
+                queue.popleft()
 
 
 class Ticket:
@@ -127,22 +141,21 @@ class Ticket:
         self.tenant = tenant
         self._admission = admission
         self._use = use
-        self._is_running = False
+        self._num_places = 0
         self._is_closed = False
         self._num_charged = 0.0
         self._num_prompt_tokens = 0
         self._num_generated: Callable[[], int] = lambda: 0
 
-    def start_at_once(self) -> bool:
-        """Take a place among the running if one is free."""
-        self._is_running = self._is_running or self._admission._take_place()
-        return self._is_running
+    def start_at_once(self, num_choices: int = 1) -> bool:
+        """Take the places for so many choices if they are free and nobody waits."""
+        assert self._num_places == 0
+        self._num_places = self._admission._take_places(num_choices)
+        return self._num_places > 0
 
-    async def start(self, priority: Priority) -> None:
-        """Wait for a place; ApiError 503 where none comes in time."""
-        if not self.start_at_once():
-            await self._admission._wait_for_place(priority)
-            self._is_running = True
+    async def start(self, priority: Priority, num_choices: int = 1) -> None:
+        """Wait for the places; ApiError 503 where they do not come in time."""
+        self._num_places = await self._admission._wait_for_places(num_choices, priority)
 
     def charge(self, num_prompt_tokens: int, likely_tokens: int, num_generated: Callable[[], int]) -> None:
         """Take the tokens that the request is likely to need; ApiError 429 if the tenant has not that many now.
@@ -168,8 +181,8 @@ class Ticket:
         self._is_closed = True
         self._admission.num_inside -= 1
         self._use.num_inside -= 1
-        if self._is_running:
-            self._admission._give_place()
+        if self._num_places:
+            self._admission._give_places(self._num_places)
         if self._num_charged and self._use.bucket is not None:
             used = 0 if is_refused else self._num_prompt_tokens + self._num_generated()
             self._use.bucket = token_bucket.spent(self._use.bucket, used - self._num_charged)

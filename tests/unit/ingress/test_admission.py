@@ -91,7 +91,7 @@ async def test_whatever_is_cancelled_whenever_every_place_comes_back() -> None:
         nonlocal most
         ticket = admission.enter(EVERYBODY)
         try:
-            await ticket.start(chance.choice(["batch", "interactive"]))  # type: ignore[arg-type]
+            await ticket.start(chance.choice(["batch", "interactive"]), chance.randrange(1, 5))  # type: ignore[arg-type]
             most = max(most, admission.num_running)
             for _ in range(chance.randrange(4)):
                 await asyncio.sleep(0)
@@ -108,6 +108,48 @@ async def test_whatever_is_cancelled_whenever_every_place_comes_back() -> None:
     assert most == 3
     assert admission.num_inside == admission.num_running == 0
     assert not any(admission._queues.values())
+
+
+async def test_choices_take_places_and_are_not_overtaken() -> None:
+    admission = Admission(AdmissionLimits(max_running=3, max_waiting=9))
+    running = [admission.enter(EVERYBODY) for _ in range(2)]
+    assert all(ticket.start_at_once() for ticket in running)
+    many, one = admission.enter(EVERYBODY), admission.enter(EVERYBODY)
+    assert not many.start_at_once(8)  # more than there are means all there are
+    waiting = [asyncio.create_task(many.start("batch", 8))]
+    await asyncio.sleep(0)
+    assert not one.start_at_once()
+    waiting.append(asyncio.create_task(one.start("batch")))
+    for ticket in running:
+        assert not waiting[0].done()
+        ticket.close(is_refused=False)
+        await asyncio.sleep(0)
+    await waiting[0]
+    assert (admission.num_running, waiting[1].done()) == (3, False)
+    many.close(is_refused=False)
+    await waiting[1]
+    one.close(is_refused=False)
+    assert admission.num_running == admission.num_inside == 0
+
+
+async def test_places_freed_before_the_wait_begins_are_not_missed() -> None:
+    admission = Admission(AdmissionLimits(max_running=1, max_waiting=9, max_wait_s=5))
+    running, next_one = admission.enter(EVERYBODY), admission.enter(EVERYBODY)
+    assert running.start_at_once()
+    assert not next_one.start_at_once()
+    running.close(is_refused=False)
+    async with asyncio.timeout(1):
+        await next_one.start("batch")
+
+
+async def test_one_that_leaves_lets_the_one_behind_it_in() -> None:
+    admission = Admission(AdmissionLimits(max_running=2, max_waiting=9))
+    assert admission.enter(EVERYBODY).start_at_once()
+    many, one = (asyncio.create_task(admission.enter(EVERYBODY).start("batch", wanted)) for wanted in (2, 1))
+    await asyncio.sleep(0)
+    many.cancel()
+    await one
+    assert admission.num_running == 2
 
 
 def test_a_tenants_requests_are_bounded_and_others_are_not(clock: Clock) -> None:
