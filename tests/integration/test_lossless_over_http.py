@@ -87,7 +87,7 @@ def speculation_of(completion: Any) -> dict[str, Any]:
 
 def deploy_printed(server: Server, folder: Path) -> None:
     """`outrider config` of two drafted tokens a round, then `serve deploy` of what it prints."""
-    settings = f"ingress: {{port: {server.port}}}\nspeculation: {{num_speculative_tokens: 2}}"
+    settings = f"ingress: {{port: {server.port}}}\nspeculation: {{policy: constant, num_speculative_tokens: 2}}"
     (folder / "config.yaml").write_text(settings)
     printed = subprocess.run([BIN / "outrider", "config", folder / "config.yaml"], capture_output=True, check=True)
     (folder / "serve.yaml").write_bytes(printed.stdout)
