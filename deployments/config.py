@@ -22,6 +22,7 @@ from deployments.checkpoint import (
 )
 from deployments.config_checks import CHECKS
 from deployments.config_parts import KernelsConfig, LogsConfig, Name, Part, Port, StreamsConfig
+from deployments.distributions import Acceptance
 from deployments.kernels.library import Kernels
 from deployments.messages import DrafterKind, DrafterName, PolicyName
 
@@ -52,11 +53,14 @@ class ModelConfig(Part):
 class SpeculationConfig(Part):
     """Who drafts for requests that leave it open, and how far ahead.
 
-    `drafters` are the kinds that are loaded; "auto": the one that `drafter` names.
+    `drafters` are the kinds that are loaded; "auto": the one that `drafter` names. With `acceptance`
+    rejection a remote drafter draws from its `max_distribution_tokens` likeliest tokens.
     """
 
     drafter: Literal["mtp", "draft_model", "prompt_lookup", "none"] = "mtp"
     drafters: tuple[DrafterKind, ...] | Auto = "auto"
+    acceptance: Acceptance = "coupled"
+    max_distribution_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
     policy: PolicyName = "adaptive"
     num_speculative_tokens: Annotated[int, Field(ge=0)] = 4
     max_speculative_tokens: Annotated[int, Field(ge=0, le=64)] = 16

@@ -1,13 +1,11 @@
 """Wire records: everything that crosses a stream between two roles.
 
-Only the standard library and msgspec are imported here, so the control plane and the policies
-test without torch and without ray. Construction does not validate, decoding does: bytes are
-decoded at the edge (`link.py`) and trusted from there on.
+Only the standard library and msgspec are imported here, so the control plane and the policies test without torch and
+without ray. Construction does not validate, decoding does: bytes are decoded at the edge (`link.py`).
 
-Positions. `context_len` is the number of tokens that are committed and known to both sides when
-the message is written, prompt included; the token at position `context_len - 1` is the last of
-them and has no KV entry yet. A message whose (session, epoch, context_len) lies behind its
-receiver is stale and dropped; one that lies ahead is held, one per session.
+Positions. `context_len` is the number of tokens that are committed and known to both sides when the message is written,
+prompt included; the token at position `context_len - 1` is the last of them and has no KV entry yet. A message whose
+(session, epoch, context_len) lies behind its receiver is stale and dropped; one ahead is held, one per session.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from deployments.distributions import Distribution
 from deployments.timing import StepShape, StepTiming
 
 PROTOCOL_VERSION = 1
@@ -214,6 +213,7 @@ class VerifyItem(Record):
     lookahead: int = 0
     drafter: str = ""
     survival_percent: tuple[int, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
 
 
 class Verify(Record):
@@ -379,6 +379,7 @@ class ProposalItem(Record):
     context_len: int
     tokens: tuple[Token, ...]
     confidences: tuple[float, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
 
 
 class Proposal(Record):

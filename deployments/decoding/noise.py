@@ -38,6 +38,10 @@ _GAMMA = to_int64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = to_int64(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = to_int64(0x94D049BB133111EB)
 
+ACCEPT = 1 << 40
+DRAFT = 1 << 41
+"""Indices of child keys, for what rejection sampling draws; drafts add a salt."""
+
 _LOWER_63_BITS = (1 << 63) - 1
 _W_PER_COUNT = 2.0**-63 * (1.0 - 2.0**-53)
 
@@ -69,6 +73,16 @@ def gumbel_RV(key_R: Tensor, vocab_size: int) -> Tensor:
 def gumbel_at(key_N: Tensor, token_N: Tensor) -> Tensor:
     """The noise of single tokens, float32 [N], bit for bit that of `gumbel_RV` for the rows with these keys."""
     return _gumbel(_mix_(_token_offsets(token_N).add_(key_N)))
+
+
+def child_key(key_R: Tensor, index_R: Tensor) -> Tensor:
+    """Keys of noise that is independent of the rows' own; `index_R` is beyond every token, and tells purposes apart."""
+    return _mix_(_token_offsets(index_R).add_(key_R))
+
+
+def uniform(key_R: Tensor) -> Tensor:
+    """One number in (0, 1) per key, float64 [R]; a key used for this is used for nothing else."""
+    return key_R.bitwise_and(_LOWER_63_BITS).to(torch.float64).mul_(_W_PER_COUNT).add_(0.5 * _W_PER_COUNT)
 
 
 def row_slices(num_rows: int, vocab_size: int, device: torch.device) -> list[slice]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from deployments.config import DrafterConfig, DraftModelConfig, OutriderConfig
+from deployments.distributions import DistributionStore
 from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.messages import DrafterKind
 from deployments.metering import Meter
 
+if TYPE_CHECKING:
+    from deployments.decoding.drawing import Draw
 
-def build_service(config: OutriderConfig, kind: DrafterKind, meter: Meter) -> DrafterService | TokenDrafterService:
-    """Load what this kind drafts with and put a service around it."""
+
+def build_service(
+    config: OutriderConfig, kind: DrafterKind, meter: Meter, store: DistributionStore | None = None
+) -> DrafterService | TokenDrafterService:
+    """Load what this kind drafts with and put a service around it; `store` is that of the verifier around it."""
     # Here, not above: the process that builds the application never loads torch.
     import torch
 
@@ -20,10 +28,11 @@ def build_service(config: OutriderConfig, kind: DrafterKind, meter: Meter) -> Dr
     if role.placement == "remote":  # else the process is the verifier's
         bound_gpu_memory(role.max_gpu_bytes if role.device == "cuda" else None)
         torch.set_num_threads(role.num_threads)
-    return mtp_service(config, meter) if kind == "mtp" else draft_model_service(config, meter)
+    store = store if role.placement == "colocated" else None
+    return mtp_service(config, meter, store) if kind == "mtp" else draft_model_service(config, meter, store)
 
 
-def mtp_service(config: OutriderConfig, meter: Meter) -> DrafterService:
+def mtp_service(config: OutriderConfig, meter: Meter, store: DistributionStore | None) -> DrafterService:
     """Load the assistant, and of the target its embedding alone."""
     import torch
 
@@ -37,10 +46,11 @@ def mtp_service(config: OutriderConfig, meter: Meter) -> DrafterService:
         device=_device(config, config.drafter),
         kernels=config.kernels_for(config.drafter),
     )
-    return DrafterService(engine, DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions), meter)
+    engine.draw = _draw(config, store)
+    return DrafterService(engine, DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions), meter, store)
 
 
-def draft_model_service(config: OutriderConfig, meter: Meter) -> TokenDrafterService:
+def draft_model_service(config: OutriderConfig, meter: Meter, store: DistributionStore | None) -> TokenDrafterService:
     """Load the draft model, with a cache of its own; of the target only the size of its vocabulary is read."""
     import torch
 
@@ -64,13 +74,23 @@ def draft_model_service(config: OutriderConfig, meter: Meter) -> TokenDrafterSer
         device=_device(config, section),
         kernels=config.kernels_for(section),
     )
+    engine.draw = _draw(config, store)
     settings = TokenDrafterSettings(
         max_batch_sessions=section.max_sessions,
         prompt_tokens=section.prompt_tokens,
         drafts_ahead=section.drafts_ahead and section.placement == "remote",
     )
-    return TokenDrafterService(engine, settings, meter)
+    return TokenDrafterService(engine, settings, meter, store)
 
 
 def _device(config: OutriderConfig, role: DrafterConfig | DraftModelConfig) -> str:
     return role.device if role.placement == "remote" else config.verifier.device
+
+
+def _draw(config: OutriderConfig, store: DistributionStore | None) -> Draw:
+    """With a store, what was drawn from meets no wire and is kept whole."""
+    from deployments.decoding.drawing import DrawForRejection, draw_coupled
+
+    if config.speculation.acceptance == "coupled":
+        return draw_coupled
+    return DrawForRejection(None if store is not None else config.speculation.max_distribution_tokens)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from deployments.decoding.drawing import Draw, draw_coupled
 from deployments.decoding.rows import SamplingRows
-from deployments.decoding.sampling import choose
+from deployments.distributions import Distribution
 from deployments.drafter.engine import Draft
 from deployments.drafter.token_engine import ReadRequest
 from deployments.kernels.library import Kernels
@@ -46,12 +47,31 @@ class _Session:
     last_batch: int = 0
 
 
+@dataclass(slots=True)
+class _Drafted:
+    tokens: list[Token] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    distributions: list[Distribution] = field(default_factory=list)
+
+    def as_draft(self, session: SessionId) -> Draft:
+        return Draft(
+            session=session,
+            tokens=tuple(self.tokens),
+            confidences=tuple(self.confidences),
+            distributions=tuple(self.distributions),
+        )
+
+
 class DraftModelEngine:
-    """Implements `TokenDrafterEngine` with any causal decoder; `vocab_size` is the target's."""
+    """Implements `TokenDrafterEngine` with any causal decoder; `vocab_size` is the target's.
+
+    `draw` says how tokens are drawn; it must go with the verifier's acceptance.
+    """
 
     def __init__(
         self, model: Target, limits: DraftCacheLimits, *, vocab_size: int, kernels: Kernels | None = None
     ) -> None:
+        self.draw: Draw = draw_coupled
         text_config = model.text_config
         self._device = str(model.model.device)
         self._limits = limits
@@ -100,7 +120,7 @@ class DraftModelEngine:
         """One pass over everything to read, then one per further drafted token, for all sessions together."""
         self._num_batches += 1
         served = [request for request in requests if self._make_room(request)]
-        drafts: dict[SessionId, tuple[list[Token], list[float]]] = {request.session: ([], []) for request in served}
+        drafts = {request.session: _Drafted() for request in served}
         chunks = [_reading(request) for request in served]
         drafting = [request for request in served if request.num_draft_tokens > 0]
         step = 0
@@ -116,13 +136,11 @@ class DraftModelEngine:
                 Chunk(
                     session=request.session,
                     start=request.start + len(request.tokens) + step - 1,
-                    tokens=(drafts[request.session][0][-1],),
+                    tokens=(drafts[request.session].tokens[-1],),
                 )
                 for request in drafting
             ]
-        empty: tuple[list[Token], list[float]] = ([], [])
-        found = [(request.session, *drafts.get(request.session, empty)) for request in requests]
-        return [Draft(session=session, tokens=tuple(t), confidences=tuple(c)) for session, t, c in found]
+        return [drafts.get(request.session, _Drafted()).as_draft(request.session) for request in requests]
 
     def check_integrity(self) -> None:
         """Assert that the cache's books balance; for tests."""
@@ -134,18 +152,19 @@ class DraftModelEngine:
         requests: Sequence[ReadRequest],
         step: int,
         logits_BV: torch.Tensor,
-        drafts: dict[SessionId, tuple[list[Token], list[float]]],
+        drafts: dict[SessionId, _Drafted],
     ) -> None:
         """Draw each session's next token, by the noise of the position that it is for."""
         rows = SamplingRows.build(
             [(self._sessions[r.session].params, r.start + len(r.tokens) + step) for r in requests], self._device
         )
-        choice = choose(logits_BV, rows)
-        picks = zip(requests, choice.tokens_R.tolist(), choice.confidences_R.tolist(), strict=True)
-        for request, token, confidence in picks:
-            tokens, confidences = drafts[request.session]
-            tokens.append(token)
-            confidences.append(confidence)
+        drawn = self.draw(logits_BV, rows, [request.start + len(request.tokens) for request in requests])
+        confidences = drawn.confidences_R.tolist()
+        for row, (request, token) in enumerate(zip(requests, drawn.tokens_R.tolist(), strict=True)):
+            draft = drafts[request.session]
+            draft.tokens.append(token)
+            draft.confidences.extend(confidences[row : row + 1])
+            draft.distributions.extend(drawn.distributions[row : row + 1])
 
     def _make_room(self, request: ReadRequest) -> bool:
         """Roll the session's cache back to where the request starts; reserve it first where there is none."""

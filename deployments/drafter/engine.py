@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from deployments.distributions import Distribution
 from deployments.messages import KvRange, SamplingParams, SessionId, Token
 
 
@@ -25,11 +26,12 @@ class DraftRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """The drafted tokens of one session and the drafter's probability of each."""
+    """The drafted tokens of one session, with the drafter's probability of each or what it was drawn from."""
 
     session: SessionId
     tokens: tuple[Token, ...]
     confidences: tuple[float, ...]
+    distributions: tuple[Distribution, ...] = ()
 
 
 class DrafterEngine(Protocol):

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from deployments.decoding.drawing import Draw, Drawn, draw_coupled
 from deployments.decoding.rows import SamplingRows
-from deployments.decoding.sampling import choose
 from deployments.drafter.attention_inputs import AttentionInputs, separate, stacked
 from deployments.drafter.compiled_forward import CompiledForward, can_run_compiled
 from deployments.drafter.engine import Draft, DraftRequest
@@ -47,9 +47,13 @@ _MAX_STACKED_BYTES = 4 << 20
 
 
 class MtpEngine:
-    """A DrafterEngine that holds an assistant, the embedding's part in it, and shadows."""
+    """A DrafterEngine that holds an assistant, the embedding's part in it, and shadows.
+
+    `draw` says how tokens are drawn; it must go with the verifier's acceptance.
+    """
 
     def __init__(self, forward: AssistantForward, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu") -> None:
+        self.draw: Draw = draw_coupled
         self._forward = forward
         self._spec = spec
         self._device = torch.device(device)
@@ -104,14 +108,13 @@ class MtpEngine:
         positions_B = torch.tensor([request.context_len - 1 for request in requests], device=self._device)
         steps = self._forward.start(hidden_BH.to(self._device), positions_B, self._attention(requests))
         tokens_B = torch.tensor([request.last_token for request in requests], device=self._device)
-        drafted, confidences = [], []
+        drawn: list[Drawn] = []
         for step in range(requests[0].lookahead):
             rows = self._rows(requests, step)
-            choice = choose(steps.step(tokens_B[: len(rows)]), rows)
-            tokens_B = choice.tokens_R
-            drafted.append(choice.tokens_R)
-            confidences.append(choice.confidences_R)
-        return _as_drafts(requests, torch.cat(drafted).tolist(), torch.cat(confidences).tolist())
+            salts = [request.context_len for request in requests[: len(rows)]]
+            drawn.append(self.draw(steps.step(tokens_B[: len(rows)]), rows, salts))
+            tokens_B = drawn[-1].tokens_R
+        return _as_drafts(requests, drawn)
 
     def _rows(self, requests: Sequence[DraftRequest], step: int) -> SamplingRows:
         """How the sessions still drafting at this step choose their token: by the noise of its own position."""
@@ -230,8 +233,11 @@ def _num_active(requests: Sequence[DraftRequest]) -> list[int]:
     return [sum(request.lookahead > step for request in requests) for step in range(requests[0].lookahead)]
 
 
-def _as_drafts(requests: Sequence[DraftRequest], tokens: Sequence[int], confidences: Sequence[float]) -> list[Draft]:
+def _as_drafts(requests: Sequence[DraftRequest], drawn: Sequence[Drawn]) -> list[Draft]:
     """Cut what was drafted step by step into one draft per session."""
+    tokens = torch.cat([step.tokens_R for step in drawn]).tolist()
+    confidences = torch.cat([step.confidences_R for step in drawn]).tolist()
+    distributions = [distribution for step in drawn for distribution in step.distributions]
     num_active = _num_active(requests)
     starts = [sum(num_active[:step]) for step in range(len(num_active))]
     drafts = []
@@ -241,7 +247,8 @@ def _as_drafts(requests: Sequence[DraftRequest], tokens: Sequence[int], confiden
             Draft(
                 session=request.session,
                 tokens=tuple(tokens[pick] for pick in picks),
-                confidences=tuple(confidences[pick] for pick in picks),
+                confidences=tuple(confidences[pick] for pick in picks) if confidences else (),
+                distributions=tuple(distributions[pick] for pick in picks) if distributions else (),
             )
         )
     return drafts

@@ -11,6 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 
+from deployments.distributions import DistributionStore, kept_or_sent
 from deployments.drafter.engine import DrafterEngine, DraftRequest
 from deployments.drafter.stats import DrafterStats
 from deployments.link import Link, send_or_drop
@@ -43,7 +44,14 @@ class DrafterSettings:
 class DrafterService:
     """An Endpoint for links from routers and verifiers."""
 
-    def __init__(self, engine: DrafterEngine, settings: DrafterSettings, meter: Meter | None = None) -> None:
+    def __init__(
+        self,
+        engine: DrafterEngine,
+        settings: DrafterSettings,
+        meter: Meter | None = None,
+        store: DistributionStore | None = None,
+    ) -> None:
+        self._store = store
         self._engine = engine
         self._settings = settings
         self._attached: dict[SessionId, tuple[Link, Attach]] = {}
@@ -190,6 +198,7 @@ class DrafterService:
                     context_len=request.context_len,
                     tokens=draft.tokens,
                     confidences=draft.confidences,
+                    distributions=kept_or_sent(self._store, request.session, request.context_len, draft.distributions),
                 )
             )
         for link, items in proposals.items():

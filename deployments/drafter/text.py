@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from deployments.distributions import Distribution, DistributionStore, kept_or_sent
 from deployments.drafter.engine import Draft
 from deployments.link import Link
 from deployments.messages import Attach, DraftItem, ProposalItem, SessionId, Token
@@ -24,6 +25,7 @@ class Text:
     tokens: list[Token] = field(default_factory=list)
     guess: list[Token] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
+    distributions: list[Distribution] = field(default_factory=list)
     num_cached: int = 0
     asked: DraftItem | None = None
     asked_s: float | None = None
@@ -55,7 +57,8 @@ class Text:
             self.num_cached = min(self.num_cached, len(self.tokens) + num_right)
             self.guess.clear()
             self.confidences.clear()
-        del self.guess[: len(new)], self.confidences[: len(new)]
+            self.distributions.clear()
+        del self.guess[: len(new)], self.confidences[: len(new)], self.distributions[: len(new)]
         self.tokens.extend(new)
         self.asked, self.asked_s = (item, now_s) if item.lookahead > 0 else (None, None)
         self.last_lookahead = item.lookahead
@@ -77,9 +80,10 @@ class Text:
         self.num_cached = computed_len
         self.guess.extend(draft.tokens)
         self.confidences.extend(draft.confidences)
+        self.distributions.extend(draft.distributions)
 
-    def proposal(self) -> ProposalItem:
-        """Answer what was asked with the guess, as far as it goes."""
+    def proposal(self, store: DistributionStore | None) -> ProposalItem:
+        """Answer what was asked with the guess, as far as it goes, and with what it was drawn from."""
         item = self.asked
         assert item is not None
         self.asked = self.asked_s = None
@@ -89,4 +93,7 @@ class Text:
             context_len=item.context_len,
             tokens=tuple(self.guess[: item.lookahead]),
             confidences=tuple(self.confidences[: item.lookahead]),
+            distributions=kept_or_sent(
+                store, item.session, item.context_len, tuple(self.distributions[: item.lookahead])
+            ),
         )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deployments.distributions import DistributionStore
 from deployments.drafter.stats import DrafterStats
 from deployments.drafter.text import Text
 from deployments.drafter.token_engine import ReadRequest, TokenDrafterEngine
@@ -49,7 +50,14 @@ class TokenDrafterSettings:
 class TokenDrafterService:
     """An Endpoint for links from routers."""
 
-    def __init__(self, engine: TokenDrafterEngine, settings: TokenDrafterSettings, meter: Meter | None = None) -> None:
+    def __init__(
+        self,
+        engine: TokenDrafterEngine,
+        settings: TokenDrafterSettings,
+        meter: Meter | None = None,
+        store: DistributionStore | None = None,
+    ) -> None:
+        self._store = store
         self._engine = engine
         self._settings = settings
         self._texts: dict[SessionId, Text] = {}
@@ -222,7 +230,7 @@ class TokenDrafterService:
 
     def _answer(self, text: Text) -> None:
         self.num_questions += 1
-        self._proposals.setdefault(text.link, []).append(text.proposal())
+        self._proposals.setdefault(text.link, []).append(text.proposal(self._store))
 
     def _rest(self, text: Text) -> None:
         """Nothing is asked of this text now: its guess may be carried on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deployments.distributions import Distribution
 from deployments.messages import SessionId, Token
 
 
@@ -13,7 +14,8 @@ class Chunk:
 
     `start` is the session's computed length. The last `num_drafted` tokens are a proposal to
     verify. `is_partial` marks a prompt chunk that does not reach the last known token: it fills
-    the cache and yields no token (`num_drafted` is 0 then).
+    the cache and yields no token (`num_drafted` is 0 then). `distributions` are what the drafted tokens
+    were drawn from, where rejection sampling asks and it is known.
     """
 
     session: SessionId
@@ -21,3 +23,4 @@ class Chunk:
     tokens: tuple[Token, ...]
     num_drafted: int = 0
     is_partial: bool = False
+    distributions: tuple[Distribution, ...] = ()

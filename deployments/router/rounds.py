@@ -248,6 +248,7 @@ class Rounds:
             lookahead=self._go_ahead(session),
             drafter=session.fed_drafter,
             survival_percent=self.lookaheads.survival_percent(session),
+            distributions=session.distributions,
         )
         self._await_verdict(session, item)
         return item

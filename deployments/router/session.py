@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+from deployments.distributions import Distribution
 from deployments.link import Link
 from deployments.logs import about, epoch_name, session_name
 from deployments.messages import (
@@ -58,6 +59,7 @@ class Session:
     verifier: str = ""
     drafter: str = ""
     proposal: tuple[Token, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
     confidences: tuple[float, ...] = ()
     proposed_by: DrafterName = "none"
     held: ProposalItem | None = None
@@ -129,7 +131,7 @@ class Session:
             num_accepted=min(item.num_accepted, len(kept)),
             finish_reason=finish_reason,
         )
-        self.proposal, self.confidences = (), ()
+        self.proposal, self.confidences, self.distributions = (), (), ()
         self.outstanding = None
         self.num_resends = 0
         return commit
@@ -145,6 +147,7 @@ class Session:
             return False
         self.proposal = self.clip(item.tokens)
         self.confidences = item.confidences[: len(self.proposal)]
+        self.distributions = item.distributions[: len(self.proposal)]
         self.proposed_by = self.drafter_name
         self.held = None
         return True
@@ -156,7 +159,7 @@ class Session:
         if self.lookup is None:
             self.lookup = PromptLookup()
         self.proposal = self.clip(self.lookup.propose(self.tokens, self.asked_lookahead))
-        self.confidences = ()
+        self.confidences, self.distributions = (), ()
         self.proposed_by = "prompt_lookup"
 
     def clip(self, tokens: Sequence[Token]) -> tuple[Token, ...]:

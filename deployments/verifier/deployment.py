@@ -22,6 +22,7 @@ from cluster.logs import own_rank, replica_handlers
 from cluster.worker_group import WorkerGroup
 from deployments.colocation import ColocatedService
 from deployments.config import OutriderConfig, parse
+from deployments.distributions import DistributionStore
 from deployments.link import Identity
 from deployments.logs import set_up
 from deployments.messages import DrafterKind
@@ -33,7 +34,7 @@ from deployments.verifier.parallel_engine import ParallelEngine, RankListener
 from deployments.verifier.service import VerifierService, VerifierSettings
 from deployments.verifier.warm_up import time_steps
 
-BuildDrafter = Callable[[OutriderConfig, DrafterKind, Meter], Service]
+BuildDrafter = Callable[[OutriderConfig, DrafterKind, Meter, DistributionStore], Service]
 
 _RANKS_START_TIMEOUT_S = 3600.0
 """Loading a large checkpoint from a cold disk takes a good part of an hour."""
@@ -57,10 +58,11 @@ class Verifier(ServedReplica):
         self._ranks = ranks = Ranks(settings) if settings.verifier.num_ranks > 1 else None
 
         def build(meter: Meter) -> Service:
-            verifier = build_service(settings, meter, ranks)
+            store = DistributionStore()
+            verifier = build_service(settings, meter, store, ranks)
             if not settings.colocated_kinds:
                 return verifier
-            drafters = {kind: build_drafter(settings, kind, meter) for kind in settings.colocated_kinds}
+            drafters = {kind: build_drafter(settings, kind, meter, store) for kind in settings.colocated_kinds}
             return ColocatedService(identity, verifier, drafters)
 
         await self.start(
@@ -124,7 +126,9 @@ def _serve_share(fields: dict[str, Any], folder: str, rank: int) -> None:
     serve_share(fields, folder, rank)
 
 
-def build_service(config: OutriderConfig, meter: Meter, ranks: Ranks | None = None) -> VerifierService:
+def build_service(
+    config: OutriderConfig, meter: Meter, store: DistributionStore, ranks: Ranks | None = None
+) -> VerifierService:
     """Load the target, here or in the ranks, and put an engine and a service around it."""
     engine: VerifierEngine
     if ranks is not None:
@@ -148,4 +152,4 @@ def build_service(config: OutriderConfig, meter: Meter, ranks: Ranks | None = No
         max_lookahead=settings.max_lookahead,
         budget_s=verifier.warm_up_s,
     )
-    return VerifierService(engine, settings, meter, timings)
+    return VerifierService(engine, settings, meter, timings, store)

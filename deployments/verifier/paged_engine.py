@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from deployments.decoding.acceptance import accept
+from deployments.decoding.rejection import verify
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
+from deployments.distributions import Acceptance
 from deployments.kernels.library import Kernels
 from deployments.messages import KvRange, SamplingParams, SessionId, Token
 from deployments.models.loading import ShadowSpec, Target, shadow_spec
@@ -48,8 +50,15 @@ class _Session:
 class PagedEngine:
     """Implements `VerifierEngine`; single-threaded, `step` blocks until the pass is done."""
 
-    def __init__(self, target: Target, limits: CacheLimits, kernels: Kernels | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        limits: CacheLimits,
+        kernels: Kernels | None = None,
+        acceptance: Acceptance = "coupled",
+    ) -> None:
         _check(limits, target)
+        self._acceptance = acceptance
         model, text_config = target.model, target.text_config
         device = str(model.device)
         num_blocks = -(-limits.num_kv_tokens // limits.block_size)
@@ -185,8 +194,12 @@ class PagedEngine:
             stop = chunk.start + len(chunk.tokens)
             rows.extend((params, position) for position in range(stop - chunk.num_drafted, stop + 1))
             drafts.append(chunk.tokens[len(chunk.tokens) - chunk.num_drafted :])
-        choice = choose(output.logits_RV, SamplingRows.build(rows, output.logits_RV.device), with_confidences=False)
-        accepted = accept(choice.tokens_R, drafts)
+        sampling_rows = SamplingRows.build(rows, output.logits_RV.device)
+        if self._acceptance == "rejection":
+            accepted = verify(output.logits_RV, sampling_rows, drafts, [chunk.distributions for chunk in chunks])
+        else:
+            choice = choose(output.logits_RV, sampling_rows, with_confidences=False)
+            accepted = accept(choice.tokens_R, drafts)
         return [
             Outcome(session=chunk.session, num_accepted=num_accepted, next_token=next_token)
             for chunk, (num_accepted, next_token) in zip(chunks, accepted, strict=True)

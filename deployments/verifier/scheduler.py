@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deployments.distributions import Distribution
 from deployments.messages import SessionId, Token
 from deployments.verifier.engine import Chunk
 
@@ -26,6 +27,7 @@ class Pending:
     computed_len: int
     tokens: Sequence[Token]
     proposal: tuple[Token, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
     wants_verify: bool = True
 
     @property
@@ -92,4 +94,10 @@ def _chunk(pending: Pending, num_tokens: int) -> Chunk:
         stop = start + min(num_tokens, num_missing)
         return Chunk(session=pending.session, start=start, tokens=tuple(pending.tokens[start:stop]), is_partial=True)
     tokens = (*pending.tokens[start:], *pending.proposal)
-    return Chunk(session=pending.session, start=start, tokens=tokens, num_drafted=len(pending.proposal))
+    return Chunk(
+        session=pending.session,
+        start=start,
+        tokens=tokens,
+        num_drafted=len(pending.proposal),
+        distributions=pending.distributions[: len(pending.proposal)],
+    )

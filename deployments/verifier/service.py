@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from deployments.distributions import KEPT, DistributionStore
 from deployments.link import Link, send_or_drop
 from deployments.logs import about
 from deployments.messages import (
@@ -79,7 +80,9 @@ class VerifierService:
         settings: VerifierSettings,
         meter: Meter | None = None,
         timings: Sequence[StepTiming] = (),
+        store: DistributionStore | None = None,
     ) -> None:
+        self._store = store
         self._engine = engine
         self._settings = settings
         self._budget = StepBudget(
@@ -220,6 +223,8 @@ class VerifierService:
             logger.debug("session %x: a Verify of epoch %s is stale", item.session, item.epoch)
         elif item.context_len == session.context_len and not session.is_ended:
             session.take_verify(item, self._engine.vocab_size, self._settings.max_lookahead)
+            if self._store is not None and KEPT in item.distributions:
+                session.distributions = self._store.take(session.id, item.context_len)
             self._batching.came_back(session.id)
             self._active[session.id] = session
             self._work.set()
@@ -266,6 +271,7 @@ class VerifierService:
             computed_len=session.computed_len,
             tokens=session.tokens,
             proposal=session.proposal,
+            distributions=session.distributions,
             wants_verify=session.wants_verify,
         )
 

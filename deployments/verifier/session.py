@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from deployments.distributions import Distribution
 from deployments.link import Link
 from deployments.logs import about, epoch_name, session_name
 from deployments.messages import Epoch, Open, SessionId, Token, VerdictItem, VerifyItem
@@ -25,6 +26,7 @@ class Session:
     computed_len: int = 0
     proposal: tuple[Token, ...] = ()
     survival: tuple[float, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
     wants_verify: bool = True
     last_verdict: VerdictItem | None = None
     is_ended: bool = False
@@ -54,6 +56,7 @@ class Session:
         room = min(max_lookahead, room_for_proposal(self.context_len, self.opened.max_context_tokens))
         self.proposal = valid_prefix(item.tokens[:room], vocab_size)
         self.survival = tuple(percent / 100 for percent in item.survival_percent[: len(self.proposal)])
+        self.distributions = item.distributions
         self.wants_verify = True
 
     def decide(self, num_accepted: int, next_token: Token) -> None:
@@ -73,7 +76,7 @@ class Session:
         self.num_rounds += 1
         self.tokens.extend(decided)
         self.computed_len = self.context_len - 1
-        self.proposal, self.survival = (), ()
+        self.proposal, self.survival, self.distributions = (), (), ()
         self.wants_verify = False
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from deployments.colocation import ColocatedService
+from deployments.distributions import DistributionStore
 from deployments.drafter.engine import DrafterEngine
 from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.drafter.token_engine import TokenDrafterEngine
@@ -87,10 +88,14 @@ class Rig:
         return await self._add("router", service)
 
     async def add_verifier(
-        self, engine: VerifierEngine, inside: dict[DrafterKind, AnyDrafter] | None = None, **settings: object
+        self,
+        engine: VerifierEngine,
+        inside: dict[DrafterKind, AnyDrafter] | None = None,
+        store: DistributionStore | None = None,
+        **settings: object,
     ) -> Node:
         """A verifier, with drafters in its process if `inside` has any."""
-        service = VerifierService(engine, VerifierSettings(**settings))  # type: ignore[arg-type]
+        service = VerifierService(engine, VerifierSettings(**settings), store=store)  # type: ignore[arg-type]
         return await self._add("verifier", service, inside or {})
 
     async def add_drafter(self, engine: DrafterEngine, **settings: object) -> Node:
@@ -151,6 +156,7 @@ async def running_rig(
     drafters: Sequence[DrafterEngine] = (),
     token_drafters: Sequence[TokenDrafterEngine] = (),
     inside: Callable[[], dict[DrafterKind, AnyDrafter]] = dict,
+    store: DistributionStore | None = None,
     num_routers: int = 1,
     router: dict[str, object] | None = None,
     verifier: dict[str, object] | None = None,
@@ -164,7 +170,7 @@ async def running_rig(
         for token_engine in token_drafters:
             await rig.add_token_drafter(token_engine)
         for verifier_engine in verifiers:
-            await rig.add_verifier(verifier_engine, inside(), **(verifier or {}))
+            await rig.add_verifier(verifier_engine, inside(), store, **(verifier or {}))
         for _ in range(num_routers):
             await rig.add_router(**(router or {}))
         yield rig
