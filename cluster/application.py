@@ -77,17 +77,29 @@ def describe(name: str) -> str:
     return "\n".join(f"  {name}: {d.status.value} {d.message}" for name, d in status.deployments.items())
 
 
-def check_room(name: str) -> bool:
-    """Raise Occupied if an application has this name already; returns whether Serve runs."""
-    from ray import serve
+def check_room(name: str, *, host: str, port: int) -> bool:
+    """Raise Occupied if the application has no place on this cluster; returns whether Serve runs here already.
 
-    status = serve.status()
-    if name in status.applications:
+    A cluster has one Serve, whose proxies listen where they were told to at its start.
+    """
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return False
+    if name in serve.status().applications:
         raise Occupied(
             f"the cluster serves an application {name!r} already; change it with `serve deploy`, or remove it with "
             "`serve shutdown`"
         )
-    return bool(status.proxies)
+    listening = client.http_config
+    if (listening.host, listening.port) != (host, port):
+        raise Occupied(
+            f"Serve listens on {listening.host}:{listening.port} on this cluster, not on {host}:{port}; set "
+            "ingress.host and ingress.port (--port) to these"
+        )
+    return True
 
 
 def proxy_addresses() -> list[str]:

@@ -105,7 +105,7 @@ def _serve_on(address: str, config: OutriderConfig, stopping: threading.Event, d
     begun_s = time.monotonic()
     _say(f"joining the Ray cluster at {address}")
     with nodes.connected(address):
-        has_serve = application.check_room(APP_NAME)
+        has_serve = application.check_room(APP_NAME, host=config.ingress.host, port=config.ingress.port)
         try:
             application.start_serve(host=config.ingress.host, port=config.ingress.port, on_every_node=True)
             _deploy(config, stopping, deadline_s, lambda: _hosts(config))

@@ -71,6 +71,10 @@ def test_it_joins_serves_and_leaves_the_neighbour_alone(cluster: RayCluster) -> 
     (cluster.folder / "neighbour.yaml").write_text(yaml.safe_dump(fields))
     cluster.run("serve", "deploy", str(cluster.folder / "neighbour.yaml"), "--address", cluster.dashboard)
     (cluster.folder / "config.yaml").write_text(yaml.safe_dump(tiny_settings(cluster.folder)))
+    (other_port,) = free_ports(1)
+    elsewhere, its_log = start(cluster, "--config", str(cluster.folder / "config.yaml"), "--port", str(other_port))
+    assert elsewhere.wait(TIMEOUT_S) == 1
+    assert f"Serve listens on 127.0.0.1:{port} on this cluster, not on 127.0.0.1:{other_port}" in its_log.read_text()
     process, log = start(cluster, "--config", str(cluster.folder / "config.yaml"), "--port", str(port))
     try:
         wait_for_text(process, log, "Ctrl-C removes the application; the cluster stays.")
