@@ -38,6 +38,7 @@ class _Session:
     round_started_ms: float = 0.0
     draft_ms: float = 0.0
     num_proposed: int = 0
+    is_probe: bool = False
 
 
 @dataclass(slots=True)
@@ -167,9 +168,11 @@ class Router:
         text, position, planner = session.request.text, session.position, self.planners[session.verifier]
         num_drafted = 0 if num_prompt_tokens else session.num_proposed
         is_open = session.request.num_speculative_tokens is None and self._settings.policy == "adaptive"
+        is_open = is_open and not session.is_probe
         survival = tuple(session.plan.acceptance.survival[:num_drafted]) if is_open else ()
         room = max(0, text.length - position - 2)
         session.lookahead = min(planner.lookahead(session.plan), room)
+        session.is_probe = session.plan.is_probe
         asked = Asked(
             session=session.id,
             context_len=session.request.num_prompt_tokens + position,

@@ -57,8 +57,8 @@ def measure(pair_name: str, pair: Pair, request_class: str, concurrency: int, nu
             concurrency=concurrency,
             classes=classes_of(request_class),
             lookahead=lookahead,
-            num_tokens=max(num_tokens, 400 * concurrency),
-            warm_up_tokens=max(num_tokens // 4, 100 * concurrency),
+            num_tokens=max(num_tokens, 200 * concurrency),
+            warm_up_tokens=max(num_tokens, 200 * concurrency),
         )
 
     fixed = {lookahead: simulate(run(lookahead)).tokens_per_s for lookahead in FIXED}

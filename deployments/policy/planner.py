@@ -59,6 +59,7 @@ class Speculation:
     priority: Priority = "interactive"
     lookahead: int | None = None
     heuristic: int = 0
+    is_probe: bool = False
     num_rounds_off: int = 0
     by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
 
@@ -193,7 +194,7 @@ class Planner:
             if choice.rate < _HYSTERESIS * rate_of(vector, everyone, cycle_ms):
                 lookaheads = before
         for session, lookahead in zip(sessions, lookaheads, strict=True):
-            session.lookahead = lookahead
+            session.lookahead, session.is_probe = lookahead, False
         self._threshold, self._cap = choice.threshold, choice.cap
         self.stats.rate, self.stats.cap = choice.rate, max(lookaheads)
         self._probe(sessions, limit)
@@ -210,6 +211,7 @@ class Planner:
             assert session.lookahead is not None
             if session.lookahead < limit:
                 session.lookahead += 1
+                session.is_probe = True
                 self.stats.num_probes += 1
 
     def _limit(self) -> int:

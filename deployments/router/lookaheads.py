@@ -72,14 +72,16 @@ class Lookaheads:
         patience, session.patience = session.patience, after_skipped_round(session.patience)
         plan = self.plan_of(session)
         planner.sessions.setdefault(session.id, plan)
-        return 0 if patience.num_rounds_to_skip else planner.lookahead(plan)
+        lookahead = planner.lookahead(plan)
+        session.is_probe, session.asks_probe = session.asks_probe, plan.is_probe
+        return 0 if patience.num_rounds_to_skip else lookahead
 
     def survival_percent(self, session: Session) -> tuple[int, ...]:
-        """How likely each token of the proposal holds; () where the request or the policy asks for just so many.
+        """How likely each token of the proposal holds; () where just so many are wanted (told so, or a probe).
 
         Where acceptance is not coupled the drawn tokens' confidences must stay out of this.
         """
-        if not session.proposal or not self._is_open(session):
+        if not session.proposal or session.is_probe or not self._is_open(session):
             return ()
         acceptance = self.plan_of(session).acceptance_of(session.proposed_by)
         survival = acceptance.survival

@@ -69,6 +69,8 @@ class Session:
     deadline_s: float = 0.0
     patience: Patience = field(default_factory=Patience)
     asked_lookahead: int = 0
+    is_probe: bool = False
+    asks_probe: bool = False
     round_started_s: float = 0.0
     draft_s: float = 0.0
     sent_len: int = 0
