@@ -33,6 +33,8 @@ _SKILL_DOUBT = 4.0
 _LOWEST, _HIGHEST = 0.005, 0.995
 _CONFIDENCE_EDGES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95, 0.99)
 _BUCKET_DOUBT = 2.0
+_TABLES_EVERY = 16
+"""Rounds between two looks at all counts of a drafter, once there are some."""
 
 _TYPICAL: dict[RequestClass, tuple[float, ...]] = {
     # Measured on the pocket pair, smoothed; the last rate goes on for ever.
@@ -79,18 +81,23 @@ class DrafterAcceptance:
         self._expected_missed = 0.0
         self._buckets = [[0.0] * 4 for _ in range(len(_CONFIDENCE_EDGES) + 1)]
         self.num_rounds = 0
+        self._depth = 1
         self._tables: list[list[float]] | None = None
+
+    def reach(self, num_positions: int) -> None:
+        """Keep rates for so many positions, at least."""
+        if num_positions > self._depth:
+            self._depth, self._tables = num_positions, None
 
     def tables(self) -> list[list[float]]:
         """Conditional rates by class and position."""
         if self._tables is None:
             skill = (self._missed + _SKILL_DOUBT) / (self._expected_missed + _SKILL_DOUBT)
+            depth, floor = self._depth, _CLASS_DOUBT
             self._tables = [
                 [
-                    min(_HIGHEST, max(_LOWEST, (hits + _CLASS_DOUBT * prior) / (hits + misses + _CLASS_DOUBT)))
-                    for hits, misses, prior in zip(
-                        rates.hits, rates.misses, (max(0.0, 1.0 - skill * miss) for miss in typical), strict=True
-                    )
+                    min(_HIGHEST, max(_LOWEST, (hits + floor * max(0.0, 1.0 - skill * miss)) / (hits + misses + floor)))
+                    for hits, misses, miss in zip(rates.hits[:depth], rates.misses[:depth], typical, strict=False)
                 ]
                 for rates, typical in zip(self._classes, _TYPICAL_MISSES, strict=True)
             ]
@@ -106,7 +113,7 @@ class DrafterAcceptance:
             self._expected_missed += belief * sum(typical[:last])
         self._missed = _SKILL_FADING * self._missed + was_rejected
         self._expected_missed *= _SKILL_FADING
-        if self.num_rounds % 4 == 0 or self.num_rounds < 32:
+        if self.num_rounds % _TABLES_EVERY == 0 or self.num_rounds < _TABLES_EVERY:
             self._tables = None
 
     # -- confidence ---------------------------------------------------------------------------
@@ -141,6 +148,7 @@ class SessionAcceptance:
             for name in REQUEST_CLASSES
         ]
         self._drafter = drafter
+        drafter.reach(min(num_positions, MAX_POSITIONS - 1) + 1)
         self._rates = _Rates()
         self._outlook = 0.0
         self.num_positions = min(num_positions, MAX_POSITIONS - 1)

@@ -16,8 +16,8 @@ WORTH_ASKING = 0.01
 """A position that is less likely to hold than this is never worth its place in a step."""
 
 
-CycleTimes = Callable[[int], Sequence[float]]
-"""(longest drafted lookahead) -> a cycle's time by the number of tokens drafted in all, 0 upwards."""
+CycleTimes = Callable[[int, int], Sequence[float]]
+"""(longest drafted lookahead, most tokens) -> a cycle's time by the tokens drafted in all, from 0 to the most."""
 
 
 class Candidate(NamedTuple):
@@ -49,7 +49,7 @@ def choose(candidates: Sequence[Candidate], cycle_ms: CycleTimes, max_cap: int, 
     for cap in range(max((pair[1] for pair in pairs), default=0) + 1):
         values = [-pair[0] for pair in pairs if pair[1] <= cap][:max_tokens]
         gains = accumulate(values, initial=base)
-        rates = [gain / time_ms for gain, time_ms in zip(gains, cycle_ms(cap), strict=False)]
+        rates = [gain / time_ms for gain, time_ms in zip(gains, cycle_ms(cap, len(values)), strict=False)]
         top = max(rates)
         if top > best:
             best, best_cap, best_count = top, cap, rates.index(top)
@@ -69,7 +69,7 @@ def rate_of(lookaheads: Sequence[int], candidates: Sequence[Candidate], cycle_ms
         total += lookahead
         if not candidate.is_free:
             cap = max(cap, lookahead)
-    return gain / cycle_ms(cap)[total]
+    return gain / cycle_ms(cap, total)[total]
 
 
 def _pairs(candidates: Sequence[Candidate], max_cap: int) -> list[tuple[float, int, int]]:

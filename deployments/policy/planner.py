@@ -234,30 +234,25 @@ class Planner:
         floor = min(max(fixed, default=0), limit)
         away_ms = self.exposure.by_cap(first_ms, step_ms, limit)
         whole = self.costs.curve(self._shape(num_sequences, num_tokens), num_pairs)
+        joint = [one + token_ms * i for i, one in enumerate(whole)]
         half = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2 + 1)
-        halves = [half[i // 2] for i in range(num_pairs + 1)]
+        halves = [(one, one + token_ms * i, 2 * token_ms * i) for i, one in enumerate(half)]
 
-        def together(cap: int) -> list[float]:
+        def cycle_ms(cap: int, most: int) -> list[float]:
             waits_ms = away_ms[max(cap, floor)]
             if cap == 0:
-                return [one + waits_ms for one in whole]
-            return [one + waits_ms + token_ms * i for i, one in enumerate(whole)]
-
-        def in_turns(cap: int) -> list[float]:
-            waits_ms = away_ms[max(cap, floor)]
-            drafts_ms = 2 * (first_ms + step_ms * cap) if cap else 0.0
-            return [
-                max(2 * one, one + waits_ms + token_ms * i / 2, drafts_ms + token_ms * i)
-                for i, one in enumerate(halves)
+                return [one + waits_ms for one in whole[: most + 1]]
+            together = [one + waits_ms for one in joint[: most + 1]]
+            if not self.can_split:
+                return together
+            drafts_ms = 2 * (first_ms + step_ms * cap)
+            turns = [
+                SPLIT_MARGIN * max(2 * one, alone + waits_ms, drafts_ms + tokens)
+                for one, alone, tokens in halves[: most // 2 + 1]
             ]
+            return [one if one <= turns[i >> 1] else turns[i >> 1] / SPLIT_MARGIN for i, one in enumerate(together)]
 
-        def better(cap: int) -> list[float]:
-            if cap == 0 or not self.can_split:
-                return together(cap)
-            pairs = zip(together(cap), in_turns(cap), strict=True)
-            return [apart if apart * SPLIT_MARGIN < joint else joint for joint, apart in pairs]
-
-        return better
+        return cycle_ms
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:
         sequences = max(1, round(num_sequences))

@@ -130,7 +130,7 @@ class StepPolicy:
         )
         room = max(0, max_tokens - num_tokens)
         times = [max(0.0, spent_ms) + step_ms for step_ms in self.costs.curve(shape, num_pairs)]
-        choice = choose(candidates, lambda cap: times, 0, room)
+        choice = choose(candidates, lambda cap, most: times, 0, room)
         kept = [
             lookahead if one.survival else one.num_drafted
             for one, lookahead in zip(ready, choice.lookaheads, strict=True)

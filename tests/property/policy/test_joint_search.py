@@ -56,8 +56,8 @@ def test_no_vector_of_lookaheads_is_better(
 ):
     away_ms = list(itertools.accumulate(steps))
 
-    def cycle_ms(cap: int) -> list[float]:
-        return [one + away_ms[cap] for one in step_ms]
+    def cycle_ms(cap: int, most: int) -> list[float]:
+        return [one + away_ms[cap] for one in step_ms[: most + 1]]
 
     choice = choose(candidates, cycle_ms, 3, room)
     best = brute_force(candidates, step_ms, away_ms, room)
