@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from deployments.drafter.mtp_engine import load_mtp_engine
-from deployments.models.cpu_kernels import use_cpu_kernels
+from deployments.kernels.library import Kernels
 from deployments.models.loading import load_target
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from deployments.verifier.scheduler import StepBudget
@@ -18,12 +17,13 @@ from evaluation.load.engines.worker_loop import Answerer, serve
 from evaluation.load.engines.worker_options import WorkerOptions, parse_options
 
 SHADOW_BYTES = 1 << 30
+BLOCK_SIZE = 16
 
 
 def load(options: WorkerOptions) -> tuple[Answerer, dict[str, str]]:
     """Build both engines on all the threads they are given: on one machine their turns alternate."""
     torch.set_num_threads(options.threads)
-    loop = build_loop(options.pair, options.max_streams, options.max_context_tokens)
+    loop = build_loop(options)
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         run = loop.run(request["prompts"], request["num_streams"], request["max_tokens"], request["lookahead"])
@@ -38,19 +38,19 @@ def load(options: WorkerOptions) -> tuple[Answerer, dict[str, str]]:
     return answer, {"torch": torch.__version__}
 
 
-def build_loop(pair: Path, max_streams: int, max_context_tokens: int) -> PairLoop:
-    """Engines with room for `max_streams` sessions, and the budget of a step that the service uses."""
-    settings = VerifierSettings()
+def build_loop(options: WorkerOptions) -> PairLoop:
+    """Engines with room for so many sessions, and the budget of a step that the service uses."""
+    settings, pair = VerifierSettings(), options.pair
     target = load_target(str(pair / "target"), dtype=torch.float32, device="cpu")
-    use_cpu_kernels(target.model)
     limits = CacheLimits(
-        max_context_tokens=max_context_tokens,
-        num_kv_tokens=max_streams * (max_context_tokens + settings.max_lookahead + 16),
-        max_sessions=max_streams,
+        max_context_tokens=options.max_context_tokens,
+        num_kv_tokens=options.max_streams * (options.max_context_tokens + settings.max_lookahead + BLOCK_SIZE),
+        max_sessions=options.max_streams,
         max_lookahead=settings.max_lookahead,
+        block_size=BLOCK_SIZE,
     )
     return PairLoop(
-        verifier=PagedEngine(target, limits),
+        verifier=PagedEngine(target, limits, Kernels(num_threads=options.threads)),
         drafter=load_mtp_engine(
             str(pair / "target"), str(pair / "assistant"), dtype=torch.float32, shadow_bytes=SHADOW_BYTES
         ),
