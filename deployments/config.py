@@ -118,6 +118,7 @@ class VerifierConfig(RoleConfig):
     max_sessions: PositiveInt = 64
     max_step_tokens: PositiveInt = 512
     prompt_tokens: PositiveInt = 128
+    prefix_reuse: bool = True
     kv_cache: KvCacheConfig = KvCacheConfig()
 
     @property

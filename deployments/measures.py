@@ -44,6 +44,8 @@ _VLLM = {
     "num_requests_running",
     "num_requests_waiting",
     "kv_cache_usage_perc",
+    "prefix_cache_queries",
+    "prefix_cache_hits",
     "prompt_tokens",
     "generation_tokens",
     "request_success",
@@ -147,6 +149,8 @@ STEP_SESSIONS = _histogram("verify_step_sessions", "Sessions per step.", _BATCH_
 STEP_PROMPT_TOKENS = _counter(
     "verify_prompt_tokens", "Prompt tokens that were computed, repeats after a move included."
 )
+PREFIX_QUERIES = _counter("prefix_cache_queries", "Tokens that sessions brought when they were placed on a verifier.")
+PREFIX_HITS = _counter("prefix_cache_hits", "Of these, tokens whose KV entries were there already.")
 VERIFIER_SESSIONS = _gauge("verifier_num_sessions", "Sessions open on the verifiers.")
 VERIFIER_WAITING = _gauge("verifier_num_waiting", "Sessions that wait for room in a KV cache.")
 KV_USAGE = _gauge(

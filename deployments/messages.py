@@ -95,9 +95,9 @@ class Welcome(Record):
 class Generate(Record):
     """Start (or, with more tokens than `num_prompt_tokens`, resume) the session of one choice.
 
-    `max_context_tokens` bounds prompt plus output and is absolute, so that it means the same
-    after a resumption. `num_speculative_tokens` None leaves the lookahead to the router, which never
-    goes over `max_speculative_tokens` (None: its own bound). `request_class` is a hint.
+    `max_context_tokens` bounds prompt plus output and is absolute, so that it means the same after a resumption.
+    `num_speculative_tokens` None leaves the lookahead to the router, never over `max_speculative_tokens` (None: its
+    own bound). `request_class` is a hint, `salt` names who may share the KV entries of equal beginnings.
     """
 
     request: str
@@ -111,6 +111,7 @@ class Generate(Record):
     max_speculative_tokens: int | None = None
     request_class: RequestClass | None = None
     priority: Priority = "interactive"
+    salt: str = ""
 
 
 class Cancel(Record):
@@ -178,7 +179,7 @@ class Open(Record):
     """Place a session on a verifier: it prefills `tokens` and answers with a first Verdict.
 
     `drafter` is the peer name of the drafter that gets the go-ahead ("" for none), `lookahead`
-    how many tokens it shall draft after the first Verdict. `request` is for the log alone.
+    how many tokens it shall draft after the first Verdict. `request` is for the log alone. `salt` as in Generate.
     """
 
     session: SessionId
@@ -190,6 +191,7 @@ class Open(Record):
     drafter: str = ""
     lookahead: int = 0
     request: str = ""
+    salt: str = ""
 
 
 class Close(Record):

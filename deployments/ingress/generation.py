@@ -58,6 +58,7 @@ class GenerateRequest:
     max_speculative_tokens: int | None = None
     request_class: RequestClass | None = None
     priority: Priority = "interactive"
+    salt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +246,7 @@ class RouterClient:
             max_speculative_tokens=request.max_speculative_tokens,
             request_class=request.request_class,
             priority=request.priority,
+            salt=request.salt,
         )
 
     def _take(self, stream: _Stream, commit: Commit) -> None:

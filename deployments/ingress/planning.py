@@ -92,6 +92,7 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
         max_speculative_tokens=tenant.max_speculative_tokens,
         request_class=asked.request_class,
         priority=asked.priority,
+        salt=tenant.name,
     )
 
 

@@ -103,6 +103,7 @@ class Rounds:
             drafter=session.fed_drafter,
             lookahead=self._go_ahead(session),
             request=session.request.request,
+            salt=session.request.salt,
         )
         logger.info("session placed", extra=session.about(verifier=session.verifier, drafter=session.drafter))
         session.round_started_s = 0.0

@@ -143,6 +143,7 @@ def build_service(
         max_step_tokens=verifier.max_step_tokens,
         prompt_tokens=verifier.prompt_tokens,
         max_lookahead=config.speculation.max_speculative_tokens,
+        reuses_prefixes=verifier.prefix_reuse,
         # Drafts inside this process do not run beside its steps.
         can_split=not config.colocated_kinds,
     )

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from deployments.messages import KvRange, SamplingParams, SessionId, Token
 from deployments.paged.chunk import Chunk
+from deployments.paged.prefix_index import Prefix
 
 __all__ = ["Chunk", "Outcome", "VerifierEngine"]
 
@@ -44,14 +45,20 @@ class VerifierEngine(Protocol):
     def can_open(self, max_context_tokens: int) -> bool:
         """Whether a session that may grow to this length fits beside those that are open."""
 
-    def open(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
-        """Reserve room for a session that may grow to `max_context_tokens` (plus one proposal)."""
+    def open(
+        self, session: SessionId, params: SamplingParams, max_context_tokens: int, prefix: Prefix | None = None
+    ) -> int:
+        """Reserve room for a session that may grow to `max_context_tokens` (plus one proposal).
+
+        Returns its computed length: how many entries of `prefix`, whose last token is never among them, are known
+        from sessions that began alike. None reuses nothing, and lets nobody reuse this session's.
+        """
 
     def close(self, session: SessionId) -> None:
         """Free a session's room. Idempotent."""
 
     def rollback(self, session: SessionId, computed_len: int) -> None:
-        """Forget cache entries from `computed_len` on. Idempotent."""
+        """Forget cache entries from `computed_len` on; never those that `open` found. Idempotent."""
 
     def step(self, chunks: Sequence[Chunk]) -> list[Outcome]:
         """Run one forward pass over the packed chunks; one outcome per chunk that is not partial, in order."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deployments.messages import KvRange, LayerType, SamplingParams, SessionId, Token
+from deployments.paged.prefix_index import Prefix
 from deployments.verifier.engine import Chunk, Outcome
 
 _LAYER_TYPES: tuple[LayerType, ...] = ("sliding_attention", "full_attention")
@@ -41,7 +42,10 @@ class _FakeSession:
 
 
 class FakeEngine:
-    """Implements `VerifierEngine`; counts opens, closes, steps and rollbacks, and keeps every step's chunks."""
+    """Implements `VerifierEngine`; counts opens, closes, steps and rollbacks, and keeps every step's chunks.
+
+    Of every prefix it claims to know the first `num_reused` tokens.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class FakeEngine:
         max_sessions: int = 32,
         max_lookahead: int = 16,
         window: int = 8,
+        num_reused: int = 0,
     ) -> None:
         self.num_opened = 0
         self.num_closed = 0
@@ -61,6 +66,8 @@ class FakeEngine:
         self._max_sessions = max_sessions
         self._max_lookahead = max_lookahead
         self._window = window
+        self._num_reused = num_reused
+        self.prefixes: list[Prefix | None] = []
         self._sessions: dict[SessionId, _FakeSession] = {}
 
     @property
@@ -91,13 +98,18 @@ class FakeEngine:
         """Whether a place is free and the context not too long."""
         return len(self._sessions) < self._max_sessions and max_context_tokens <= self._max_context_tokens
 
-    def open(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
+    def open(
+        self, session: SessionId, params: SamplingParams, max_context_tokens: int, prefix: Prefix | None = None
+    ) -> int:
         """Take a place; ValueError when there is none."""
         assert session not in self._sessions, f"session {session} is open already"
         if not self.can_open(max_context_tokens):
             raise ValueError("no room; ask can_open first")
-        self._sessions[session] = _FakeSession(params, max_context_tokens)
+        known = list(prefix.tokens[:-1][: self._num_reused]) if prefix is not None else []
+        self._sessions[session] = _FakeSession(params, max_context_tokens, known)
+        self.prefixes.append(prefix)
         self.num_opened += 1
+        return len(known)
 
     def close(self, session: SessionId) -> None:
         """Give the place back. Idempotent."""

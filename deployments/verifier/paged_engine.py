@@ -22,6 +22,7 @@ from deployments.paged.build import build_forward
 from deployments.paged.compiled_forward import CompiledForward
 from deployments.paged.forward import Output
 from deployments.paged.kv_cache import BlockTables, KvPools
+from deployments.paged.prefix_index import Prefix, PrefixTrail
 from deployments.verifier.engine import Chunk, Outcome
 
 
@@ -43,6 +44,7 @@ class CacheLimits:
 class _Session:
     params: SamplingParams
     max_context_tokens: int
+    trail: PrefixTrail | None
     hidden_H: torch.Tensor | None = None
     hidden_len: int = 0  # the computed length that hidden_H belongs to
 
@@ -109,15 +111,21 @@ class PagedEngine:
         fits = max_context_tokens <= self._limits.max_context_tokens
         return fits and self._tables.has_room(max_context_tokens + self._limits.max_lookahead)
 
-    def open(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
-        """Reserve room for a session; ValueError when there is none."""
+    def open(
+        self, session: SessionId, params: SamplingParams, max_context_tokens: int, prefix: Prefix | None = None
+    ) -> int:
+        """Reserve room for a session; returns its computed length. ValueError when there is no room."""
         if max_context_tokens > self._limits.max_context_tokens:
             raise ValueError(
                 f"a context of {max_context_tokens} tokens is over this verifier's {self._limits.max_context_tokens}; "
                 "ask for fewer, or raise max_context_tokens"
             )
-        self._tables.reserve(session, max_context_tokens + self._limits.max_lookahead)
-        self._sessions[session] = _Session(params, max_context_tokens)
+        trail = PrefixTrail(prefix.salt, self._limits.block_size) if prefix is not None else None
+        # One token at least is left to compute: its logits decide the next one.
+        hashes = [found for _, found in trail.write(0, prefix.tokens[:-1])] if trail and prefix else []
+        num_reused = self._tables.reserve(session, max_context_tokens + self._limits.max_lookahead, hashes)
+        self._sessions[session] = _Session(params, max_context_tokens, trail)
+        return num_reused
 
     def close(self, session: SessionId) -> None:
         """Free a session's room. Idempotent."""
@@ -127,6 +135,7 @@ class PagedEngine:
     def rollback(self, session: SessionId, computed_len: int) -> None:
         """Forget cache entries from `computed_len` on. Idempotent."""
         if computed_len < self._tables.computed_len(session):
+            self._tables.withdraw(session, computed_len)
             self._tables.set_computed_len(session, computed_len)
 
     def step(self, chunks: Sequence[Chunk]) -> list[Outcome]:
@@ -222,6 +231,9 @@ class PagedEngine:
                 row += 1 + chunk.num_drafted
             state.hidden_len = computed_len
             self._tables.set_computed_len(chunk.session, computed_len)
+            if state.trail is not None:
+                for index, block_hash in state.trail.write(chunk.start, chunk.tokens[: computed_len - chunk.start]):
+                    self._tables.publish(chunk.session, index, block_hash)
 
 
 def _check(limits: CacheLimits, target: Target) -> None:

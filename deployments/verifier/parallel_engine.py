@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from deployments.messages import KvRange, SamplingParams, SessionId
+from deployments.paged.prefix_index import Prefix
 from deployments.verifier.engine import Chunk, Outcome
 from deployments.verifier.rank_calls import Connection, RankLost, Ready, decode_result, encode_call, socket_path
 
@@ -71,9 +72,14 @@ class ParallelEngine:
         fits: bool = self._call("can_open", max_context_tokens, ranks=self._ranks[:1])[0]
         return fits
 
-    def open(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
-        """Reserve room for a session on every rank."""
-        self._call("open", session, params, max_context_tokens)
+    def open(
+        self, session: SessionId, params: SamplingParams, max_context_tokens: int, prefix: Prefix | None = None
+    ) -> int:
+        """Reserve room for a session on every rank; all of them know the same prefixes."""
+        lengths: list[int] = self._call("open", session, params, max_context_tokens, prefix)
+        if any(other != lengths[0] for other in lengths[1:]):
+            self._lose("the ranks disagree about a prefix")
+        return lengths[0]
 
     def close(self, session: SessionId) -> None:
         """Free a session's room on every rank. Idempotent."""

@@ -37,6 +37,7 @@ from deployments.messages import (
     VerifyItem,
 )
 from deployments.metering import Meter
+from deployments.paged.prefix_index import Prefix
 from deployments.timing import StepShape, StepTiming
 from deployments.verifier.batching import Batching
 from deployments.verifier.engine import Chunk, Outcome, VerifierEngine
@@ -61,6 +62,7 @@ class VerifierSettings:
     max_lookahead: int = 16
     max_delta_tokens: int = 1024
     can_split: bool = True
+    reuses_prefixes: bool = True
 
 
 @dataclass(slots=True)
@@ -262,7 +264,10 @@ class VerifierService:
         """Open waiting sessions, oldest first, while they fit."""
         while self._queue and self._engine.can_open(self._queue[0].opened.max_context_tokens):
             session = self._queue.popleft()
-            self._engine.open(session.id, session.opened.params, session.opened.max_context_tokens)
+            opened = session.opened
+            prefix = Prefix(tokens=opened.tokens, salt=opened.salt) if self._settings.reuses_prefixes else None
+            session.computed_len = self._engine.open(session.id, opened.params, opened.max_context_tokens, prefix)
+            self._stats.add_prefix(len(opened.tokens), session.computed_len)
             self._active[session.id] = session
 
     def _pending(self, session: Session) -> Pending:

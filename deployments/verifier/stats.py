@@ -17,6 +17,8 @@ class VerifierStats:
         self._step_tokens = meter.histogram(measures.STEP_TOKENS).cell()
         self._step_sessions = meter.histogram(measures.STEP_SESSIONS).cell()
         self._prompt_tokens = meter.counter(measures.STEP_PROMPT_TOKENS).cell()
+        self._prefix_queries = meter.counter(measures.PREFIX_QUERIES).cell()
+        self._prefix_hits = meter.counter(measures.PREFIX_HITS).cell()
         self._sessions = meter.gauge(measures.VERIFIER_SESSIONS).cell()
         self._waiting = meter.gauge(measures.VERIFIER_WAITING).cell()
         self._kv_usage = meter.gauge(measures.KV_USAGE).cell()
@@ -29,6 +31,11 @@ class VerifierStats:
         self._step_tokens.observe(num_tokens)
         self._step_sessions.observe(len(chunks))
         self._prompt_tokens.add(num_tokens - num_decoding)
+
+    def add_prefix(self, num_tokens: int, num_reused: int) -> None:
+        """Count a session that was opened, and what of its tokens need not be computed."""
+        self._prefix_queries.add(num_tokens)
+        self._prefix_hits.add(num_reused)
 
     def refresh(self, num_sessions: int, num_waiting: int, kv_usage: float) -> None:
         """Set the gauges."""

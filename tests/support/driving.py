@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deployments.messages import SamplingParams, SessionId, Token
+from deployments.paged.prefix_index import Prefix
 from deployments.verifier.engine import VerifierEngine
 from deployments.verifier.scheduler import Pending, StepBudget, plan_step
 
@@ -15,7 +16,10 @@ Drafter = Callable[[SessionId, Sequence[Token]], Sequence[Token]]
 
 @dataclass(slots=True)
 class Drive:
-    """One engine with its sessions' committed tokens; `num_accepted` counts drafted tokens that held."""
+    """One engine with its sessions' committed tokens; `num_accepted` counts drafted tokens that held.
+
+    With a `salt` sessions share what they begin with; `num_reused` counts the entries that this saved.
+    """
 
     engine: VerifierEngine
     budget: StepBudget = field(
@@ -23,15 +27,19 @@ class Drive:
     )
     tokens: dict[SessionId, list[Token]] = field(default_factory=dict)
     num_accepted: int = 0
+    salt: str | None = None
+    num_reused: int = 0
 
     def generate(
         self, prompts: Sequence[Sequence[Token]], params: Sequence[SamplingParams], num_tokens: int, draft: Drafter
     ) -> list[list[Token]]:
         """Generate for all prompts together, at least `num_tokens` each, cut to that; sessions are closed after."""
+        computed: dict[SessionId, int] = {}
         for session, prompt in enumerate(prompts):
-            self.engine.open(session, params[session], len(prompt) + num_tokens)
+            prefix = Prefix(tokens=prompt, salt=self.salt) if self.salt is not None else None
+            computed[session] = self.engine.open(session, params[session], len(prompt) + num_tokens, prefix)
             self.tokens[session] = list(prompt)
-        computed = dict.fromkeys(self.tokens, 0)
+        self.num_reused += sum(computed.values())
         goal = {session: len(prompt) + num_tokens for session, prompt in enumerate(prompts)}
         while unfinished := [s for s in self.tokens if len(self.tokens[s]) < goal[s]]:
             pending = [
@@ -46,7 +54,9 @@ class Drive:
             self._step(pending, computed)
         for session in list(self.tokens):
             self.engine.close(session)
-        return [self.tokens[s][len(prompt) :] for s, prompt in enumerate(prompts)]
+        outputs = [self.tokens[s][len(prompt) :] for s, prompt in enumerate(prompts)]
+        self.tokens.clear()
+        return outputs
 
     def _step(self, pending: Sequence[Pending], computed: dict[SessionId, int]) -> None:
         chunks = plan_step(pending, self.budget)
