@@ -41,6 +41,7 @@ def load(options: WorkerOptions) -> tuple[Answerer, dict[str, str]]:
 def build_loop(options: WorkerOptions) -> PairLoop:
     """Engines with room for so many sessions, and the budget of a step that the service uses."""
     settings, pair = VerifierSettings(), options.pair
+    kernels = Kernels(num_threads=options.threads)
     target = load_target(str(pair / "target"), dtype=torch.float32, device="cpu")
     limits = CacheLimits(
         max_context_tokens=options.max_context_tokens,
@@ -50,9 +51,13 @@ def build_loop(options: WorkerOptions) -> PairLoop:
         block_size=BLOCK_SIZE,
     )
     return PairLoop(
-        verifier=PagedEngine(target, limits, Kernels(num_threads=options.threads)),
+        verifier=PagedEngine(target, limits, kernels),
         drafter=load_mtp_engine(
-            str(pair / "target"), str(pair / "assistant"), dtype=torch.float32, shadow_bytes=SHADOW_BYTES
+            str(pair / "target"),
+            str(pair / "assistant"),
+            dtype=torch.float32,
+            shadow_bytes=SHADOW_BYTES,
+            kernels=kernels,
         ),
         budget=StepBudget(
             max_step_tokens=settings.max_step_tokens,
