@@ -130,8 +130,7 @@ class SetFlow(Record):
 class Commit(Record):
     """Tokens that became part of one request's output, at positions `context_len` onwards.
 
-    Of `num_drafted` drafted tokens that were verified the first `num_accepted` hold; the one after is
-    the verifier's own (recovered if `num_drafted` is more than `num_accepted`, else a bonus).
+    Of `num_drafted` tokens verified the first `num_accepted` hold; the one after is the verifier's own.
     """
 
     request: str
@@ -227,8 +226,7 @@ class Verify(Record):
 class VerdictItem(Record):
     """One session's outcome: of `num_drafted` tokens `num_accepted` hold, then comes `next_token`.
 
-    The session's context is `context_len + num_accepted + 1` afterwards. `has_go_ahead` tells
-    whether a drafter was sent its go-ahead: without one, no proposal will come.
+    The session's context is `context_len + num_accepted + 1` then; without `has_go_ahead` no proposal will come.
     """
 
     session: SessionId
