@@ -130,7 +130,7 @@ class SetFlow(Record):
 class Commit(Record):
     """Tokens that became part of one request's output, at positions `context_len` onwards.
 
-    Of `num_drafted` tokens verified the first `num_accepted` hold; the one after is the verifier's own.
+    Of `num_drafted` the first `num_accepted` hold. `num_cached` tokens before a first commit needed no computing.
     """
 
     request: str
@@ -139,6 +139,7 @@ class Commit(Record):
     num_drafted: int
     num_accepted: int
     finish_reason: FinishReason | None = None
+    num_cached: int = 0
 
 
 class Commits(Record):
@@ -177,8 +178,7 @@ class Reports(Record):
 class Open(Record):
     """Place a session on a verifier: it prefills `tokens` and answers with a first Verdict.
 
-    `drafter` is the peer name of the drafter that gets the go-ahead ("" for none), `lookahead`
-    how many tokens it shall draft after the first Verdict. `request` is for the log alone. `salt` as in Generate.
+    `drafter` ("" for none) shall draft `lookahead` tokens after it; `request` is for the log, `salt` as in Generate.
     """
 
     session: SessionId
@@ -236,6 +236,7 @@ class VerdictItem(Record):
     next_token: Token
     has_go_ahead: bool = False
     num_drafted: int = 0
+    num_cached: int = 0
 
 
 class Verdict(Record):

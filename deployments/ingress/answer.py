@@ -49,6 +49,7 @@ class Answer:
     decoder: Decoder
     stops: list[str]
     num_tokens: int = 0
+    num_cached_tokens: int = 0
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
     _detokenizer: Detokenizer = field(init=False)
     _filter: StopFilter = field(init=False)
@@ -61,6 +62,8 @@ class Answer:
     def take(self, commit: Commit) -> Piece:
         """Add one commit."""
         self.speculation.add(commit)
+        if commit.context_len == len(self.request.prompt):  # later, after a move, what is cached may be output
+            self.num_cached_tokens = commit.num_cached
         released = ""
         for i, (token, kind) in enumerate(zip(commit.tokens, kinds_of(commit), strict=True)):
             self.num_tokens += 1

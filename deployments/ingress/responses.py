@@ -64,7 +64,7 @@ class ResponseWriter:
             "prompt_tokens": num_prompt,
             "completion_tokens": num_output,
             "total_tokens": num_prompt + num_output,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self.answer.num_cached_tokens},
         }
 
     def _metrics(self) -> dict[str, Any]:

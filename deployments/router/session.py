@@ -132,6 +132,7 @@ class Session:
             num_drafted=item.num_drafted,
             num_accepted=min(item.num_accepted, len(kept)),
             finish_reason=finish_reason,
+            num_cached=item.num_cached,
         )
         self.proposal, self.confidences, self.distributions = (), (), ()
         self.outstanding = None

@@ -266,8 +266,9 @@ class VerifierService:
             session = self._queue.popleft()
             opened = session.opened
             prefix = Prefix(tokens=opened.tokens, salt=opened.salt) if self._settings.reuses_prefixes else None
-            session.computed_len = self._engine.open(session.id, opened.params, opened.max_context_tokens, prefix)
-            self._stats.add_prefix(len(opened.tokens), session.computed_len)
+            session.num_cached = self._engine.open(session.id, opened.params, opened.max_context_tokens, prefix)
+            session.computed_len = session.num_cached
+            self._stats.add_prefix(len(opened.tokens), session.num_cached)
             self._active[session.id] = session
 
     def _pending(self, session: Session) -> Pending:

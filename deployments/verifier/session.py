@@ -24,6 +24,7 @@ class Session:
     drafter: str
     lookahead: int
     computed_len: int = 0
+    num_cached: int = 0
     proposal: tuple[Token, ...] = ()
     survival: tuple[float, ...] = ()
     distributions: tuple[Distribution, ...] = ()
@@ -72,7 +73,9 @@ class Session:
             num_accepted=num_accepted,
             next_token=next_token,
             num_drafted=len(self.proposal),
+            num_cached=self.num_cached,
         )
+        self.num_cached = 0  # told once, with the first verdict
         self.num_rounds += 1
         self.tokens.extend(decided)
         self.computed_len = self.context_len - 1

@@ -33,11 +33,13 @@ async def test_steps_begin_where_the_known_ends_and_the_drafter_gets_all(num_reu
     async with running_rig(
         verifiers=[engine], drafters=[drafter], verifier={"max_step_tokens": 9, "prompt_tokens": 9}
     ) as rig:
+        num_known = min(num_reused, len(PROMPT) - 1)
         for index in range(2):
-            output = await asyncio.wait_for(rig.generate(request("a tenant", index)), 30)
-            assert output == reference()
+            commits = [commit async for commit in rig.client.generate(request("a tenant", index))]
+            assert [token for commit in commits for token in commit.tokens] == reference()
+            assert [commit.num_cached for commit in commits] == [num_known] + [0] * (len(commits) - 1)
         first = next(chunk for chunk in engine.steps[0])
-        assert first.start == min(num_reused, len(PROMPT) - 1)
+        assert first.start == num_known
         assert drafter.batches  # it asserts that its shadow begins at 0 and has no gap
         assert [prefix.salt for prefix in engine.prefixes if prefix] == ["a tenant"] * 2
         assert all(prefix and prefix.tokens == PROMPT for prefix in engine.prefixes)

@@ -113,3 +113,14 @@ async def test_a_stop_string_closes_the_generation() -> None:
     assert "".join(piece.text for piece in parts) == "one two"
     assert [piece.finish_reason for piece in parts if piece.finish_reason] == ["stop"]
     assert client.num_open == 0
+
+
+def test_cached_tokens_are_those_of_the_prompt_and_not_of_a_later_placement() -> None:
+    answer = Answer(REQUEST, TOKENIZER, [])
+    first, second = ids_of("ab")
+    for context_len, token, num_cached in ((2, first, 1), (3, second, 3)):
+        commit = Commit(
+            request="a", context_len=context_len, tokens=(token,), num_drafted=0, num_accepted=0, num_cached=num_cached
+        )
+        answer.take(commit)
+    assert answer.num_cached_tokens == 1
