@@ -16,13 +16,16 @@ WINDOW_TOKENS = 8192
 _RUN = 3
 _MAX_CANDIDATES = 8
 _MAX_MATCH = 32
+_MAX_ENTERED_AT_ONCE = 1024
+"""Takes under a millisecond, in which no other session's round moves; a longer prompt takes a few rounds."""
 _NOWHERE = -1
 
 
 class PromptLookup:
     """The index of one session's tokens, of which it sees more with every call.
 
-    The window bounds what is remembered, a few hundred bytes per token of it.
+    The window bounds what is remembered, a few hundred bytes per token of it. A long prompt is entered
+    over several calls, which propose nothing.
     """
 
     def __init__(self, window_tokens: int = WINDOW_TOKENS) -> None:
@@ -39,25 +42,25 @@ class PromptLookup:
         """
         if lookahead <= 0 or len(tokens) <= _RUN:
             return ()
-        self._index(tokens)
-        distance = self._best_distance(tokens)
+        distance = self._best_distance(tokens) if self._index(tokens) else 0
         if distance == 0:
             return ()
         stop = len(tokens)
         return tuple(tokens[stop - distance + step % distance] for step in range(lookahead))
 
-    def _index(self, tokens: Sequence[Token]) -> None:
-        """Enter every run that has a token behind it."""
-        stop = len(tokens)
-        for end in range(self._num_seen or max(_RUN, stop - self._window), stop):
-            if (leaving := end - self._window) >= _RUN:
-                run = _run(tokens, leaving)
-                if self._latest.get(run) == leaving:
-                    del self._latest[run]
-            run = _run(tokens, end)
-            self._previous[end % self._window] = self._latest.get(run, _NOWHERE)
-            self._latest[run] = end
+    def _index(self, tokens: Sequence[Token]) -> bool:
+        """Enter runs that have a token behind them, so many at once at most; whether all are entered."""
+        first = self._num_seen or max(_RUN, len(tokens) - self._window)
+        stop = min(len(tokens), first + _MAX_ENTERED_AT_ONCE)
+        latest, previous, window = self._latest, self._previous, self._window
+        new = tokens[first - _RUN : stop - 1]
+        for end, run in enumerate(zip(new, new[1:], new[2:], strict=False), first):
+            if (leaving := end - window) >= _RUN and latest.get(old := _run(tokens, leaving)) == leaving:
+                del latest[old]
+            previous[end % window] = latest.get(run, _NOWHERE)
+            latest[run] = end
         self._num_seen = stop
+        return stop == len(tokens)
 
     def _best_distance(self, tokens: Sequence[Token]) -> int:
         """How far back the longest match of the last tokens ends, of a few candidates; 0 without any."""

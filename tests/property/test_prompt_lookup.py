@@ -51,3 +51,9 @@ def test_a_long_text_costs_no_more_memory_than_the_window() -> None:
         assert lookup.propose(tokens, 4) == ()
     assert len(lookup._latest) <= 64
     assert len(lookup._previous) == 64
+
+
+def test_a_long_prompt_is_entered_over_several_calls() -> None:
+    lookup, tokens = PromptLookup(), list(range(1500)) * 2
+    proposals = [lookup.propose(tokens, 2) for _ in range(4)]
+    assert proposals == [(), (), (0, 1), (0, 1)]
