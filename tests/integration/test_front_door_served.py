@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from deployments.ingress.tenants import hash_of, new_key
+from tests.integration.test_rest_front_door import upload
 from tests.support.certificates import issue, make_authority, write_files
 from tests.support.serve_process import Server, processes_below, running_server
 
@@ -117,6 +118,15 @@ async def test_a_flood_is_served_or_told_when_to_come_back_and_admitted_streams_
         assert re.search(r"^outrider_num_requests_running\{.*\} 0\.0$", metrics, flags=re.MULTILINE)
 
 
+@pytest.mark.parametrize(("key", "status"), [(FEW_KEY, b"413"), (WRONG_KEY, b"401")], ids=["too large", "a stranger's"])
+async def test_a_body_that_never_ends_is_hung_up_on_behind_serves_proxy(
+    guarded: Server, key: str, status: bytes
+) -> None:
+    for _ in range(3):
+        received = await upload(guarded, "/v1/completions", f"authorization: Bearer {key}\r\n", 0.0)
+        assert received.startswith(b"HTTP/1.1 " + status)
+
+
 async def test_keys_are_rotated_on_a_running_server(guarded: Server) -> None:
     file = guarded.folder / "keys.yaml"
     before, rotated = file.read_text(), new_key()
@@ -139,7 +149,7 @@ async def test_keys_prompts_and_outputs_are_in_no_log(guarded: Server) -> None:
         for key, asked, status in (
             (WRONG_KEY, body(), 401),
             (ANY_KEY, body(temprature=1), 400),
-            (ANY_KEY, body(n=99), 400),
+            (ANY_KEY, body(temperature=9), 400),
             (ANY_KEY, {**body(), "messages": [{"role": "user", "content": PROMPT_MARK * 5000}]}, 400),
             (ANY_KEY, {**body(), "messages": [{"role": "robot", "content": PROMPT_MARK}]}, 400),
             (ANY_KEY, {**body(), "model": "other"}, 404),

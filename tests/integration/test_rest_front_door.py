@@ -23,6 +23,7 @@ from deployments.ingress.tenants import KeyRing, hash_of, new_key, read_tenants
 from deployments.watched import Watched
 from tests.support.rest import MODEL, plain_ids
 from tests.support.rest_server import RestServer, serve
+from tests.support.serve_process import Server
 from tests.support.tiny_tokenizer import END_OF_TURN_ID
 
 ANSWER = "zebras graze behind quartz walls, " * 3 + "quietly."
@@ -240,7 +241,7 @@ async def test_a_wait_that_takes_too_long_is_a_503_and_a_client_that_leaves_it_i
             assert (await api.chat.completions.create(model=MODEL, messages=MESSAGES)).choices
 
 
-async def upload(server: RestServer, path: str, headers: str, pause_s: float) -> bytes:
+async def upload(server: RestServer | Server, path: str, headers: str, pause_s: float) -> bytes:
     """What comes back while a chunked body is sent that never ends; returns once the server has hung up."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
     writer.write(f"POST {path} HTTP/1.1\r\nhost: x\r\n{headers}transfer-encoding: chunked\r\n\r\n".encode())
@@ -252,7 +253,7 @@ async def upload(server: RestServer, path: str, headers: str, pause_s: float) ->
             while part := await reader.read(65536):
                 received += part
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         reading = asyncio.create_task(read())
         while not reading.done():
             with contextlib.suppress(ConnectionError):
