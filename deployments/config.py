@@ -23,7 +23,7 @@ from deployments.checkpoint import (
 from deployments.config_checks import CHECKS
 from deployments.config_parts import KernelsConfig, LogsConfig, Name, Part, Port, StreamsConfig
 from deployments.distributions import Acceptance
-from deployments.kernels.library import Kernels
+from deployments.kernels.library import Kernels, usable_cores
 from deployments.messages import DrafterKind, DrafterName, PolicyName
 
 __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
@@ -69,7 +69,8 @@ class SpeculationConfig(Part):
 class RoleConfig(Part):
     """What every role's deployment has: resources for Ray, and how Serve looks after it.
 
-    `num_cpus` only reserves; `num_threads` is what the role computes with. `max_leases` bounds the
+    `num_cpus` only reserves; `num_threads` is what the role computes with (None: every core for the
+    compiled kernels, which roles can share, one for the library's layers). `max_leases` bounds the
     peers that may link to one replica. `accelerator_type` and the values of `node_labels` are label
     selectors in Ray's syntax. `max_gpu_bytes` is what a process may allocate of its GPU's memory, and
     no byte more: a process with a fraction of a GPU must have one.
@@ -81,7 +82,7 @@ class RoleConfig(Part):
     accelerator_type: Name | None = None
     node_labels: dict[Name, Name] = Field(default_factory=dict)
     max_gpu_bytes: PositiveInt | None = None
-    num_threads: PositiveInt = 1
+    num_threads: PositiveInt | None = None
     max_leases: PositiveInt = 64
     health_check_period_s: PositiveFloat = 2.0
     health_check_timeout_s: PositiveFloat = 30.0
@@ -208,7 +209,11 @@ class OutriderConfig(Part):
 
     def kernels_for(self, role: RoleConfig) -> Kernels:
         """How a role's engine computes on a CPU."""
-        return Kernels(compiled=self.kernels.compiled, cache_folder=self.kernels.folder, num_threads=role.num_threads)
+        return Kernels(
+            compiled=self.kernels.compiled,
+            cache_folder=self.kernels.folder,
+            num_threads=role.num_threads or usable_cores(),
+        )
 
     @property
     def drafter_kinds(self) -> tuple[DrafterKind, ...]:

@@ -27,7 +27,7 @@ def build_service(
     role = config.drafter if kind == "mtp" else config.draft_model
     if role.placement == "remote":  # else the process is the verifier's
         bound_gpu_memory(role.max_gpu_bytes if role.device == "cuda" else None)
-        torch.set_num_threads(role.num_threads)
+        torch.set_num_threads(role.num_threads or 1)
     store = store if role.placement == "colocated" else None
     return mtp_service(config, meter, store) if kind == "mtp" else draft_model_service(config, meter, store)
 

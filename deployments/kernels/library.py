@@ -52,6 +52,12 @@ def default_cache_folder() -> Path:
     return Path.home() / ".cache" / "outrider"
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, at most 16: the kernels' units are too few for more."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return min(len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1, 16)
+
+
 @lru_cache(maxsize=4)
 def _load(folder: Path) -> ctypes.CDLL | None:
     try:

@@ -8,10 +8,11 @@ namespace outrider {
 
 constexpr int64_t kTokensPerUnit = 8;
 
-// Calls work(token) for every token, a few to a unit.
+// Calls work(token) for every token, a few to a unit; `size` is how many numbers of a token it touches.
 template <class Work>
-void for_each_token(Team& team, int64_t num_tokens, const Work& work) {
-    team.run((num_tokens + kTokensPerUnit - 1) / kTokensPerUnit, [&](int64_t unit, int) {
+void for_each_token(Team& team, int64_t num_tokens, int64_t size, const Work& work) {
+    const int64_t cost = 16 * num_tokens * size;  // a norm's number takes as long as some products
+    team.run((num_tokens + kTokensPerUnit - 1) / kTokensPerUnit, cost, [&](int64_t unit, int) {
         const int64_t last = (unit + 1) * kTokensPerUnit < num_tokens ? (unit + 1) * kTokensPerUnit : num_tokens;
         for (int64_t t = unit * kTokensPerUnit; t < last; t++) work(t);
     });
@@ -29,15 +30,14 @@ class Pass {
     Pass(const Model& model, Team& team, Workspace& space, const Step& step)
         : model_(model), team_(team), space_(space), step_(step), eps_(static_cast<float>(model.eps)) {
         positions_.resize(step.num_tokens);
-        int64_t longest = 0;
         for (int64_t c = 0; c < step.num_chunks; c++) {
             const Chunk& chunk = step.chunks[c];
             for (int64_t t = 0; t < chunk.num_tokens; t++) positions_[chunk.first + t] = chunk.start + t;
             const int64_t stop = chunk.start + chunk.num_tokens;
-            longest = stop > longest ? stop : longest;
+            longest_ = stop > longest_ ? stop : longest_;
         }
         if (!step.shadows) find_slots();
-        space.scratch_stride = scratch_size(longest);
+        space.scratch_stride = scratch_size(longest_);
         Workspace::grown(space.scratch, space.scratch_stride * team.size());
     }
 
@@ -46,7 +46,7 @@ class Pass {
         float* stream = Workspace::grown(space_.stream, num_tokens * size);
         float* normed = Workspace::grown(space_.normed, num_tokens * size);
         const float* weight = model_.layers[0].before_attention;
-        for_each_token(team_, num_tokens, [&](int64_t t) {
+        for_each_token(team_, num_tokens, size, [&](int64_t t) {
             embed(step_.tokens[t], stream + t * size);
             if (step_.carried) add(step_.carried + t * size, size, stream + t * size);
             normalise(stream + t * size, weight, size, eps_, normed + t * size);
@@ -91,10 +91,10 @@ class Pass {
         float* projected = Workspace::grown(space_.projected, num_tokens * (stride > size ? stride : size));
         float* attended = Workspace::grown(space_.attended, num_tokens * query_size);
         product(team_, normed, num_tokens, layer.projections, projected);
-        for_each_token(team_, num_tokens, [&](int64_t t) { place(layer, t, projected + t * stride); });
+        for_each_token(team_, num_tokens, stride, [&](int64_t t) { place(layer, t, projected + t * stride); });
         attend_all(layer, projected, stride, attended);
         product(team_, attended, num_tokens, layer.output, projected);
-        for_each_token(team_, num_tokens, [&](int64_t t) {
+        for_each_token(team_, num_tokens, size, [&](int64_t t) {
             add_normalised(projected + t * size, layer.after_attention, size, eps_, stream + t * size);
             normalise(stream + t * size, layer.before_mlp, size, eps_, normed + t * size);
         });
@@ -137,7 +137,9 @@ class Pass {
             }
         }
         const int64_t num_units = static_cast<int64_t>(strips_.size()) * layer.num_kv_heads;
-        team_.run(num_units, [&](int64_t unit, int worker) {
+        const int64_t reach = layer.window && layer.window < longest_ ? layer.window : longest_;
+        const int64_t cost = 2 * step_.num_tokens * reach * model_.num_heads * layer.head_dim;
+        team_.run(num_units, cost, [&](int64_t unit, int worker) {
             attend_strip(layer, strips_[unit / layer.num_kv_heads], unit % layer.num_kv_heads, projected, stride,
                          attended, space_.scratch.data() + worker * space_.scratch_stride);
         });
@@ -184,7 +186,7 @@ class Pass {
         });
         product(team_, hidden, num_tokens, layer.down, projected);
         const Vec scalar = splat(static_cast<float>(layer.scalar));
-        for_each_token(team_, num_tokens, [&](int64_t t) {
+        for_each_token(team_, num_tokens, size, [&](int64_t t) {
             float* row = stream + t * size;
             add_normalised(projected + t * size, layer.after_mlp, size, eps_, row);
             for (int64_t i = 0; i < size; i += kLanes) store(row + i, load(row + i) * scalar);
@@ -218,6 +220,7 @@ class Pass {
     Workspace& space_;
     const Step& step_;
     const float eps_;
+    int64_t longest_ = 0;  // entries that the longest context has, the step's own included
     std::vector<int64_t> positions_, slots_;
     std::vector<Strip> strips_;
 };

@@ -85,7 +85,7 @@ inline void product(Team& team, const float* rows, int64_t num_rows, const Matri
     int64_t per_unit = 1 + (1 << 12) / panel_work;  // a unit of less than some microseconds is not worth sharing
     if (num_panels / per_unit > (1 << 20)) per_unit = num_panels >> 20;
     const int64_t num_units = (num_panels + per_unit - 1) / per_unit;
-    team.run(num_units, [&](int64_t unit, int) {
+    team.run(num_units, panel_work * num_panels * kPanel, [&](int64_t unit, int) {
         const int64_t last = (unit + 1) * per_unit < num_panels ? (unit + 1) * per_unit : num_panels;
         for (int64_t p = unit * per_unit; p < last; p++) {
             if (matrix.is_brain) panel_product<Brain>(rows, num_rows, matrix, p, finish);

@@ -2,11 +2,15 @@
 //
 // A job is a number of units; whoever is there takes the next one. The caller never waits for a
 // thread that has not begun, only for units that are being worked on, so a helper that sleeps or is
-// not scheduled costs nothing. Helpers spin briefly between the jobs of a step, then sleep.
+// not scheduled costs nothing. One that loses its core in the middle of a unit does cost: the caller
+// notices, and works alone for a while, for twice as long each time that happens soon again. Helpers spin
+// briefly between the jobs of a step, then sleep.
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -43,10 +47,11 @@ class Team {
 
     int size() const { return 1 + static_cast<int>(helpers_.size()); }
 
-    // Calls work(unit, worker) once for every unit, and returns when all calls have returned.
+    // Calls work(unit, worker) once for every unit, and returns when all calls have returned. `cost` counts
+    // multiply-adds or the like: what is done in some 200 us is not worth waking anyone.
     template <class Work>
-    void run(int64_t num_units, const Work& work) {
-        if (helpers_.empty() || num_units < 2) {
+    void run(int64_t num_units, int64_t cost, const Work& work) {
+        if (helpers_.empty() || num_units < 2 || cost < kWorthSharing || is_alone()) {
             for (int64_t unit = 0; unit < num_units; unit++) work(unit, 0);
             return;
         }
@@ -58,6 +63,12 @@ class Team {
   private:
     using Function = void (*)(const void*, int64_t, int);
     static constexpr int kSpins = 4000;  // some 40 us: longer than what lies between two jobs of a step
+    static constexpr int64_t kWorthSharing = 1 << 24;
+    using Clock = std::chrono::steady_clock;
+    using Time = Clock::time_point;
+    static constexpr Clock::duration kStall = std::chrono::microseconds(100);
+    static constexpr Clock::duration kShortestAlone = std::chrono::milliseconds(10);
+    static constexpr Clock::duration kLongestAlone = std::chrono::milliseconds(2000);
     static constexpr uint64_t kIndexBits = 24;
     static constexpr uint64_t kIndexMask = (uint64_t{1} << kIndexBits) - 1;
 
@@ -77,10 +88,28 @@ class Team {
         }
         while (take(0)) {
         }
-        for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_units; spins++) {
-            if (spins < kSpins) breathe();
-            else std::this_thread::yield();  // whoever holds a unit may be waiting for this very core
+        for (int spins = 0; spins < kSpins; spins++) {
+            if (num_done_.load(std::memory_order_acquire) == num_units) return;
+            breathe();
         }
+        wait_for(num_units);
+    }
+
+    // Somebody holds a unit and makes no progress, maybe for want of this very core.
+    void wait_for(int64_t num_units) {
+        const Time began = Clock::now();
+        while (num_done_.load(std::memory_order_acquire) < num_units) std::this_thread::yield();
+        const Time now = Clock::now();
+        if (now - began < kStall) return;
+        const bool is_soon_again = now - alone_until_ < 2 * alone_for_;
+        alone_for_ = is_soon_again ? std::min(2 * alone_for_, kLongestAlone) : kShortestAlone;
+        alone_until_ = now + alone_for_;
+        has_stalled_ = true;
+    }
+
+    bool is_alone() {
+        if (has_stalled_ && Clock::now() >= alone_until_) has_stalled_ = false;
+        return has_stalled_;
     }
 
     // Does one unit of the current job; false when none is left to take.
@@ -134,6 +163,9 @@ class Team {
     alignas(64) std::atomic<int64_t> num_done_{0};
     alignas(64) std::atomic<int> num_asleep_{0};
     std::atomic<bool> is_ended_{false};
+    bool has_stalled_ = false;  // the caller's own
+    Time alone_until_{};
+    Clock::duration alone_for_ = kShortestAlone;
     std::mutex mutex_;
     std::condition_variable awake_;
     std::vector<std::thread> helpers_;

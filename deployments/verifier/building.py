@@ -17,7 +17,7 @@ def build_engine(config: OutriderConfig) -> PagedEngine:
     assert isinstance(context, int)
     assert isinstance(num_kv_tokens, int)
     bound_gpu_memory(verifier.max_gpu_bytes if verifier.device == "cuda" else None)
-    torch.set_num_threads(verifier.num_threads)
+    torch.set_num_threads(verifier.num_threads or 1)
     target = load_target(
         config.model.model_source,
         dtype=getattr(torch, config.model.dtype),

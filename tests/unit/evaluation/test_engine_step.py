@@ -1,0 +1,21 @@
+"""The microbenchmark of a step prints a step, its products and their ratio."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from evaluation.load.engine_step import main
+from tests.support.tiny_models import save_tiny_target
+
+LINE = re.compile(r"context +(\d+) +rows +(\d+) +step +([\d.]+) ms +products +([\d.]+) ms +ratio ([\d.]+)")
+
+
+@pytest.mark.parametrize("options", [[], ["--library"]])
+def test_one_line_per_cell(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_tiny_target(tmp_path / "target", head_dim=16, global_head_dim=32, max_position_embeddings=4096)
+    main(["--model", str(folder), "--rows", "1", "5", "--contexts", "20", "--repeats", "2", *options])
+    cells = [LINE.fullmatch(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(cell[1], cell[2]) for cell in cells if cell] == [("20", "1"), ("20", "5")]
