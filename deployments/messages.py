@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
-
 from deployments.distributions import Distribution
+from deployments.records import Record as Record
+from deployments.records import SamplingParams as SamplingParams
+from deployments.records import Token as Token
+from deployments.records import TokenLogprobs as TokenLogprobs
 from deployments.timing import StepShape, StepTiming
 
 PROTOCOL_VERSION = 1
@@ -31,29 +33,9 @@ FinishReason = Literal["stop", "length"]
 FailureCode = Literal["overloaded", "unavailable", "invalid"]
 RefusalReason = Literal["unknown_session", "out_of_step", "no_capacity", "invalid"]
 LayerType = Literal["sliding_attention", "full_attention"]
-Token = int
 SessionId = int
 Epoch = tuple[int, int]
 """(router instance, counter): one placement of a session. Later placements have larger counters."""
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
-    """Base of every wire record: immutable, positional on the wire, tagged with its class name."""
-
-
-class SamplingParams(Record):
-    """How tokens are chosen from logits; the same values reach drafter and verifier.
-
-    `temperature` 0 means greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch that warper off.
-    `seed` is an unsigned 64-bit integer, `choice_index` the index of the choice within a request.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
-    choice_index: int = 0
 
 
 Sample = tuple[str, tuple[str, ...], tuple[float, ...]]
@@ -140,6 +122,8 @@ class Commit(Record):
     num_accepted: int
     finish_reason: FinishReason | None = None
     num_cached: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Commits(Record):
@@ -227,6 +211,7 @@ class VerdictItem(Record):
     """One session's outcome: of `num_drafted` tokens `num_accepted` hold, then comes `next_token`.
 
     The session's context is `context_len + num_accepted + 1` then; without `has_go_ahead` no proposal will come.
+    `logprobs` and `prompt_logprobs` are those of Commit.
     """
 
     session: SessionId
@@ -237,6 +222,8 @@ class VerdictItem(Record):
     has_go_ahead: bool = False
     num_drafted: int = 0
     num_cached: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Verdict(Record):
@@ -299,7 +286,8 @@ class DeltaItem(Record):
 
     The ranges bring the shadow to entries 0 .. context_len - 2 (sliding layer: the last window of
     them). `hidden` is the target's state after the final norm at position `context_len - 2`.
-    With `lookahead` 0 the item only fills the shadow and `hidden` is empty.
+    With `lookahead` 0 the item only fills the shadow and `hidden` is empty. `tokens` are those at the
+    positions that the ranges add; a session without penalties does not need them and has none.
     """
 
     session: SessionId
@@ -309,6 +297,7 @@ class DeltaItem(Record):
     lookahead: int
     ranges: tuple[KvRange, ...]
     hidden: bytes
+    tokens: tuple[Token, ...] = ()
 
 
 class Delta(Record):

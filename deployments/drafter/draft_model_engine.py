@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.drawing import Draw, draw_coupled
 from deployments.decoding.rows import SamplingRows
 from deployments.distributions import Distribution
@@ -44,6 +45,7 @@ class DraftCacheLimits:
 class _Session:
     params: SamplingParams
     max_context_tokens: int
+    adjuster: Adjuster | None  # of a session whose logits are adjusted
     last_batch: int = 0
 
 
@@ -104,7 +106,8 @@ class DraftModelEngine:
     def attach(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
         """Take a session; its room is reserved when it is first read."""
         self.detach(session)
-        self._sessions[session] = _Session(params, min(max_context_tokens, self._limits.max_context_tokens))
+        adjuster = Adjuster(params) if params.adjusts_logits else None
+        self._sessions[session] = _Session(params, min(max_context_tokens, self._limits.max_context_tokens), adjuster)
 
     def detach(self, session: SessionId) -> None:
         """Forget a session. Idempotent."""
@@ -121,6 +124,8 @@ class DraftModelEngine:
         self._num_batches += 1
         served = [request for request in requests if self._make_room(request)]
         drafts = {request.session: _Drafted() for request in served}
+        for request in served:
+            self._count(request.session, request.start, request.tokens)
         chunks = [_reading(request) for request in served]
         drafting = [request for request in served if request.num_draft_tokens > 0]
         step = 0
@@ -140,12 +145,18 @@ class DraftModelEngine:
                 )
                 for request in drafting
             ]
+        for request in served:  # the next request may take what holds of the draft for read
+            self._count(request.session, request.start + len(request.tokens), drafts[request.session].tokens)
         return [drafts.get(request.session, _Drafted()).as_draft(request.session) for request in requests]
 
     def check_integrity(self) -> None:
         """Assert that the cache's books balance; for tests."""
         self._tables.check_integrity()
         self._pools.check_integrity(self._limits.block_size)
+
+    def _count(self, session: SessionId, start: int, tokens: Sequence[Token]) -> None:
+        if (adjuster := self._sessions[session].adjuster) is not None:
+            adjuster.extend(start, tokens)
 
     def _choose(
         self,
@@ -158,6 +169,13 @@ class DraftModelEngine:
         rows = SamplingRows.build(
             [(self._sessions[r.session].params, r.start + len(r.tokens) + step) for r in requests], self._device
         )
+        groups = [
+            RowGroup(adjuster, row, 1, r.start + len(r.tokens) + step, drafts[r.session].tokens)
+            for row, r in enumerate(requests)
+            if (adjuster := self._sessions[r.session].adjuster) is not None
+        ]
+        if groups:
+            logits_BV = adjust(logits_BV, groups)
         drawn = self.draw(logits_BV, rows, [request.start + len(request.tokens) for request in requests])
         confidences = drawn.confidences_R.tolist()
         for row, (request, token) in enumerate(zip(requests, drawn.tokens_R.tolist(), strict=True)):

@@ -49,9 +49,10 @@ class DrafterEngine(Protocol):
     def have_len(self, session: SessionId) -> int:
         """How many shadow entries, counted from position 0, the session holds without a gap."""
 
-    def extend(self, session: SessionId, ranges: Sequence[KvRange]) -> None:
+    def extend(self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = ()) -> None:
         """Write ranges into the shadow, over what it held there, and forget entries after them.
 
+        `tokens` are those at the ranges' positions; a session without penalties comes without them.
         Raises ValueError when the bytes do not fit the model's shapes or a range leaves a gap.
         """
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.drawing import Draw, Drawn, draw_coupled
 from deployments.decoding.rows import SamplingRows
 from deployments.drafter.attention_inputs import AttentionInputs, separate, stacked
@@ -29,7 +30,7 @@ from deployments.drafter.lean_forward import LeanForward, can_run_lean
 from deployments.drafter.library_forward import LibraryForward
 from deployments.drafter.shadow import Shadow, ShadowPool, tensor_from_bytes
 from deployments.kernels.library import Kernels
-from deployments.messages import KvRange, SamplingParams, SessionId
+from deployments.messages import KvRange, SamplingParams, SessionId, Token
 from deployments.models.loading import (
     EmbeddingTable,
     ShadowSpec,
@@ -58,6 +59,7 @@ class MtpEngine:
         self._spec = spec
         self._device = torch.device(device)
         self._params: dict[SessionId, SamplingParams] = {}
+        self._adjusters: dict[SessionId, Adjuster] = {}
         self._shadows = ShadowPool(spec, budget_bytes=shadow_bytes, device=self._device)
 
     @property
@@ -68,11 +70,15 @@ class MtpEngine:
     def attach(self, session: SessionId, params: SamplingParams) -> None:
         """Begin an empty shadow; a session that is attached already starts over."""
         self._params[session] = params
+        self._adjusters.pop(session, None)
+        if params.adjusts_logits:
+            self._adjusters[session] = Adjuster(params)
         self._shadows.start(session)
 
     def detach(self, session: SessionId) -> None:
         """Drop a session's shadow. Idempotent."""
         self._params.pop(session, None)
+        self._adjusters.pop(session, None)
         self._shadows.drop(session)
 
     def has(self, session: SessionId) -> bool:
@@ -84,10 +90,17 @@ class MtpEngine:
         shadow = self._shadows.get(session)
         return 0 if shadow is None else shadow.have_len
 
-    def extend(self, session: SessionId, ranges: Sequence[KvRange]) -> None:
+    def extend(self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = ()) -> None:
         """Write ranges into the shadow, all or, on a ValueError, none of them."""
         assert session in self._params, "extend comes after attach"
+        adjuster = self._adjusters.get(session)
+        full = next((item for item in ranges if item.layer_type == "full_attention"), None)
+        if full is None or adjuster is None or not adjuster.params.has_penalties:
+            self._shadows.extend(session, ranges)
+            return
+        self._check_tokens(tokens, full.stop - full.start)
         self._shadows.extend(session, ranges)
+        adjuster.extend(full.start, tokens)
 
     @torch.inference_mode()
     def draft(self, requests: Sequence[DraftRequest]) -> list[Draft]:
@@ -112,7 +125,8 @@ class MtpEngine:
         for step in range(requests[0].lookahead):
             rows = self._rows(requests, step)
             salts = [request.context_len for request in requests[: len(rows)]]
-            drawn.append(self.draw(steps.step(tokens_B[: len(rows)]), rows, salts))
+            logits_BV = self._adjusted(steps.step(tokens_B[: len(rows)]), requests, drawn)
+            drawn.append(self.draw(logits_BV, rows, salts))
             tokens_B = drawn[-1].tokens_R
         return _as_drafts(requests, drawn)
 
@@ -121,6 +135,18 @@ class MtpEngine:
         return SamplingRows.build(
             [(self._params[r.session], r.context_len + step) for r in requests if r.lookahead > step], self._device
         )
+
+    def _adjusted(
+        self, logits_BV: torch.Tensor, requests: Sequence[DraftRequest], drawn: Sequence[Drawn]
+    ) -> torch.Tensor:
+        """The logits as the verifier will adjust them, if the proposal so far holds."""
+        groups = []
+        for row, request in enumerate(requests[: len(logits_BV)]):
+            if (adjuster := self._adjusters.get(request.session)) is not None:
+                needs_tokens = adjuster.params.has_penalties
+                following = [request.last_token, *(int(one.tokens_R[row]) for one in drawn)] if needs_tokens else ()
+                groups.append(RowGroup(adjuster, row, 1, request.context_len + len(drawn), following))
+        return adjust(logits_BV, groups) if groups else logits_BV
 
     def _attention(self, requests: Sequence[DraftRequest]) -> AttentionInputs:
         """Lay out each layer's entries: as one padded stack where that is cheap, else session by session."""
@@ -139,6 +165,12 @@ class MtpEngine:
         shadow = self._shadows.get(request.session)
         assert shadow is not None
         return shadow
+
+    def _check_tokens(self, tokens: Sequence[Token], num_expected: int) -> None:
+        if len(tokens) != num_expected or not all(0 <= token < self._forward.vocab_size for token in tokens):
+            raise ValueError(
+                f"{len(tokens)} tokens for {num_expected} entries of a session with penalties, or no tokens"
+            )
 
     def _is_draftable(self, request: DraftRequest) -> bool:
         if request.lookahead <= 0:

@@ -155,7 +155,7 @@ class DrafterService:
             send_or_drop(link, Need(session=item.session, epoch=item.epoch, have_len=have_len))
             return False
         try:
-            self._engine.extend(item.session, item.ranges)
+            self._engine.extend(item.session, item.ranges, item.tokens)
         except ValueError as error:
             self.stats.bad_deltas.add()
             logger.warning("a delta does not fit and is dropped: %s", error, extra=_about(attach, peer=link.peer))

@@ -15,7 +15,7 @@ from deployments.ingress.generation import GenerateRequest, GenerationClient
 from deployments.ingress.metrics import IngressMetrics, RequestTimer
 from deployments.ingress.speculation import SpeculationStats, TokenKind, kinds_of
 from deployments.logs import about
-from deployments.messages import Commit, FinishReason
+from deployments.messages import Commit, FinishReason, Token, TokenLogprobs
 
 logger = logging.getLogger("outrider.ingress")
 
@@ -29,11 +29,17 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one commit added to the output; the segments' texts add up to `text`."""
+    """What one commit added to the output; the segments' texts add up to `text`.
+
+    `tokens` are those that count as output, `logprobs` what is reported of each, if that is asked for.
+    A piece that repeats the prompt has no segments; its first token has None for its log-probability.
+    """
 
     text: str
     segments: tuple[Segment, ...]
     finish_reason: FinishReason | None
+    tokens: tuple[Token, ...] = ()
+    logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 @dataclass(slots=True)
@@ -42,12 +48,18 @@ class Answer:
 
     The text is that of the tokens received; from a stop string or stop token onwards nothing is.
     `num_tokens` counts up to and including the token that ended the output, so it does not depend
-    on how the tokens were bunched.
+    on how the tokens were bunched. With `includes_stop` what ended the output is part of the text;
+    stop strings are not looked for before `min_tokens` tokens. An answer with `prompt_text` repeats
+    the prompt first, and one that is `prompt_only` has no output.
     """
 
     request: GenerateRequest
     decoder: Decoder
     stops: list[str]
+    min_tokens: int = 0
+    includes_stop: bool = False
+    prompt_text: str | None = None
+    prompt_only: bool = False
     num_tokens: int = 0
     num_cached_tokens: int = 0
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
@@ -57,33 +69,43 @@ class Answer:
 
     def __post_init__(self) -> None:
         self._detokenizer = Detokenizer(self.decoder)
-        self._filter = StopFilter(self.stops)
+        self._filter = StopFilter(self.stops, includes_stop=self.includes_stop)
+
+    def repeat_prompt(self, commit: Commit) -> Piece:
+        """The prompt as a piece; its log-probabilities came with the first commit."""
+        assert self.prompt_text is not None
+        prompt, scores = self.request.prompt, commit.prompt_logprobs
+        return Piece(self.prompt_text, (), None, prompt, (None, *scores) if self.request.params.scores_prompt else ())
 
     def take(self, commit: Commit) -> Piece:
         """Add one commit."""
+        if self.prompt_only:
+            return Piece("", (), "length")
         self.speculation.add(commit)
         if commit.context_len == len(self.request.prompt):  # later, after a move, what is cached may be output
             self.num_cached_tokens = commit.num_cached
-        released = ""
+        released, num_before = "", self.num_tokens
         for i, (token, kind) in enumerate(zip(commit.tokens, kinds_of(commit), strict=True)):
             self.num_tokens += 1
             is_last = commit.finish_reason == "stop" and i == len(commit.tokens) - 1
-            if is_last and token in self.request.stop_token_ids:
+            if is_last and token in self.request.stop_token_ids and not self.includes_stop:
                 break  # the token that says the output is over is no part of it
             released += self._push(self._detokenizer.push(token), kind)
             if self._filter.is_stopped:
-                return Piece(released, self._release(released), "stop")
-        if commit.finish_reason is None:
-            return Piece(released, self._release(released), None)
-        released += self._push(self._detokenizer.finish(), kinds_of(commit)[-1] if commit.tokens else "plain")
-        is_stopped = self._filter.is_stopped
-        released += self._filter.finish()
-        return Piece(released, self._release(released), "stop" if is_stopped else commit.finish_reason)
+                break
+        finish_reason = "stop" if self._filter.is_stopped else commit.finish_reason
+        if finish_reason is not None and not self._filter.is_stopped:
+            released += self._push(self._detokenizer.finish(), kinds_of(commit)[-1] if commit.tokens else "plain")
+            finish_reason = "stop" if self._filter.is_stopped else finish_reason
+            released += self._filter.finish()
+        num_taken = self.num_tokens - num_before
+        segments = self._release(released)
+        return Piece(released, segments, finish_reason, commit.tokens[:num_taken], commit.logprobs[:num_taken])
 
     def _push(self, text: str, kind: TokenKind) -> str:
         if text:
             self._held.append(Segment(text, kind))
-        return self._filter.push(text)
+        return self._filter.push(text, can_stop=self.num_tokens > self.min_tokens)
 
     def _release(self, text: str) -> tuple[Segment, ...]:
         """The segments of the next characters; neighbours of one kind become one."""
@@ -102,7 +124,9 @@ class Answer:
 
 
 async def pieces(client: GenerationClient, answer: Answer, metrics: IngressMetrics) -> AsyncGenerator[Piece, None]:
-    """The answer's pieces, one for each commit; the last one, and no other, has a finish reason.
+    """The answer's pieces: the prompt if it is to be repeated, then one for each commit.
+
+    The last one, and no other, has a finish reason.
 
     Closing it, and a stop string, cancel the request at its router at once.
     """
@@ -111,10 +135,14 @@ async def pieces(client: GenerationClient, answer: Answer, metrics: IngressMetri
     whose = {"request_id": current_request_id.get(), "request": request.id}
     logger.info("request begins", extra=about(**whose, num_prompt_tokens=len(request.prompt)))
     finish_reason: FinishReason | None = None
+    is_first = True
     try:
         async with aclosing(client.generate(request)) as commits:
             async for commit in commits:
                 timer.commit(commit)
+                if is_first and answer.prompt_text is not None:
+                    yield answer.repeat_prompt(commit)
+                is_first = False
                 piece = answer.take(commit)
                 finish_reason = piece.finish_reason
                 if finish_reason is not None:

@@ -6,7 +6,7 @@ Routes parse their own bodies, so that every error has one shape.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from deployments.ingress import errors
+from deployments.ingress import errors, tokenizing
 from deployments.ingress.access import Access
 from deployments.ingress.admission import Admission, AdmissionLimits
 from deployments.ingress.answer import Answer, Piece, pieces
@@ -26,9 +26,10 @@ from deployments.ingress.deadline import within
 from deployments.ingress.errors import ApiError
 from deployments.ingress.exposition import CONTENT_TYPE
 from deployments.ingress.front_door import FrontDoor, ticket_of
+from deployments.ingress.merging import merged
 from deployments.ingress.middleware import RequestIdMiddleware
-from deployments.ingress.planning import check, likely_tokens, plan
-from deployments.ingress.responses import ChatWriter, CompletionWriter, ResponseWriter
+from deployments.ingress.planning import PlannedChoice, check, plan
+from deployments.ingress.responses import ChatWriter, CompletionWriter, ResponseWriter, WriterOptions, joined
 from deployments.ingress.schemas import ChatRequest, CompletionRequest, parse_chat, parse_completion
 from deployments.ingress.sse import CLIENT_CLOSED_REQUEST, ClientGone, Event, EventStream, until_disconnect
 from deployments.logs import about
@@ -54,11 +55,14 @@ def create_app(
     for path, route in (
         ("/v1/chat/completions", routes.chat),
         ("/v1/completions", routes.completion),
+        ("/tokenize", routes.tokenize),
+        ("/detokenize", routes.detokenize),
     ):
         app.add_api_route(path, route, methods=["POST"], response_model=None)
     for path, read in (
         ("/v1/models", routes.models),
         ("/v1/models/{model_id:path}", routes.model),
+        ("/tokenizer_info", routes.tokenizer_info),
         ("/health", routes.health),
         ("/ready", routes.ready),
         ("/metrics", routes.metrics),
@@ -87,51 +91,74 @@ class _Routes:
         self,
         request: Request,
         parse: Callable[[bytes], ChatRequest | CompletionRequest],
-        to_writer: Callable[[IngressContext, Answer], ResponseWriter],
+        to_writer: type[ResponseWriter],
     ) -> Response:
         ticket = ticket_of(request)
         body = parse(await read_body(request, self._context.limits))
         asked = check(self._context, body, ticket.tenant)
         try:
-            if not ticket.start_at_once():
-                await until_disconnect(request.receive, ticket.start(asked.priority))
+            if not ticket.start_at_once(asked.num_choices):
+                await until_disconnect(request.receive, ticket.start(asked.priority, asked.num_choices))
             planned = await plan(self._context, body, asked)
-            answer = Answer(planned, self._context.tokenizer, body.stops)
-            ticket.charge(len(planned.prompt), likely_tokens(planned, body), lambda: answer.num_tokens)
-            writer = to_writer(self._context, answer)
+            answers = [self._answer(body, choice) for choice in planned.choices]
+            ticket.charge(
+                planned.num_prompt_tokens, planned.num_likely_tokens, lambda: sum(a.num_tokens for a in answers)
+            )
+            writer = to_writer(self._context, planned.id, answers, body.n, _options(body))
             if body.stream:
-                return EventStream(self._events(body, answer, writer), partial(_to_api_error, self._context))
-            return JSONResponse(await until_disconnect(request.receive, self._whole(answer, writer)))
+                return EventStream(self._events(body, answers, writer), partial(_to_api_error, self._context))
+            return JSONResponse(await until_disconnect(request.receive, self._whole(answers, writer)))
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    def _pieces(self, answer: Answer) -> AsyncGenerator[Piece, None]:
-        parts = pieces(self._context.client, answer, self._context.metrics)
+    def _answer(self, body: ChatRequest | CompletionRequest, choice: PlannedChoice) -> Answer:
+        tokenizer = self._context.tokenizer
+        return Answer(
+            choice.request,
+            tokenizer if body.skip_special_tokens else tokenizer.verbatim,
+            body.stops,
+            min_tokens=body.min_tokens,
+            includes_stop=body.include_stop_str_in_output,
+            prompt_text=choice.prompt_text,
+            prompt_only=body.wanted_tokens == 0,
+        )
+
+    def _pieces(self, answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, Piece], None]:
+        parts = merged([pieces(self._context.client, answer, self._context.metrics) for answer in answers])
         return within(self._context.limits.max_request_s, parts)
 
-    async def _whole(self, answer: Answer, writer: ResponseWriter) -> dict[str, Any]:
-        text = []
-        async with aclosing(self._pieces(answer)) as parts:
-            async for piece in parts:
-                text.append(piece.text)
-                if piece.finish_reason is not None:
-                    return writer.whole("".join(text), piece.finish_reason)
-        raise AssertionError("an answer ends with a finish reason")
+    async def _whole(self, answers: Sequence[Answer], writer: ResponseWriter) -> dict[str, Any]:
+        choices: list[list[Piece]] = [[] for _ in answers]
+        async with aclosing(self._pieces(answers)) as parts:
+            async for index, piece in parts:
+                choices[index].append(piece)
+        return writer.whole([joined(choice) for choice in choices])
 
     async def _events(
-        self, body: ChatRequest | CompletionRequest, answer: Answer, writer: ResponseWriter
+        self, body: ChatRequest | CompletionRequest, answers: Sequence[Answer], writer: ResponseWriter
     ) -> AsyncGenerator[Event, None]:
         """The stream's events; the first waits for the first commit, so that a refusal gets its status."""
-        is_opened = False
-        async with aclosing(self._pieces(answer)) as parts:
-            async for piece in parts:
-                if not is_opened and (opening := writer.opening()) is not None:
+        opened: set[int] = set()
+        async with aclosing(self._pieces(answers)) as parts:
+            async for index, piece in parts:
+                if index not in opened and (opening := writer.opening(index)) is not None:
                     yield opening
-                is_opened = True
-                if (chunk := writer.chunk(piece, with_kinds=body.includes_token_kinds)) is not None:
+                opened.add(index)
+                if (chunk := writer.chunk(index, piece)) is not None:
                     yield chunk
         if body.includes_usage:
             yield writer.closing()
+
+    async def tokenize(self, request: Request) -> Response:
+        body = await read_body(request, self._context.limits)
+        return JSONResponse(await tokenizing.tokenize(self._context, body))
+
+    async def detokenize(self, request: Request) -> Response:
+        body = await read_body(request, self._context.limits)
+        return JSONResponse(await tokenizing.detokenize(self._context, body))
+
+    async def tokenizer_info(self) -> Response:
+        return JSONResponse(tokenizing.tokenizer_info(self._context))
 
     async def models(self) -> Response:
         return JSONResponse({"object": "list", "data": [self._context.model.as_json()]})
@@ -158,6 +185,15 @@ class _Routes:
 
     async def page(self) -> Response:
         return HTMLResponse(_PAGE.read_text("utf-8"))
+
+
+def _options(body: ChatRequest | CompletionRequest) -> WriterOptions:
+    return WriterOptions(
+        with_kinds=body.includes_token_kinds,
+        with_usage_so_far=body.stream_options is not None and body.stream_options.continuous_usage_stats,
+        with_token_ids=body.return_token_ids,
+        tokens_as_ids=body.return_tokens_as_token_ids,
+    )
 
 
 def _to_api_error(context: IngressContext, error: Exception) -> ApiError:

@@ -32,17 +32,22 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        self.source = source
         self._template = environment.from_string(source)
         self._special_tokens = dict(special_tokens)
         # A template that looks at the type of a part knows lists of parts; others expect plain strings.
         self._takes_parts = "'type'" in source or '"type"' in source or ".type" in source
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
-        """The prompt up to where the assistant's answer begins; raises TemplateRefusal."""
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+        """The prompt, by default up to where the assistant's answer begins; raises TemplateRefusal."""
         plain = [message if self._takes_parts else _flattened(message) for message in messages]
         try:
             return self._template.render(
-                messages=plain, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
+                messages=plain,
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
             )
         except jinja2.TemplateError as error:
             raise TemplateRefusal(str(error)) from error

@@ -38,12 +38,14 @@ class ModelCard:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def system_fingerprint(self) -> str:
         """Changes with the server's version and the model's card, which may change outputs."""
-        facts = (VERSION, self.id, self.max_model_len, self.temperature, self.top_k, self.top_p, self.min_p)
+        sampling = (self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+        facts = (VERSION, self.id, self.max_model_len, *sampling)
         return "fp_" + hashlib.sha256(repr(facts).encode()).hexdigest()[:10]
 
     @classmethod
@@ -68,6 +70,7 @@ class ModelCard:
             top_k=int(default("top_k", 0)),
             top_p=default("top_p", 1.0),
             min_p=default("min_p", 0.0),
+            repetition_penalty=default("repetition_penalty", 1.0),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -94,6 +97,7 @@ class ApiLimits:
     max_prompt_tokens: int | None = None
     max_output_tokens: int | None = None
     max_request_s: float = 600.0
+    max_choices: int = 128
     reports_speculation: bool = True
 
 

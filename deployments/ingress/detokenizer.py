@@ -68,24 +68,30 @@ class StopFilter:
     """Passes text on up to the first stop string, and holds back what may be the beginning of one.
 
     First means: the one that ends first, and of those that end together the longest. So the
-    output does not depend on how the text was cut into pieces.
+    output does not depend on how the text was cut into pieces. With `includes_stop` the stop string
+    belongs to the output.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, includes_stop: bool = False) -> None:
         self._stops = tuple(stops)
+        self._includes_stop = includes_stop
         self._held = ""
         self.is_stopped = False
 
-    def push(self, text: str) -> str:
-        """The text that is certain to belong to the output; nothing once a stop string was met."""
+    def push(self, text: str, *, can_stop: bool = True) -> str:
+        """The text that is certain to belong to the output; nothing once a stop string was met.
+
+        A stop string that is complete while `can_stop` is False is text like any other.
+        """
         if self.is_stopped:
             return ""
         held = self._held + text
         found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
-        if found:
+        if found and can_stop:
             self.is_stopped = True
             self._held = ""
-            return held[: min(found)[1]]
+            end, start = min(found)
+            return held[: end if self._includes_stop else start]
         num_held = max((_overlap(held, stop) for stop in self._stops), default=0)
         self._held = held[len(held) - num_held :]
         return held[: len(held) - num_held]

@@ -343,4 +343,5 @@ def _without_first(commit: Commit, num_tokens: int) -> Commit:
         num_drafted=max(0, commit.num_drafted - num_tokens),
         num_accepted=max(0, commit.num_accepted - num_tokens),
         finish_reason=commit.finish_reason,
+        logprobs=commit.logprobs[num_tokens:],
     )

@@ -12,27 +12,13 @@ from typing import Any
 from deployments.ingress.errors import ApiError, invalid
 
 _SAMPLING: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
     "length_penalty": (1,),
-    "logit_bias": ({},),
-    "best_of": (1,),
     "use_beam_search": (False,),
-    "ignore_eos": (False,),
-    "min_tokens": (0,),
-    "stop_token_ids": ([],),
     "bad_words": ([],),
     "allowed_token_ids": ([],),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "add_special_tokens": (),
     "truncate_prompt_tokens": (),
     "prompt_logprobs": (),
-    "return_token_ids": (False,),
-    "return_tokens_as_token_ids": (False,),
     "structured_outputs": ({},),
     "guided_json": (),
     "guided_regex": (),
@@ -42,14 +28,13 @@ _SAMPLING: dict[str, tuple[Any, ...]] = {
     "priority": (0,),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "metadata": ({},),
     "request_id": (),
     "cache_salt": (),
 }
 CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     **_SAMPLING,
-    "logprobs": (False,),
-    "top_logprobs": (0,),
+    "best_of": (1,),
+    "add_special_tokens": (False,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -62,9 +47,6 @@ CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (),
     "verbosity": (),
     "web_search_options": (),
-    "prompt_cache_key": (),
-    "prompt_cache_retention": (),
-    "safety_identifier": (),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
     "chat_template": (),
@@ -74,8 +56,6 @@ CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
 }
 COMPLETION_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     **_SAMPLING,
-    "logprobs": (),
-    "echo": (False,),
     "suffix": ("",),
     "response_format": ({"type": "text"},),
 }

@@ -1,18 +1,26 @@
-"""From a checked request body to a GenerateRequest: tokens, limits, seed. What cannot be served is refused here."""
+"""From a checked request body to a GenerateRequest for each choice: tokens, limits, seed.
+
+What cannot be served is refused here.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import uuid
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
 
 from deployments.ingress import permissions
 from deployments.ingress.chat_template import TemplateRefusal
-from deployments.ingress.context import IngressContext
+from deployments.ingress.context import IngressContext, ModelCard
 from deployments.ingress.errors import ApiError, context_length_exceeded, invalid
 from deployments.ingress.generation import GenerateRequest
-from deployments.ingress.schemas import ChatRequest, CompletionRequest
+from deployments.ingress.schemas import ChatRequest, CompletionRequest, Message
 from deployments.ingress.tenants import Tenant
 from deployments.messages import DrafterName, Priority, RequestClass, SamplingParams, Token
 from deployments.policy.classes import classify
@@ -24,21 +32,20 @@ _UNBOUNDED_OUTPUT_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request gets of speculation, and whose it is."""
+    """What a request gets of speculation, whose it is, and how many choices it wants."""
 
     tenant: Tenant
     lookahead: int | None
     drafter: DrafterName
     request_class: RequestClass
     priority: Priority
+    num_choices: int
 
 
 def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant: Tenant) -> Asked:
     """Refuse what can be refused without tokenising; raises ApiError."""
-    model, limits = context.model, context.limits
-    if body.model != model.id:
-        message = f"The model {body.model!r} does not exist; this service has {model.id!r} (see /v1/models)."
-        raise ApiError(404, message, param="model", code="model_not_found")
+    limits = context.limits
+    check_model(context, body.model)
     permissions.check_model(tenant, body.model)
     num_speculative_tokens = body.speculation.num_speculative_tokens
     if num_speculative_tokens == "auto":
@@ -56,8 +63,12 @@ def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant
         message = f"{param!r} is {drafter!r}, which is not served here; "
         message += f"one of {', '.join(limits.drafters)} is."
         raise invalid(param, message, "invalid_value")
+    num_prompts = len(body.prompts) if isinstance(body, CompletionRequest) else 1
+    if (num_choices := num_prompts * body.n) > limits.max_choices:
+        message = f"{num_prompts} prompts with 'n' {body.n} are {num_choices} choices; at most {limits.max_choices} "
+        raise invalid("n" if num_prompts == 1 else "prompt", message + "are possible in one request.", "invalid_value")
     priority = permissions.priority_for(tenant, body.speculation)
-    return Asked(tenant, lookahead, drafter, class_of(body), priority)
+    return Asked(tenant, lookahead, drafter, class_of(body), priority, num_choices)
 
 
 def class_of(body: ChatRequest | CompletionRequest) -> RequestClass:
@@ -70,62 +81,128 @@ def class_of(body: ChatRequest | CompletionRequest) -> RequestClass:
         turns += [message for message in body.messages if message.role == "user"][-1:]
         text = "\n".join(message.text for message in turns)
     else:
-        text = body.prompt if isinstance(body.prompt, str) else ""
+        text = next((prompt for prompt in body.prompts if isinstance(prompt, str)), "")
     return classify(text, temperature=body.temperature)
 
 
-async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, asked: Asked) -> GenerateRequest:
-    """Decide everything about a generation before it begins; raises ApiError."""
+@dataclass(frozen=True, slots=True)
+class PlannedChoice:
+    """One choice to generate, and its prompt's text if the answer is to repeat it."""
+
+    request: GenerateRequest
+    prompt_text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A response to be: its id, and its choices in the order of their index, n for each prompt.
+
+    `num_likely_tokens` is what the answers are taken for before they are there: as long as was asked for, else
+    of some length that fits.
+    """
+
+    id: str
+    choices: tuple[PlannedChoice, ...]
+    num_prompt_tokens: int
+    num_likely_tokens: int
+
+
+async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, asked: Asked) -> Plan:
+    """Decide everything about a generation before it begins; raises ApiError.
+
+    Without a seed every prompt gets one of its own; choices of one prompt differ by their index in
+    the noise. So several prompts in a request answer as requests of their own with the same seed.
+    """
     model, limits, tenant = context.model, context.limits, asked.tenant
     prompt_param = "messages" if isinstance(body, ChatRequest) else "prompt"
-    prompt = await _encode(context, body)
-    permissions.check_prompt(tenant, limits.max_prompt_tokens, len(prompt), prompt_param)
+    prompts = await _encode(context, body)
     wanted = permissions.output_bound(tenant, limits.max_output_tokens, body.wanted_tokens, body.max_tokens_param)
-    return GenerateRequest(
-        id=("chatcmpl-" if isinstance(body, ChatRequest) else "cmpl-") + uuid.uuid4().hex,
-        prompt=tuple(prompt),
-        max_context_tokens=_max_context_tokens(model.max_model_len, len(prompt), body, wanted),
-        params=_sampling(context, body),
-        stop_token_ids=model.stop_token_ids,
-        num_speculative_tokens=asked.lookahead,
-        drafter=asked.drafter,
-        max_speculative_tokens=tenant.max_speculative_tokens,
-        request_class=asked.request_class,
-        priority=asked.priority,
-        salt=tenant.name,
+    response_id = ("chatcmpl-" if isinstance(body, ChatRequest) else "cmpl-") + uuid.uuid4().hex
+    stop_token_ids = _stop_token_ids(model, body)
+    choices: list[PlannedChoice] = []
+    for prompt in prompts:
+        num_tokens = len(prompt.tokens)
+        permissions.check_prompt(tenant, limits.max_prompt_tokens, num_tokens, prompt_param)
+        params = _sampling(model, body, num_tokens, stop_token_ids)
+        max_context_tokens = _max_context_tokens(model.max_model_len, num_tokens, body, wanted)
+        for index in range(body.n):
+            request = GenerateRequest(
+                id=f"{response_id}-{len(choices)}",
+                prompt=prompt.tokens,
+                max_context_tokens=max_context_tokens,
+                params=msgspec.structs.replace(params, choice_index=index),
+                stop_token_ids=stop_token_ids,
+                num_speculative_tokens=asked.lookahead,
+                drafter=asked.drafter,
+                max_speculative_tokens=tenant.max_speculative_tokens,
+                request_class=asked.request_class,
+                priority=asked.priority,
+                salt=tenant.name,
+            )
+            choices.append(PlannedChoice(request, prompt.text))
+    rooms = [choice.request.max_context_tokens - len(choice.request.prompt) for choice in choices]
+    return Plan(
+        id=response_id,
+        choices=tuple(choices),
+        num_prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
+        num_likely_tokens=sum(min(room, room if body.wanted_tokens else _UNBOUNDED_OUTPUT_TOKENS) for room in rooms),
     )
 
 
-def likely_tokens(planned: GenerateRequest, body: ChatRequest | CompletionRequest) -> int:
-    """What the answer is taken for before it is there: as long as was asked for, else of some length that fits."""
-    room = planned.max_context_tokens - len(planned.prompt)
-    return room if body.wanted_tokens is not None else min(room, _UNBOUNDED_OUTPUT_TOKENS)
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    tokens: tuple[Token, ...]
+    text: str | None = None  # what an answer repeats, if it shall
 
 
-async def _encode(context: IngressContext, body: ChatRequest | CompletionRequest) -> list[Token]:
-    tokenizer = context.tokenizer
+async def _encode(context: IngressContext, body: ChatRequest | CompletionRequest) -> list[_Prompt]:
     if isinstance(body, CompletionRequest):
-        if isinstance(body.prompt, list):
-            outside = [token for token in body.prompt if token >= context.model.vocab_size]
-            if outside:
-                message = f"'prompt' has the token id {outside[0]}; the vocabulary has {context.model.vocab_size} ids."
-                raise invalid("prompt", message, "invalid_value")
-            return body.prompt
-        text = body.prompt
-        prompt = await asyncio.to_thread(tokenizer.encode, text) if _is_long(text) else tokenizer.encode(text)
-        if not prompt:
-            raise invalid("prompt", "The prompt has no tokens; send at least one character.", "invalid_value")
-        return prompt
-    messages = [message.model_dump() for message in body.messages]
-    for turn in messages:
-        if turn["role"] == "developer":  # OpenAI's newer word for it, which templates do not know
-            turn["role"] = "system"
+        return [await _encode_prompt(context, body, prompt) for prompt in body.prompts]
+    messages = plain_messages(body.messages)
+    encode = context.tokenizer.encode_chat
     try:
-        if _is_long(str(messages)):
-            return await asyncio.to_thread(tokenizer.encode_chat, messages)
-        return tokenizer.encode_chat(messages)
+        is_long = _is_long(str(messages))
+        return [_Prompt(tuple(await asyncio.to_thread(encode, messages) if is_long else encode(messages)))]
     except TemplateRefusal as error:
         raise invalid("messages", f"The model's chat template refuses these messages: {error}.") from error
+
+
+async def _encode_prompt(context: IngressContext, body: CompletionRequest, prompt: str | list[Token]) -> _Prompt:
+    tokenizer = context.tokenizer
+    if isinstance(prompt, list):
+        check_tokens("prompt", prompt, context.model.vocab_size)
+        decoder = tokenizer if body.skip_special_tokens else tokenizer.verbatim
+        return _Prompt(tuple(prompt), decoder.decode(prompt) if body.echo else None)
+    encode = partial(tokenizer.encode, prompt, add_special_tokens=body.add_special_tokens)
+    tokens = await asyncio.to_thread(encode) if _is_long(prompt) else encode()
+    if not tokens:
+        raise invalid("prompt", "The prompt has no tokens; send at least one character.", "invalid_value")
+    return _Prompt(tuple(tokens), prompt if body.echo else None)
+
+
+def check_model(context: IngressContext, model: str | None) -> None:
+    """ApiError for the name of a model that is not served."""
+    if model is not None and model != context.model.id:
+        message = f"The model {model!r} does not exist; this service has {context.model.id!r} (see /v1/models)."
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+
+def plain_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as chat templates take them."""
+    plain = [message.model_dump() for message in messages]
+    for turn in plain:
+        if turn["role"] == "developer":  # OpenAI's newer word for it, which templates do not know
+            turn["role"] = "system"
+    return plain
+
+
+def check_tokens(param: str, tokens: Iterable[Token], vocab_size: int) -> None:
+    """ApiError for the first id that is no token."""
+    outside = next((token for token in tokens if not 0 <= token < vocab_size), None)
+    if outside is not None:
+        raise invalid(
+            param, f"{param!r} has the token id {outside}; the vocabulary has {vocab_size} ids.", "invalid_value"
+        )
 
 
 def _is_long(text: str) -> bool:
@@ -144,22 +221,44 @@ def _max_context_tokens(
             f"{num_prompt_tokens}, which leaves no room for an answer; shorten the {prompt_param}."
         )
         raise context_length_exceeded(prompt_param, message)
-    if wanted is None:
-        return max_model_len
-    if body.wanted_tokens is None:
-        return num_prompt_tokens + min(wanted, room)
-    if wanted > room:
+    if wanted is None or body.wanted_tokens is None:
+        wanted = room if wanted is None else min(wanted, room)
+    elif wanted > room:
         message = (
             f"This model's maximum context length is {max_model_len} tokens; {num_prompt_tokens} in the {prompt_param} "
             f"and {wanted} wanted are more. Set {body.max_tokens_param} to at most {room}, "
             f"or shorten the {prompt_param}."
         )
         raise context_length_exceeded(body.max_tokens_param, message)
-    return num_prompt_tokens + wanted
+    if body.min_tokens > wanted:
+        message = f"'min_tokens' is {body.min_tokens}, more than the {wanted} tokens that the answer may have."
+        raise invalid("min_tokens", message, "invalid_value")
+    # One that only repeats its prompt generates a token that nobody sees.
+    return num_prompt_tokens + max(1, wanted)
 
 
-def _sampling(context: IngressContext, body: ChatRequest | CompletionRequest) -> SamplingParams:
-    model = context.model
+def _stop_token_ids(model: ModelCard, body: ChatRequest | CompletionRequest) -> tuple[Token, ...]:
+    check_tokens("stop_token_ids", body.stop_token_ids, model.vocab_size)
+    own = () if body.ignore_eos else model.stop_token_ids
+    return tuple(dict.fromkeys((*own, *body.stop_token_ids)))
+
+
+def _logit_bias(body: ChatRequest | CompletionRequest, vocab_size: int) -> tuple[tuple[Token, float], ...]:
+    bias: dict[Token, float] = {}
+    for key, value in body.logit_bias.items():
+        if not (key.isascii() and key.isdigit()):
+            message = f"'logit_bias' has the key {key!r}; keys are token ids, as strings."
+            raise invalid("logit_bias", message, "invalid_value")
+        if int(key) in bias:
+            raise invalid("logit_bias", f"'logit_bias' names the token {int(key)} twice.", "invalid_value")
+        bias[int(key)] = value
+    check_tokens("logit_bias", bias, vocab_size)
+    return tuple((token, value) for token, value in bias.items() if value != 0)
+
+
+def _sampling(
+    model: ModelCard, body: ChatRequest | CompletionRequest, num_prompt_tokens: int, stop_token_ids: tuple[Token, ...]
+) -> SamplingParams:
     top_k = model.top_k if body.top_k is None else body.top_k
     return SamplingParams(
         temperature=model.temperature if body.temperature is None else body.temperature,
@@ -168,4 +267,13 @@ def _sampling(context: IngressContext, body: ChatRequest | CompletionRequest) ->
         min_p=model.min_p if body.min_p is None else body.min_p,
         # Drawn here and not at a router, so that a request repeats itself wherever it is resubmitted.
         seed=secrets.randbits(64) if body.seed is None else body.seed % _MAX_SEED,
+        repetition_penalty=model.repetition_penalty if body.repetition_penalty is None else body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        num_prompt_tokens=num_prompt_tokens,
+        logit_bias=_logit_bias(body, model.vocab_size),
+        banned_token_ids=stop_token_ids if body.min_tokens else (),
+        banned_before=num_prompt_tokens + body.min_tokens if body.min_tokens else 0,
+        num_logprobs=body.num_logprobs,
+        scores_prompt=body.scores_prompt,
     )

@@ -3,45 +3,69 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from deployments.ingress.answer import Answer, Piece
 from deployments.ingress.context import IngressContext
+from deployments.ingress.logprobs import LogprobsWriter
+from deployments.ingress.speculation import SpeculationStats
 from deployments.messages import FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterOptions:
+    """What a response carries besides the text."""
+
+    with_kinds: bool = False
+    with_usage_so_far: bool = False
+    with_token_ids: bool = False
+    tokens_as_ids: bool = False
 
 
 @dataclass(slots=True)
 class ResponseWriter:
-    """Writes one request's answer; the subclasses differ in where an endpoint keeps its text."""
+    """Writes one response, `num_per_prompt` choices for each prompt; subclasses know where an endpoint keeps what."""
 
     context: IngressContext
-    answer: Answer
+    id: str
+    answers: Sequence[Answer]
+    num_per_prompt: int
+    options: WriterOptions
     created: int = field(default_factory=lambda: int(time.time()))
+    _logprobs: list[LogprobsWriter] = field(init=False)
 
     object_name = ""
     chunk_name = ""
 
-    def whole(self, text: str, finish_reason: FinishReason) -> dict[str, Any]:
-        """The response of a request that does not stream."""
+    def __post_init__(self) -> None:
+        texts = self.context.tokenizer.token_texts
+        self._logprobs = [LogprobsWriter(texts, as_ids=self.options.tokens_as_ids) for _ in self.answers]
+
+    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """The response of a request that does not stream: one piece for each choice."""
         return {
             **self._head(self.object_name),
-            "choices": [self._choice(text, finish_reason)],
+            "choices": [self._choice(index, piece) for index, piece in enumerate(pieces)],
             "usage": self._usage(),
             **self._metrics(),
         }
 
-    def opening(self) -> dict[str, Any] | None:
-        """The chunk before any text, for endpoints that have one."""
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The chunk before any text of a choice, for endpoints that have one."""
         return None
 
-    def chunk(self, piece: Piece, *, with_kinds: bool) -> dict[str, Any] | None:
+    def chunk(self, index: int, piece: Piece) -> dict[str, Any] | None:
         """The chunk of one piece; None if it would say nothing."""
-        if not piece.text and piece.finish_reason is None:
+        says_tokens = bool(piece.logprobs) or (self.options.with_token_ids and bool(piece.tokens))
+        if not piece.text and piece.finish_reason is None and not says_tokens:
             return None
-        chunk = {**self._head(self.chunk_name), "choices": [self._delta(piece.text, piece.finish_reason)]}
-        if with_kinds:
+        chunk = {**self._head(self.chunk_name), "choices": [self._delta(index, piece)]}
+        if self.options.with_kinds:
             chunk["outrider"] = {"segments": [{"text": text, "kind": kind} for text, kind in piece.segments]}
+        if self.options.with_usage_so_far:
+            chunk["usage"] = self._usage()
         return chunk
 
     def closing(self) -> dict[str, Any]:
@@ -51,7 +75,7 @@ class ResponseWriter:
     def _head(self, object_name: str) -> dict[str, Any]:
         model = self.context.model
         return {
-            "id": self.answer.request.id,
+            "id": self.id,
             "object": object_name,
             "created": self.created,
             "model": model.id,
@@ -59,24 +83,30 @@ class ResponseWriter:
         }
 
     def _usage(self) -> dict[str, Any]:
-        num_prompt, num_output = len(self.answer.request.prompt), self.answer.num_tokens
+        of_prompts = self.answers[:: self.num_per_prompt]  # the first choice of each
+        num_prompt = sum(len(answer.request.prompt) for answer in of_prompts)
+        num_output = sum(answer.num_tokens for answer in self.answers)
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_output,
             "total_tokens": num_prompt + num_output,
-            "prompt_tokens_details": {"cached_tokens": self.answer.num_cached_tokens},
+            "prompt_tokens_details": {"cached_tokens": sum(answer.num_cached_tokens for answer in of_prompts)},
         }
 
     def _metrics(self) -> dict[str, Any]:
         if not self.context.limits.reports_speculation:
             return {}
-        return {"metrics": {"speculative_decoding": self.answer.speculation.as_json()}}
+        total = SpeculationStats.total(answer.speculation for answer in self.answers)
+        return {"metrics": {"speculative_decoding": total.as_json()}}
 
-    def _choice(self, text: str, finish_reason: FinishReason | None) -> dict[str, Any]:
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+    def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
+        raise NotImplementedError
 
-    def _delta(self, text: str, finish_reason: FinishReason | None) -> dict[str, Any]:
-        return self._choice(text, finish_reason)
+    def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
+        return self._choice(index, piece)
+
+    def _token_ids(self, piece: Piece) -> dict[str, Any]:
+        return {"token_ids": list(piece.tokens)} if self.options.with_token_ids else {}
 
 
 class CompletionWriter(ResponseWriter):
@@ -85,6 +115,16 @@ class CompletionWriter(ResponseWriter):
     object_name = "text_completion"
     chunk_name = "text_completion"
 
+    def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
+        logprobs = self._logprobs[index].completion(piece.tokens, piece.logprobs) if piece.logprobs else None
+        return {
+            "index": index,
+            "text": piece.text,
+            "logprobs": logprobs,
+            "finish_reason": piece.finish_reason,
+            **self._token_ids(piece),
+        }
+
 
 class ChatWriter(ResponseWriter):
     """/v1/chat/completions: a `message`, or `delta`s of it, the first of which has the role."""
@@ -92,18 +132,31 @@ class ChatWriter(ResponseWriter):
     object_name = "chat.completion"
     chunk_name = "chat.completion.chunk"
 
-    def opening(self) -> dict[str, Any] | None:
-        return {
-            **self._head(self.chunk_name),
-            "choices": [
-                {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-            ],
-        }
+    def opening(self, index: int) -> dict[str, Any] | None:
+        delta = {"role": "assistant", "content": ""}
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        return {**self._head(self.chunk_name), "choices": [choice]}
 
-    def _choice(self, text: str, finish_reason: FinishReason | None) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
+        message = {"role": "assistant", "content": piece.text, "refusal": None}
+        return {"index": index, "message": message, **self._rest(index, piece)}
 
-    def _delta(self, text: str, finish_reason: FinishReason | None) -> dict[str, Any]:
-        delta = {"content": text} if text else {}
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
+        delta = {"content": piece.text} if piece.text else {}
+        return {"index": index, "delta": delta, **self._rest(index, piece)}
+
+    def _rest(self, index: int, piece: Piece) -> dict[str, Any]:
+        logprobs = self._logprobs[index].chat(piece.logprobs) if piece.logprobs else None
+        return {"logprobs": logprobs, "finish_reason": piece.finish_reason, **self._token_ids(piece)}
+
+
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """All of a choice's pieces as one."""
+    finish_reason: FinishReason | None = pieces[-1].finish_reason
+    return Piece(
+        text="".join(piece.text for piece in pieces),
+        segments=tuple(segment for piece in pieces for segment in piece.segments),
+        finish_reason=finish_reason,
+        tokens=tuple(token for piece in pieces for token in piece.tokens),
+        logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
+    )

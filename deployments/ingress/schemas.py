@@ -17,18 +17,22 @@ from deployments.ingress.parameters import (
 )
 from deployments.messages import DrafterName, Priority, RequestClass
 
-MAX_STOPS = 4
 MAX_JSON_DEPTH = 64
+MAX_STOPS = 16
+MAX_STOP_TOKENS = 128
+MAX_BIASES = 1024
+MAX_CHOICES = 128
+MAX_TOP_LOGPROBS = 20
 _MAX_DETAILS = 8
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """Frozen; unknown fields, and strings where numbers belong, are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Speculation(_Strict):
+class Speculation(Strict):
     """How a request wants to be drafted for. It changes the speed, never the output."""
 
     num_speculative_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -37,22 +41,28 @@ class Speculation(_Strict):
     priority: Priority | Literal["auto"] = "auto"
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """What a stream carries besides the text.
 
     `include_token_kinds` adds `outrider: {"segments": [{"text", "kind"}, ...]}` to every chunk that
     has text: the same text, cut by where it came from (accepted, recovered, bonus, plain).
+    `continuous_usage_stats` adds the usage so far to every chunk.
     """
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
     include_token_kinds: bool = False
 
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 PositiveInt = Annotated[int, Field(ge=1)]
+TokenId = Annotated[int, Field(ge=0)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+NumLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 
 
-class _Request(_Strict):
+class _Request(Strict):
     """What both endpoints take. None means: the model's default."""
 
     model: Annotated[str, StringConstraints(min_length=1)]
@@ -65,7 +75,24 @@ class _Request(_Strict):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     max_tokens: PositiveInt | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] = Field(default_factory=dict)
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] = Field(default_factory=list)
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    # They say something about the request, and change nothing in its answer.
     user: str | None = None
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     speculation: Speculation = Speculation()
 
     @property
@@ -84,14 +111,14 @@ class _Request(_Strict):
         return self.stream_options is not None and self.stream_options.include_token_kinds
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """A part of a message's content."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(_Strict):
+class Message(Strict):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -108,6 +135,18 @@ class ChatRequest(_Request):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: PositiveInt | None = None
+    logprobs: bool = False
+    top_logprobs: NumLogprobs = 0
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to report with each; None for no report."""
+        return self.top_logprobs if self.logprobs else None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's log-probabilities are wanted."""
+        return False
 
     @property
     def wanted_tokens(self) -> int | None:
@@ -121,11 +160,36 @@ class ChatRequest(_Request):
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
 
-class CompletionRequest(_Request):
-    """Body of /v1/completions; `prompt` is text or token ids."""
+Prompt = str | Annotated[list[TokenId], Field(min_length=1)]
 
-    prompt: str | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    max_tokens: PositiveInt = 16
+
+class CompletionRequest(_Request):
+    """Body of /v1/completions; a prompt is text or token ids, and there may be several."""
+
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=0)] = 16
+    best_of: PositiveInt | None = None
+    logprobs: NumLogprobs | None = None
+    echo: bool = False
+    add_special_tokens: bool = True
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts, however they were given."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [one for one in self.prompt if isinstance(one, int)]
+        return [ids] if ids else [one for one in self.prompt if not isinstance(one, int)]
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to report with each; None for no report."""
+        return self.logprobs
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's log-probabilities are wanted."""
+        return self.echo and self.logprobs is not None
 
     @property
     def wanted_tokens(self) -> int | None:
@@ -138,30 +202,41 @@ class CompletionRequest(_Request):
         return "max_tokens"
 
 
-RequestModel = TypeVar("RequestModel", bound=_Request)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse_chat(body: bytes) -> ChatRequest:
     """Check a chat request; raises ApiError."""
-    given = without_neutral(_object(body), CHAT_NEUTRAL_VALUES)
-    if isinstance(messages := given.get("messages"), list):
-        given["messages"] = [_message(message, f"messages.{i}.") for i, message in enumerate(messages)]
-    return _checked(ChatRequest, given)
+    given = without_neutral(json_object(body), CHAT_NEUTRAL_VALUES)
+    request = checked(ChatRequest, with_checked_messages(given))
+    _check_stream(request)
+    if request.top_logprobs and not request.logprobs:
+        raise invalid("top_logprobs", "'top_logprobs' needs 'logprobs': true; set it, or leave top_logprobs out.")
+    return request
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
-    """Check a completion request; raises ApiError. A list of one prompt is that prompt."""
-    given = without_neutral(_object(body), COMPLETION_NEUTRAL_VALUES)
-    prompt = given.get("prompt")
-    if isinstance(prompt, list) and prompt and all(isinstance(one, str | list) for one in prompt):
-        if len(prompt) > 1:
-            message = f"'prompt' has {len(prompt)} prompts, which is not supported yet; send a request for each."
-            raise invalid("prompt", message, "unsupported_parameter")
-        given["prompt"] = prompt[0]
-    return _checked(CompletionRequest, given)
+    """Check a completion request; raises ApiError."""
+    request = checked(CompletionRequest, without_neutral(json_object(body), COMPLETION_NEUTRAL_VALUES))
+    _check_stream(request)
+    if request.best_of not in (None, request.n):
+        raise invalid("best_of", "'best_of' other than n is not supported; leave it out.", "unsupported_parameter")
+    if request.max_tokens == 0 and not request.echo:
+        raise invalid(
+            "max_tokens", "'max_tokens' is 0, which leaves nothing to answer without 'echo'.", "invalid_value"
+        )
+    return request
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def with_checked_messages(given: dict[str, Any]) -> dict[str, Any]:
+    """The same body, once nothing in its messages is of a kind that is not supported; raises ApiError."""
+    if isinstance(messages := given.get("messages"), list):
+        return {**given, "messages": [_message(message, f"messages.{i}.") for i, message in enumerate(messages)]}
+    return given
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The body's fields; raises ApiError."""
     try:
         given = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -192,14 +267,17 @@ def _message(message: Any, prefix: str) -> Any:
     return without_neutral(message, MESSAGE_NEUTRAL_VALUES, prefix)
 
 
-def _checked(model: type[RequestModel], given: dict[str, Any]) -> RequestModel:
+def checked(model: type[Model], given: dict[str, Any]) -> Model:
+    """The body as a model; raises ApiError."""
     try:
-        request = model.model_validate(given)
+        return model.model_validate(given)
     except ValidationError as error:
         raise _to_api_error(error, model) from error
+
+
+def _check_stream(request: _Request) -> None:
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "stream_options needs 'stream': true; set it, or leave stream_options out.")
-    return request
 
 
 def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:

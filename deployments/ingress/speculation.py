@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,6 +33,18 @@ class SpeculationStats:
 
     acceptance_histogram: list[int] = field(default_factory=list)
     num_draft_tokens: int = 0
+
+    @classmethod
+    def total(cls, parts: Iterable[SpeculationStats]) -> SpeculationStats:
+        """The counts of several choices together."""
+        whole = cls()
+        for part in parts:
+            whole.num_draft_tokens += part.num_draft_tokens
+            missing = len(part.acceptance_histogram) - len(whole.acceptance_histogram)
+            whole.acceptance_histogram.extend([0] * missing)
+            for i, num_steps in enumerate(part.acceptance_histogram):
+                whole.acceptance_histogram[i] += num_steps
+        return whole
 
     def add(self, commit: Commit) -> None:
         """Count one commit."""

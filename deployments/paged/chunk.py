@@ -15,7 +15,8 @@ class Chunk:
     `start` is the session's computed length. The last `num_drafted` tokens are a proposal to
     verify. `is_partial` marks a prompt chunk that does not reach the last known token: it fills
     the cache and yields no token (`num_drafted` is 0 then). `distributions` are what the drafted tokens
-    were drawn from, where rejection sampling asks and it is known.
+    were drawn from, where rejection sampling asks and it is known. `scored[i]` is the known token that
+    follows `tokens[i]`, and its log-probability is asked for: none, or all that are in the prompt.
     """
 
     session: SessionId
@@ -24,3 +25,4 @@ class Chunk:
     num_drafted: int = 0
     is_partial: bool = False
     distributions: tuple[Distribution, ...] = ()
+    scored: tuple[Token, ...] = ()

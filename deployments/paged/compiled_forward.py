@@ -24,7 +24,7 @@ from deployments.kernels.gemma4 import can_pack, pack_layer, rotary_tables
 from deployments.kernels.packing import Weights
 from deployments.kernels.structs import Layer, Model, Step
 from deployments.paged.chunk import Chunk
-from deployments.paged.forward import Output, rows_of_interest
+from deployments.paged.forward import Output, rows_of_interest, scored_rows
 from deployments.paged.kv_cache import BlockTables, KvPools
 
 
@@ -65,6 +65,8 @@ class CompiledForward:
         sizes = [len(chunk.tokens) for chunk in chunks]
         firsts = [0, *accumulate(sizes)]
         rows, partial_rows = rows_of_interest(chunks, firsts[:-1])
+        num_deciding = len(rows)
+        rows += scored_rows(chunks, firsts[:-1])
         tokens = array("q")
         layout = array("q")
         for chunk, first in zip(chunks, firsts, strict=False):
@@ -88,7 +90,12 @@ class CompiledForward:
             logits_RV.data_ptr(),
         )
         self._library.outrider_step(self._engine, ctypes.byref(step))
-        return Output(logits_RV=logits_RV, hidden_RH=states[: len(rows)], partial_hidden_CH=states[len(rows) :])
+        return Output(
+            logits_RV=logits_RV[:num_deciding],
+            hidden_RH=states[:num_deciding],
+            partial_hidden_CH=states[len(rows) :],
+            scored_RV=logits_RV[num_deciding:],
+        )
 
     def _pack_model(self, model: PreTrainedModel) -> Model:
         decoder: Any = model.get_decoder()

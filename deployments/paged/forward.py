@@ -24,6 +24,7 @@ class Output:
     logits_RV: torch.Tensor  # the last 1 + num_drafted positions of each chunk that is not partial
     hidden_RH: torch.Tensor  # state after the final norm at the same positions
     partial_hidden_CH: torch.Tensor  # the same at the last position of each partial chunk
+    scored_RV: torch.Tensor  # logits at the positions before each chunk's scored tokens
 
 
 class PagedForward(Protocol):
@@ -44,3 +45,8 @@ def rows_of_interest(chunks: Sequence[Chunk], firsts: Sequence[int]) -> tuple[li
         else:
             rows.extend(range(stop - 1 - chunk.num_drafted, stop))
     return rows, partial_rows
+
+
+def scored_rows(chunks: Sequence[Chunk], firsts: Sequence[int]) -> list[int]:
+    """Packed rows whose logits score a known token; none of them decides one."""
+    return [first + i for chunk, first in zip(chunks, firsts, strict=True) for i in range(len(chunk.scored))]

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from deployments.models.loading import cache_keyword
 from deployments.paged.attention import IMPLEMENTATION, Group, Span, group_spans
 from deployments.paged.chunk import Chunk
-from deployments.paged.forward import Output, rows_of_interest
+from deployments.paged.forward import Output, rows_of_interest, scored_rows
 from deployments.paged.kv_cache import BlockTables, KvPools
 
 
@@ -47,8 +47,9 @@ class ModelRunner:
         packed_3T = self._pack(chunks, spans, order)
         self._pools.begin_step(self._slots(packed_3T[1], packed_3T[2]))
         rows, partial_rows = rows_of_interest(chunks, firsts)
+        scored = scored_rows(chunks, firsts)
         # The library takes no empty selection: a pass of partial chunks alone computes one row for nothing.
-        rows_R = torch.tensor(rows or [0], device=self._device)
+        rows_R = torch.tensor([*rows, *scored] or [0], device=self._device)
         logits_1RV = self._model(
             input_ids=packed_3T[0:1],
             position_ids=packed_3T[1:2],
@@ -60,8 +61,9 @@ class ModelRunner:
         hidden_TH = self._take_hidden()
         return Output(
             logits_RV=logits_1RV[0, : len(rows)],
-            hidden_RH=hidden_TH.index_select(0, rows_R),
+            hidden_RH=hidden_TH.index_select(0, rows_R[: len(rows)]),
             partial_hidden_CH=hidden_TH[partial_rows] if partial_rows else hidden_TH[:0],
+            scored_RV=logits_1RV[0, len(rows) : len(rows) + len(scored)],
         )
 
     def _pack(self, chunks: Sequence[Chunk], spans: Sequence[Span], order: Sequence[int]) -> torch.Tensor:

@@ -133,6 +133,8 @@ class Session:
             num_accepted=min(item.num_accepted, len(kept)),
             finish_reason=finish_reason,
             num_cached=item.num_cached,
+            logprobs=item.logprobs[: len(kept)],
+            prompt_logprobs=item.prompt_logprobs,
         )
         self.proposal, self.confidences, self.distributions = (), (), ()
         self.outstanding = None

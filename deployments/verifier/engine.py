@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from deployments.messages import KvRange, SamplingParams, SessionId, Token
+from deployments.messages import KvRange, SamplingParams, SessionId, Token, TokenLogprobs
 from deployments.paged.chunk import Chunk
 from deployments.paged.prefix_index import Prefix
 
@@ -15,11 +15,17 @@ __all__ = ["Chunk", "Outcome", "VerifierEngine"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a chunk decided: `num_accepted` drafted tokens hold, and `next_token` follows them."""
+    """What a chunk decided: `num_accepted` drafted tokens hold, and `next_token` follows them.
+
+    `logprobs` has an entry for each of them, `prompt_logprobs` one for each scored token of this chunk
+    and the session's partial ones before it, if the session's parameters ask for them.
+    """
 
     session: SessionId
     num_accepted: int
     next_token: Token
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class VerifierEngine(Protocol):

@@ -6,17 +6,20 @@ Shapes: R rows that decide a token, V vocabulary, H hidden size, P positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
 
 from deployments.decoding.acceptance import accept
+from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
+from deployments.decoding.logprobs import logprobs
 from deployments.decoding.rejection import verify
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
 from deployments.distributions import Acceptance
 from deployments.kernels.library import Kernels
-from deployments.messages import KvRange, SamplingParams, SessionId, Token
+from deployments.messages import KvRange, SamplingParams, SessionId, Token, TokenLogprobs
 from deployments.models.loading import ShadowSpec, Target, shadow_spec
 from deployments.paged.build import build_forward
 from deployments.paged.compiled_forward import CompiledForward
@@ -45,6 +48,8 @@ class _Session:
     params: SamplingParams
     max_context_tokens: int
     trail: PrefixTrail | None
+    adjuster: Adjuster | None  # of a session whose logits are adjusted
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     hidden_H: torch.Tensor | None = None
     hidden_len: int = 0  # the computed length that hidden_H belongs to
 
@@ -123,8 +128,13 @@ class PagedEngine:
         trail = PrefixTrail(prefix.salt, self._limits.block_size) if prefix is not None else None
         # One token at least is left to compute: its logits decide the next one.
         hashes = [found for _, found in trail.write(0, prefix.tokens[:-1])] if trail and prefix else []
+        if params.scores_prompt:  # what is reused has no logits to score with
+            hashes = []
         num_reused = self._tables.reserve(session, max_context_tokens + self._limits.max_lookahead, hashes)
-        self._sessions[session] = _Session(params, max_context_tokens, trail)
+        adjuster = Adjuster(params) if params.adjusts_logits else None
+        if adjuster is not None and prefix is not None:
+            adjuster.extend(0, prefix.tokens[:num_reused])
+        self._sessions[session] = _Session(params, max_context_tokens, trail, adjuster)
         return num_reused
 
     def close(self, session: SessionId) -> None:
@@ -137,15 +147,18 @@ class PagedEngine:
         if computed_len < self._tables.computed_len(session):
             self._tables.withdraw(session, computed_len)
             self._tables.set_computed_len(session, computed_len)
+            if (adjuster := self._sessions[session].adjuster) is not None:
+                adjuster.truncate(computed_len)
 
     def step(self, chunks: Sequence[Chunk]) -> list[Outcome]:
         """Run one forward pass over the packed chunks; one outcome per chunk that is not partial, in order."""
         self._check_chunks(chunks)
         output = self._forward.forward(chunks)
+        self._take_known(chunks, output)
         deciding = [chunk for chunk in chunks if not chunk.is_partial]
         outcomes = self._decide(deciding, output)
         self._commit(chunks, outcomes, output)
-        return outcomes
+        return list(outcomes)
 
     def shadow(self, session: SessionId, start: int, stop: int) -> tuple[KvRange, ...]:
         """Entries [start, stop) of the shadow layers; the sliding layer's begin at its window before `stop`."""
@@ -193,7 +206,7 @@ class PagedEngine:
             assert chunk.num_drafted <= self._limits.max_lookahead, "a proposal is longer than max_lookahead"
             assert stop - chunk.num_drafted <= state.max_context_tokens, "a context outgrew its reservation"
 
-    def _decide(self, chunks: Sequence[Chunk], output: Output) -> list[Outcome]:
+    def _decide(self, chunks: Sequence[Chunk], output: Output) -> Sequence[Outcome]:
         if not chunks:
             return []
         rows: list[tuple[SamplingParams, int]] = []
@@ -204,15 +217,72 @@ class PagedEngine:
             rows.extend((params, position) for position in range(stop - chunk.num_drafted, stop + 1))
             drafts.append(chunk.tokens[len(chunk.tokens) - chunk.num_drafted :])
         sampling_rows = SamplingRows.build(rows, output.logits_RV.device)
+        logits_RV = self._adjusted(chunks, output.logits_RV)
         if self._acceptance == "rejection":
-            accepted = verify(output.logits_RV, sampling_rows, drafts, [chunk.distributions for chunk in chunks])
+            accepted = verify(logits_RV, sampling_rows, drafts, [chunk.distributions for chunk in chunks])
         else:
-            choice = choose(output.logits_RV, sampling_rows, with_confidences=False)
+            choice = choose(logits_RV, sampling_rows, with_confidences=False)
             accepted = accept(choice.tokens_R, drafts)
-        return [
+        outcomes = [
             Outcome(session=chunk.session, num_accepted=num_accepted, next_token=next_token)
             for chunk, (num_accepted, next_token) in zip(chunks, accepted, strict=True)
         ]
+        return self._reported(chunks, outcomes, output.logits_RV)
+
+    def _take_known(self, chunks: Sequence[Chunk], output: Output) -> None:
+        """Count the chunks' known tokens where counts are needed, and score those whose scores are wanted."""
+        first_row = 0
+        for chunk in chunks:
+            state = self._sessions[chunk.session]
+            if state.adjuster is not None:
+                state.adjuster.extend(chunk.start, chunk.tokens[: len(chunk.tokens) - chunk.num_drafted])
+            if chunk.scored:
+                rows_RV = output.scored_RV[first_row : first_row + len(chunk.scored)]
+                nums_top = [state.params.num_logprobs or 0] * len(chunk.scored)
+                state.prompt_logprobs += logprobs(rows_RV, chunk.scored, nums_top)
+                first_row += len(chunk.scored)
+
+    def _adjusted(self, chunks: Sequence[Chunk], logits_RV: torch.Tensor) -> torch.Tensor:
+        """The logits to choose from: the target's own, unless a session asks for penalties, biases or bans."""
+        groups: list[RowGroup] = []
+        first_row = 0
+        for chunk in chunks:
+            num_rows, stop = 1 + chunk.num_drafted, chunk.start + len(chunk.tokens)
+            if (adjuster := self._sessions[chunk.session].adjuster) is not None:
+                drafted = chunk.tokens[len(chunk.tokens) - chunk.num_drafted :]
+                groups.append(RowGroup(adjuster, first_row, num_rows, stop - chunk.num_drafted, drafted))
+            first_row += num_rows
+        return adjust(logits_RV, groups) if groups else logits_RV
+
+    def _reported(
+        self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome], logits_RV: torch.Tensor
+    ) -> Sequence[Outcome]:
+        """The outcomes with the log-probabilities that their sessions ask for."""
+        wanted: list[tuple[int, list[Token], int]] = []
+        rows: list[int] = []
+        first_row = 0
+        for i, (chunk, outcome) in enumerate(zip(chunks, outcomes, strict=True)):
+            if (num_top := self._sessions[chunk.session].params.num_logprobs) is not None:
+                first_drafted = len(chunk.tokens) - chunk.num_drafted
+                drafted = chunk.tokens[first_drafted : first_drafted + outcome.num_accepted]
+                wanted.append((i, [*drafted, outcome.next_token], num_top))
+                rows.extend(range(first_row, first_row + outcome.num_accepted + 1))
+            first_row += 1 + chunk.num_drafted
+        if not wanted:
+            return outcomes
+        tokens = [token for _, tokens, _ in wanted for token in tokens]
+        nums_top = [num_top for _, tokens, num_top in wanted for _ in tokens]
+        found = iter(logprobs(logits_RV[rows], tokens, nums_top))
+        reported = list(outcomes)
+        for i, tokens, _ in wanted:
+            state = self._sessions[reported[i].session]
+            reported[i] = replace(
+                reported[i],
+                logprobs=tuple(islice(found, len(tokens))),
+                prompt_logprobs=tuple(state.prompt_logprobs),
+            )
+            state.prompt_logprobs = []
+        return reported
 
     def _commit(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome], output: Output) -> None:
         """Move every session's computed length and last hidden state to what the pass has decided."""
@@ -227,6 +297,9 @@ class PagedEngine:
             else:
                 num_accepted = next(decided).num_accepted
                 computed_len -= chunk.num_drafted - num_accepted
+                if state.adjuster is not None and num_accepted:
+                    first = len(chunk.tokens) - chunk.num_drafted
+                    state.adjuster.extend(chunk.start + first, chunk.tokens[first : first + num_accepted])
                 state.hidden_H = output.hidden_RH[row + num_accepted]
                 row += 1 + chunk.num_drafted
             state.hidden_len = computed_len

@@ -20,7 +20,8 @@ class Pending:
     """A session that may need the next step: its known `tokens`, and a `proposal` for what follows them.
 
     `wants_verify` says that a verdict is due; without it the session only catches up to its last
-    known token, and yields none.
+    known token, and yields none. With `scores_tokens` the log-probabilities of the known tokens are
+    wanted as well.
     """
 
     session: SessionId
@@ -29,6 +30,7 @@ class Pending:
     proposal: tuple[Token, ...] = ()
     distributions: tuple[Distribution, ...] = ()
     wants_verify: bool = True
+    scores_tokens: bool = False
 
     @property
     def num_missing(self) -> int:
@@ -38,11 +40,15 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepBudget:
-    """How much one step may hold. `prompt_tokens` of the tokens are kept for prompts while one waits."""
+    """How much one step may hold. `prompt_tokens` of the tokens are kept for prompts while one waits.
+
+    `max_scored_tokens` bounds the logits that are kept to score prompts: a row of the vocabulary each.
+    """
 
     max_step_tokens: int
     max_step_sessions: int
     prompt_tokens: int
+    max_scored_tokens: int = 256
 
     def __post_init__(self) -> None:
         if not 0 < self.prompt_tokens <= self.max_step_tokens or self.max_step_sessions < 2:
@@ -73,12 +79,16 @@ def plan_step(sessions: Sequence[Pending], budget: StepBudget) -> list[Chunk]:
         num_tokens += cost
     # The first verification goes even when it is over the budget, and then the first prompt's share still counts.
     num_left = max(budget.max_step_tokens - num_tokens, budget.prompt_tokens if prompts else 0)
+    num_scorable = budget.max_scored_tokens
     for pending in prompts:
         if num_left <= 0 or len(chunks) >= budget.max_step_sessions:
             break
-        chunk = _chunk(pending, num_left)
+        if pending.scores_tokens and num_scorable <= 0:
+            continue
+        chunk = _chunk(pending, min(num_left, num_scorable) if pending.scores_tokens else num_left)
         chunks.append(chunk)
         num_left -= len(chunk.tokens)
+        num_scorable -= len(chunk.scored)
     return chunks
 
 
@@ -92,7 +102,8 @@ def _chunk(pending: Pending, num_tokens: int) -> Chunk:
     num_missing = pending.num_missing
     if not pending.wants_verify or num_tokens < num_missing:
         stop = start + min(num_tokens, num_missing)
-        return Chunk(session=pending.session, start=start, tokens=tuple(pending.tokens[start:stop]), is_partial=True)
+        tokens, scored = tuple(pending.tokens[start:stop]), _scored(pending, stop)
+        return Chunk(session=pending.session, start=start, tokens=tokens, is_partial=True, scored=scored)
     tokens = (*pending.tokens[start:], *pending.proposal)
     return Chunk(
         session=pending.session,
@@ -100,4 +111,10 @@ def _chunk(pending: Pending, num_tokens: int) -> Chunk:
         tokens=tokens,
         num_drafted=len(pending.proposal),
         distributions=pending.distributions[: len(pending.proposal)],
+        scored=_scored(pending, len(pending.tokens)),
     )
+
+
+def _scored(pending: Pending, stop: int) -> tuple[Token, ...]:
+    """The known tokens that follow those of a chunk from the computed length to `stop`."""
+    return tuple(pending.tokens[pending.computed_len + 1 : stop + 1]) if pending.scores_tokens else ()

@@ -206,7 +206,9 @@ class VerifierService:
         self._work.set()
 
     def _objection(self, message: Open) -> Refusal | None:
-        if len(valid_prefix(message.tokens, self._engine.vocab_size)) < max(1, len(message.tokens)):
+        params = message.params
+        named = (*message.tokens, *params.banned_token_ids, *(token for token, _ in params.logit_bias))
+        if not message.tokens or len(valid_prefix(named, self._engine.vocab_size)) < len(named):
             detail = f"token ids must be between 0 and {self._engine.vocab_size - 1}"
             return Refusal(session=message.session, epoch=message.epoch, reason="invalid", detail=detail)
         if message.max_context_tokens > self._engine.max_context_tokens:
@@ -279,6 +281,7 @@ class VerifierService:
             proposal=session.proposal,
             distributions=session.distributions,
             wants_verify=session.wants_verify,
+            scores_tokens=session.scores_prompt,
         )
 
     def _publish(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome], shape: StepShape, step_ms: float) -> None:
@@ -293,7 +296,7 @@ class VerifierService:
                 self._add_delta(session, deltas, is_go_ahead=False)
                 continue
             outcome = next(remaining)
-            session.decide(outcome.num_accepted, outcome.next_token)
+            session.decide(outcome)
             del self._active[session.id]
             has_go_ahead = self._add_delta(session, deltas, is_go_ahead=True)
             assert session.last_verdict is not None
@@ -351,6 +354,7 @@ class VerifierService:
                 lookahead=session.next_lookahead if is_complete else 0,
                 ranges=self._engine.shadow(session.id, have_len, stop),
                 hidden=self._engine.hidden(session.id) if is_complete else b"",
+                tokens=tuple(session.tokens[have_len:stop]) if session.opened.params.has_penalties else (),
             )
         )
         return is_complete

@@ -10,6 +10,7 @@ from deployments.link import Link
 from deployments.logs import about, epoch_name, session_name
 from deployments.messages import Epoch, Open, SessionId, Token, VerdictItem, VerifyItem
 from deployments.policy.limits import cut_at_end, room_for_proposal
+from deployments.verifier.engine import Outcome
 
 
 @dataclass(slots=True, eq=False)
@@ -60,8 +61,15 @@ class Session:
         self.distributions = item.distributions
         self.wants_verify = True
 
-    def decide(self, num_accepted: int, next_token: Token) -> None:
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's log-probabilities are still owed: not to a session that was moved in mid-output."""
+        params = self.opened.params
+        return params.scores_prompt and self.context_len == params.num_prompt_tokens
+
+    def decide(self, outcome: Outcome) -> None:
         """Commit what the step decided. The session rests until the router asks again."""
+        num_accepted, next_token = outcome.num_accepted, outcome.next_token
         decided = (*self.proposal[:num_accepted], next_token)
         opened = self.opened
         _, finish_reason = cut_at_end(decided, self.context_len, opened.max_context_tokens, opened.stop_token_ids)
@@ -74,6 +82,8 @@ class Session:
             next_token=next_token,
             num_drafted=len(self.proposal),
             num_cached=self.num_cached,
+            logprobs=outcome.logprobs,
+            prompt_logprobs=outcome.prompt_logprobs,
         )
         self.num_cached = 0  # told once, with the first verdict
         self.num_rounds += 1

@@ -31,6 +31,7 @@ def loaded_after(module: str) -> set[str]:
     "module",
     [
         "deployments.messages",
+        "deployments.records",
         "deployments.policy",
         "deployments.policy.lookahead",
         "deployments.link",

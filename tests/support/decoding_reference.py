@@ -28,6 +28,23 @@ def gumbel(bits: int) -> float:
     return -math.log(-math.log1p(-min(w, 1 - 2.0**-53)))
 
 
+def adjust(logits: Sequence[float], params: SamplingParams, context: Sequence[int]) -> list[float]:
+    """The logits after `context`, adjusted: a loop over what each parameter says of each token."""
+    output = list(context[params.num_prompt_tokens :])
+    adjusted = list(logits)
+    for token, bias in params.logit_bias:
+        adjusted[token] += bias
+    for token in set(context):
+        factor = params.repetition_penalty
+        adjusted[token] = adjusted[token] / factor if adjusted[token] > 0 else adjusted[token] * factor
+    for token in set(output):
+        adjusted[token] -= params.frequency_penalty * output.count(token) + params.presence_penalty
+    if len(context) < params.banned_before:
+        for token in params.banned_token_ids:
+            adjusted[token] = -math.inf
+    return adjusted
+
+
 def warp(logits: Sequence[float], params: SamplingParams) -> tuple[list[float], float]:
     """Scores, and how close the nearest cut came to falling elsewhere (a share of the mass, or a score)."""
     top = max(logits)

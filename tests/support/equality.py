@@ -24,6 +24,7 @@ from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose, warp
 from deployments.messages import SamplingParams, Token
 from deployments.models.loading import cache_keyword, load_target
+from tests.support import decoding_reference
 
 POCKET = Path(deployments.models.__file__).parent / "pocket"
 NEAR_TIE = 1e-4
@@ -50,6 +51,7 @@ class Reference:
         while len(tokens) < len(prompt) + num_tokens:
             logits_1V = self.model(torch.tensor([unread]), logits_to_keep=1, **{keyword: cache}).logits[:, -1]
             rows = SamplingRows.build([(params, len(tokens))])
+            logits_1V = adjusted(logits_1V[0], params, tokens)[None]
             unread = [int(choose(logits_1V, rows, with_confidences=False).tokens_R[0])]
             tokens += unread
             if unread[0] in stop:
@@ -76,7 +78,11 @@ class Reference:
         """For each of `tokens`, how far the reference's choice there is from being another one."""
         first = len(prompt)
         logits_TV = self.logits([*prompt, *tokens])
-        return [margin(logits_TV[first + i - 1], params, first + i) for i in range(len(tokens))]
+        known = [*prompt, *tokens]
+        return [
+            margin(adjusted(logits_TV[first + i - 1], params, known[: first + i]), params, first + i)
+            for i in range(len(tokens))
+        ]
 
 
 class Tally:
@@ -113,6 +119,13 @@ class Tally:
         self._log(f"{self.num_tokens} tokens compared, {self.num_near_ties} near-ties")
         allowed = _MAX_NEAR_TIES_PER_100K * math.ceil(max(self.num_tokens, 1) / 100_000)
         assert self.num_near_ties <= allowed, f"{self.num_near_ties} near-ties in {self.num_tokens} tokens"
+
+
+def adjusted(logits_V: torch.Tensor, params: SamplingParams, context: Sequence[Token]) -> torch.Tensor:
+    """Logits after penalties, biases and bans, by the slow reference."""
+    if not params.adjusts_logits:
+        return logits_V
+    return torch.tensor(decoding_reference.adjust(logits_V.tolist(), params, context))
 
 
 @torch.inference_mode()

@@ -9,10 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from scipy import stats
 from torch import Tensor
 
 from deployments.decoding import noise, rows
+from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
 from deployments.messages import SamplingParams
@@ -145,3 +147,31 @@ def test_the_pair_test_rejects_noise_reused_at_the_next_position(monkeypatch: py
     assert fit(tokens[::2], probabilities) > SIGNIFICANCE
     pairs = tokens[:-1:2] * VOCAB + tokens[1::2]
     assert fit(pairs, np.outer(probabilities, probabilities).ravel()) < SIGNIFICANCE
+
+
+_ADJUSTED = {
+    "penalties": SamplingParams(
+        temperature=0.8, repetition_penalty=1.4, presence_penalty=0.6, frequency_penalty=0.5, num_prompt_tokens=3
+    ),
+    "bias and ban": SamplingParams(
+        temperature=1.2, top_p=0.9, logit_bias=((2, 3.0), (9, -2.0)), banned_token_ids=(5, 7), banned_before=99
+    ),
+}
+
+
+@pytest.mark.parametrize("is_sound", [True, False], ids=["sound", "unadjusted"])
+@pytest.mark.parametrize("params", _ADJUSTED.values(), ids=_ADJUSTED)
+def test_adjusted_tokens_follow_the_adjusted_distribution(params: SamplingParams, is_sound: bool) -> None:
+    """And draws that were not adjusted are rejected."""
+    context = [4, 44, 30, 10, 44, 11, 44]  # 44 is the likeliest
+    adjuster = Adjuster(params)
+    adjuster.extend(0, context)
+    logits_RV = target_logits().repeat(NUM_DRAWS, 1)
+    groups = [RowGroup(adjuster, row, 1, len(context), ()) for row in range(NUM_DRAWS)]
+    sampling_rows = SamplingRows.build(
+        [(structs.replace(params, seed=draw), len(context)) for draw in range(NUM_DRAWS)]
+    )
+    chosen = choose(adjust(logits_RV, groups) if is_sound else logits_RV, sampling_rows, with_confidences=False)
+    adjusted = reference.adjust(target_logits().tolist(), params, context)
+    expected = np.array(reference.distribution(adjusted, params))
+    assert (fit(chosen.tokens_R.numpy(), expected) > SIGNIFICANCE) is is_sound

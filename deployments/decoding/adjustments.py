@@ -1,0 +1,190 @@
+"""What changes logits before they are warped: biases, penalties and bans, on both sides of a round.
+
+In this order: a bias is added; the logit of a token that occurs before is divided by the repetition
+penalty if positive, else multiplied by it; the frequency penalty, times the token's count in the
+output, and the presence penalty, if it occurs there, are subtracted; a banned token gets -inf. The
+semantics are those of OpenAI's API and, for repetition, of Keskar et al. 2019 (arXiv 1909.05858).
+
+Every row sees exactly the tokens before its own position, drafted ones included, so that a penalised
+output is a function of target, parameters and seed like any other. The work grows with the distinct
+tokens of a context, not with the vocabulary; rows that ask for nothing cost nothing.
+
+Shapes: R = rows of a batch, V = vocabulary, N = (row, token) pairs, P = rows of one session,
+D = distinct tokens that one session has met, B = biased or banned tokens of one session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deployments.messages import SamplingParams, Token
+
+_FIRST_CAPACITY = 64
+
+
+class Adjuster:
+    """One session's adjustments, with the token counts of its known context.
+
+    Counts are kept token by token: `extend` as the context grows, `truncate` when it shrinks.
+    """
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._params = params
+        self._tokens: list[Token] = []
+        self._slots: dict[Token, int] = {}
+        self._token_D: NDArray[np.int64] = np.zeros(_FIRST_CAPACITY, dtype=np.int64)
+        # Occurrences that the repetition penalty sees, and those that the other two see.
+        self._num_seen_D: NDArray[np.int32] = np.zeros(_FIRST_CAPACITY, dtype=np.int32)
+        self._num_output_D: NDArray[np.int32] = np.zeros(_FIRST_CAPACITY, dtype=np.int32)
+        bias = params.logit_bias
+        self.bias_token_B: NDArray[np.int64] = np.array([token for token, _ in bias], dtype=np.int64)
+        self.bias_B: NDArray[np.float32] = np.array([value for _, value in bias], dtype=np.float32)
+        self.banned_B: NDArray[np.int64] = np.array(sorted(set(params.banned_token_ids)), dtype=np.int64)
+
+    @property
+    def params(self) -> SamplingParams:
+        return self._params
+
+    @property
+    def num_known(self) -> int:
+        """How many tokens of the context are counted; always 0 where there is no penalty to need them."""
+        return len(self._tokens)
+
+    def extend(self, start: int, tokens: Sequence[Token]) -> None:
+        """Make the context's tokens from position `start` on these; ValueError where that leaves a gap."""
+        if not self._params.has_penalties:
+            return
+        if start > len(self._tokens):
+            raise ValueError(f"tokens at {start} leave a gap after the {len(self._tokens)} that are known")
+        self.truncate(start)
+        for token in tokens:
+            self._count(token, len(self._tokens), 1)
+            self._tokens.append(token)
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens from position `length` on. Idempotent."""
+        while len(self._tokens) > length:
+            token = self._tokens.pop()
+            self._count(token, len(self._tokens), -1)
+
+    def penalties(
+        self, following: Sequence[Token], num_rows: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Tokens [D] that meet a penalty, and per row what divides and what lowers their logits, both [P, D].
+
+        The rows decide after the last `num_rows` prefixes of known tokens plus `following`.
+        """
+        first_at = len(self._tokens)
+        slots = [self._slot(token) if self._counts(first_at + i) else -1 for i, token in enumerate(following)]
+        size = len(self._slots)
+        num_seen_PD = np.repeat(self._num_seen_D[None, :size], num_rows, axis=0)
+        num_output_PD = np.repeat(self._num_output_D[None, :size], num_rows, axis=0)
+        for i, slot in enumerate(slots):
+            if slot < 0:
+                continue
+            first_row = max(0, i + num_rows - len(following))
+            num_seen_PD[first_row:, slot] += 1
+            num_output_PD[first_row:, slot] += first_at + i >= self._params.num_prompt_tokens
+        divisor_PD = np.where(num_seen_PD > 0, np.float32(self._params.repetition_penalty), np.float32(1))
+        reduction_PD = (
+            self._params.frequency_penalty * num_output_PD + self._params.presence_penalty * (num_output_PD > 0)
+        ).astype(np.float32)
+        return self._token_D[:size], divisor_PD, reduction_PD
+
+    def _counts(self, position: int) -> bool:
+        """Whether the token at this position matters: the prompt's do to the repetition penalty alone."""
+        return self._params.repetition_penalty != 1 or position >= self._params.num_prompt_tokens
+
+    def _count(self, token: Token, position: int, change: int) -> None:
+        if self._counts(position):
+            slot = self._slot(token)
+            self._num_seen_D[slot] += change
+            self._num_output_D[slot] += change if position >= self._params.num_prompt_tokens else 0
+
+    def _slot(self, token: Token) -> int:
+        slot = self._slots.get(token)
+        if slot is None:
+            slot = self._slots[token] = len(self._slots)
+            if slot == len(self._token_D):
+                self._token_D, self._num_seen_D, self._num_output_D = (
+                    np.concatenate([column, np.zeros_like(column)])
+                    for column in (self._token_D, self._num_seen_D, self._num_output_D)
+                )
+            self._token_D[slot] = token
+        return slot
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Consecutive rows of a batch that belong to one session.
+
+    The first of the `num_rows` decides the token at `position`; `following` are the tokens after the
+    adjuster's known ones, up to the last row's own position.
+    """
+
+    adjuster: Adjuster
+    first_row: int
+    num_rows: int
+    position: int
+    following: Sequence[Token]
+
+
+def adjust(logits_RV: Tensor, groups: Sequence[RowGroup]) -> Tensor:
+    """The logits after biases, penalties and bans, float32 [R, V]; the given ones stay as they are.
+
+    Tokens beyond V are left out: a drafter's vocabulary may be the shorter one.
+    """
+    adjusted_RV = logits_RV.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    flat = adjusted_RV.view(-1)
+    size = logits_RV.shape[1]
+    if biases := [_biases(group, size) for group in groups if len(group.adjuster.bias_B)]:
+        pair_N, bias_N = _joined(biases, flat.device)
+        flat.index_add_(0, pair_N, bias_N)
+    if penalties := [_penalties(group, size) for group in groups if group.adjuster.params.has_penalties]:
+        pair_N, divisor_N, reduction_N = _joined(penalties, flat.device)
+        logit_N = flat[pair_N]
+        flat[pair_N] = torch.where(logit_N > 0, logit_N / divisor_N, logit_N * divisor_N).sub_(reduction_N)
+    if bans := [_bans(group, size) for group in groups if group.position < group.adjuster.params.banned_before]:
+        (pair_N,) = _joined(bans, flat.device)
+        flat.index_fill_(0, pair_N, -torch.inf)
+    return adjusted_RV
+
+
+Columns = tuple[NDArray[np.int64] | NDArray[np.float32], ...]
+
+
+def _biases(group: RowGroup, vocab_size: int) -> Columns:
+    adjuster = group.adjuster
+    is_known_B = adjuster.bias_token_B < vocab_size
+    pair_N = _pairs(group, group.num_rows, adjuster.bias_token_B[is_known_B], vocab_size)
+    return pair_N, np.tile(adjuster.bias_B[is_known_B], group.num_rows)
+
+
+def _penalties(group: RowGroup, vocab_size: int) -> Columns:
+    token_D, divisor_PD, reduction_PD = group.adjuster.penalties(group.following, group.num_rows)
+    if len(token_D) and token_D.max() >= vocab_size:
+        is_known_D = token_D < vocab_size
+        token_D, divisor_PD, reduction_PD = token_D[is_known_D], divisor_PD[:, is_known_D], reduction_PD[:, is_known_D]
+    return _pairs(group, group.num_rows, token_D, vocab_size), divisor_PD.ravel(), reduction_PD.ravel()
+
+
+def _bans(group: RowGroup, vocab_size: int) -> Columns:
+    num_rows = min(group.num_rows, group.adjuster.params.banned_before - group.position)
+    banned_B = group.adjuster.banned_B
+    return (_pairs(group, num_rows, banned_B[banned_B < vocab_size], vocab_size),)
+
+
+def _pairs(group: RowGroup, num_rows: int, token_D: NDArray[np.int64], vocab_size: int) -> NDArray[np.int64]:
+    """Where the logits of these tokens stand in a flattened [R, V], row after row."""
+    rows_P = np.arange(group.first_row, group.first_row + num_rows, dtype=np.int64)
+    return (rows_P[:, None] * vocab_size + token_D[None, :]).ravel()
+
+
+def _joined(parts: Sequence[Columns], device: torch.device) -> list[Tensor]:
+    return [torch.from_numpy(np.concatenate(column)).to(device) for column in zip(*parts, strict=True)]

@@ -1,0 +1,63 @@
+"""Log-probabilities as the two endpoints report them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deployments.ingress.token_texts import TokenTexts
+from deployments.messages import Token, TokenLogprobs
+
+_LOWEST = -9999.0
+"""Stands for minus infinity, which JSON does not have."""
+
+Entries = Sequence[TokenLogprobs | None]
+
+
+class LogprobsWriter:
+    """Writes the entries of one choice; `as_ids` names tokens `token_id:7`, which no two tokens share."""
+
+    def __init__(self, texts: TokenTexts, *, as_ids: bool) -> None:
+        self._texts = texts
+        self._as_ids = as_ids
+        self._offset = 0
+
+    def chat(self, entries: Entries) -> dict[str, Any]:
+        """The `logprobs` of a chat choice."""
+        return {"content": [self._chat_entry(entry) for entry in entries if entry is not None], "refusal": None}
+
+    def completion(self, tokens: Sequence[Token], entries: Entries) -> dict[str, Any]:
+        """The `logprobs` of a completion choice; offsets go on from the choice's earlier chunks.
+
+        The chosen token is among its `top_logprobs`; of tokens with the same text the likeliest is kept.
+        """
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            self._offset += len(self._texts.text(token))
+        return {
+            "tokens": [self._text(token) for token in tokens],
+            "token_logprobs": [None if entry is None else _finite(entry.logprob) for entry in entries],
+            "top_logprobs": [None if entry is None else self._top(entry) for entry in entries],
+            "text_offset": offsets,
+        }
+
+    def _top(self, entry: TokenLogprobs) -> dict[str, float]:
+        top: dict[str, float] = {}
+        for token, logprob in (*entry.top, (entry.token, entry.logprob)):
+            top.setdefault(self._text(token), _finite(logprob))
+        return top
+
+    def _chat_entry(self, entry: TokenLogprobs) -> dict[str, Any]:
+        top = [self._chat_token(token, logprob) for token, logprob in entry.top]
+        return {**self._chat_token(entry.token, entry.logprob), "top_logprobs": top}
+
+    def _chat_token(self, token: Token, logprob: float) -> dict[str, Any]:
+        return {"token": self._text(token), "logprob": _finite(logprob), "bytes": list(self._texts.utf8(token))}
+
+    def _text(self, token: Token) -> str:
+        return f"token_id:{token}" if self._as_ids else self._texts.text(token)
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, _LOWEST)

@@ -1,0 +1,84 @@
+"""/tokenize, /detokenize and /tokenizer_info, with vLLM's bodies: clients need no tokenizer of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from deployments.ingress.chat_template import TemplateRefusal
+from deployments.ingress.context import IngressContext
+from deployments.ingress.errors import invalid
+from deployments.ingress.planning import check_model, check_tokens, plain_messages
+from deployments.ingress.schemas import Message, Strict, TokenId, checked, json_object, with_checked_messages
+from deployments.messages import Token
+
+
+class _Named(Strict):
+    model: str | None = None
+
+
+class _TokenizePrompt(_Named):
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class _TokenizeChat(_Named):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    add_generation_prompt: bool = True
+    add_special_tokens: bool = False
+    return_token_strs: bool = False
+
+
+class _Detokenize(_Named):
+    tokens: list[TokenId]
+
+
+async def tokenize(context: IngressContext, body: bytes) -> dict[str, Any]:
+    """The ids of a prompt, or of a conversation; raises ApiError."""
+    given = {name: value for name, value in json_object(body).items() if value is not None}
+    if ("messages" in given) == ("prompt" in given):
+        raise invalid("prompt", "Send either 'prompt' or 'messages'.", "invalid_value")
+    is_chat = "messages" in given
+    request: _TokenizeChat | _TokenizePrompt
+    request = checked(_TokenizeChat, with_checked_messages(given)) if is_chat else checked(_TokenizePrompt, given)
+    check_model(context, request.model)
+    # In a thread: a long text would hold up every other request of this ingress, and the encoder releases the GIL.
+    tokens = await asyncio.to_thread(partial(_encode, context, request))
+    texts = context.tokenizer.token_texts
+    return {
+        "count": len(tokens),
+        "max_model_len": context.model.max_model_len,
+        "tokens": tokens,
+        "token_strs": [texts.name(token) for token in tokens] if request.return_token_strs else None,
+    }
+
+
+def _encode(context: IngressContext, request: _TokenizeChat | _TokenizePrompt) -> list[Token]:
+    tokenizer = context.tokenizer
+    if isinstance(request, _TokenizePrompt):
+        return tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens)
+    try:
+        return tokenizer.encode_chat(
+            plain_messages(request.messages),
+            add_generation_prompt=request.add_generation_prompt,
+            add_special_tokens=request.add_special_tokens,
+        )
+    except TemplateRefusal as error:
+        raise invalid("messages", f"The model's chat template refuses these messages: {error}.") from error
+
+
+async def detokenize(context: IngressContext, body: bytes) -> dict[str, Any]:
+    """The text of ids, special tokens included; raises ApiError."""
+    request = checked(_Detokenize, {name: value for name, value in json_object(body).items() if value is not None})
+    check_model(context, request.model)
+    check_tokens("tokens", request.tokens, context.model.vocab_size)
+    return {"prompt": await asyncio.to_thread(context.tokenizer.verbatim.decode, request.tokens)}
+
+
+def tokenizer_info(context: IngressContext) -> dict[str, Any]:
+    """The tokenizer's named tokens and chat template."""
+    return {"model_max_length": context.model.max_model_len, "eos_token": None, **context.tokenizer.info()}

@@ -1,0 +1,60 @@
+"""What wire records are made of: their base, and how a token is chosen and reported. messages.py has the rest."""
+
+from __future__ import annotations
+
+import msgspec
+
+Token = int
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """Base of every wire record: immutable, positional on the wire, tagged with its class name."""
+
+
+class SamplingParams(Record):
+    """How tokens are chosen from logits; the same values reach drafter and verifier.
+
+    `temperature` 0 means greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch that warper off.
+    `seed` is an unsigned 64-bit integer, `choice_index` the index of the choice within a request.
+
+    `repetition_penalty` looks at prompt and output, `presence_penalty` and `frequency_penalty` at
+    the output alone, which begins at position `num_prompt_tokens`. `banned_token_ids` are not
+    chosen at positions below `banned_before`.
+
+    `num_logprobs` likeliest tokens are reported with every chosen one (None: no report), and with
+    `scores_prompt` with those of the prompt: log-probabilities of the target, before anything above.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    choice_index: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    num_prompt_tokens: int = 0
+    logit_bias: tuple[tuple[Token, float], ...] = ()
+    banned_token_ids: tuple[Token, ...] = ()
+    banned_before: int = 0
+    num_logprobs: int | None = None
+    scores_prompt: bool = False
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether a choice depends on which tokens came before it, beyond the logits."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def adjusts_logits(self) -> bool:
+        """Whether logits are changed before they are warped."""
+        return self.has_penalties or bool(self.logit_bias) or (bool(self.banned_token_ids) and self.banned_before > 0)
+
+
+class TokenLogprobs(Record):
+    """A token's log-probability under the target's softmax, and the likeliest tokens there, likeliest first."""
+
+    token: Token
+    logprob: float
+    top: tuple[tuple[Token, float], ...] = ()

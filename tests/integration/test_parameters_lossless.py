@@ -1,0 +1,211 @@
+"""Penalties, biases, bans and log-probabilities under speculation: the same tokens as the library, one by one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+import torch
+
+from deployments.ingress.generation import GenerateRequest
+from deployments.messages import Commit, DeltaItem, SamplingParams
+from deployments.verifier.scheduler import StepBudget
+from tests.support.equality import Reference, Tally
+from tests.support.pocket import TARGET, chat_prompts, drafter_engine, stop_token_ids, verifier_engine
+from tests.support.rig import Rig, running_rig
+
+NUM_TOKENS = 28
+MIN_TOKENS = 25
+GREEDY = SamplingParams()
+SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=2**63 + 11)
+BIAS = ((11, 8.0), (200, 13.0), (35, -100.0), (1000, -3.0))
+ASKED: dict[str, dict[str, object]] = {
+    "presence": {"presence_penalty": 2.0},
+    "frequency": {"frequency_penalty": 1.6},
+    "negative": {"presence_penalty": -2.0, "frequency_penalty": -1.0},
+    "repetition": {"repetition_penalty": 1.6},
+    "bias": {"logit_bias": BIAS},
+    "min_tokens": {"banned_token_ids": stop_token_ids()},
+    "everything": {
+        "presence_penalty": 0.4,
+        "frequency_penalty": 0.3,
+        "repetition_penalty": 1.15,
+        "logit_bias": BIAS,
+        "banned_token_ids": stop_token_ids(),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference(TARGET)
+
+
+@pytest.fixture(scope="module")
+def engines():
+    return verifier_engine(), drafter_engine()
+
+
+def asking(params: SamplingParams, asked: dict[str, object], num_prompt: int) -> SamplingParams:
+    banned_before = num_prompt + MIN_TOKENS if "banned_token_ids" in asked else 0
+    return msgspec.structs.replace(params, **asked, num_prompt_tokens=num_prompt, banned_before=banned_before)
+
+
+def make(index: int, prompt: tuple[int, ...], params: SamplingParams, lookahead: int) -> GenerateRequest:
+    return GenerateRequest(
+        id=f"r{index}",
+        prompt=prompt,
+        max_context_tokens=len(prompt) + NUM_TOKENS,
+        params=params,
+        stop_token_ids=stop_token_ids(),
+        num_speculative_tokens=lookahead,
+    )
+
+
+async def commits(rig: Rig, request: GenerateRequest) -> list[Commit]:
+    async with asyncio.timeout(200):
+        return [commit async for commit in rig.client.generate(request)]
+
+
+async def generate(rig: Rig, request: GenerateRequest) -> list[int]:
+    return [token for commit in await commits(rig, request) for token in commit.tokens]
+
+
+@pytest.mark.parametrize("base", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_every_parameter_alone_and_in_mixed_company(engines, reference: Reference, base: SamplingParams) -> None:
+    """Each parameter by itself; then all of them, and plain requests, in one batch at every lookahead."""
+    one, other = chat_prompts(7, seed=5)[1::5]  # code, which ends early: the parameters show
+    prompts = [*[one] * len(ASKED), other, one]
+    wanted = [asking(base, asked, len(prompt)) for asked, prompt in zip(ASKED.values(), prompts, strict=False)]
+    wanted += [base, msgspec.structs.replace(SAMPLED, seed=3)]
+    stop = reference.eos_token_ids
+    cases = list(zip(prompts, wanted, strict=True))
+    expected = [reference.generate(prompt, params, NUM_TOKENS, stop=stop) for prompt, params in cases]
+    plain = [reference.generate(prompt, base, NUM_TOKENS, stop=stop) for prompt in prompts[: len(ASKED)]]
+    assert sum(one != other for one, other in zip(expected, plain, strict=False)) >= len(ASKED) - 2, "they do nothing"
+    tally = Tally(reference)
+    async with running_rig(verifiers=[engines[0]], drafters=[engines[1]]) as rig:
+        for i, (prompt, params) in enumerate(cases[: len(ASKED)]):
+            tally.check(prompt, params, expected[i], await generate(rig, make(i, prompt, params, 3)))
+        for lookaheads in ((0,), (1,), (3,), (8,), (0, 8, 1, 3)):
+            made = [make(i, *case, lookaheads[i % len(lookaheads)]) for i, case in enumerate(cases)]
+            got = await asyncio.gather(*(generate(rig, one) for one in made))
+            for (prompt, params), one, other in zip(cases, expected, got, strict=True):
+                tally.check(prompt, params, one, other)
+    tally.close()
+    engines[0].check_integrity()
+
+
+async def test_a_drafter_applies_what_the_verifier_applies(engines, reference: Reference) -> None:
+    """The drafter's guesses hold more often than those of one that is not told of the penalties."""
+
+    async def num_accepted(is_told: bool) -> int:
+        async with running_rig(verifiers=[engines[0]], drafters=[engines[1]]) as rig:
+            total = 0
+            for i, prompt in enumerate(chat_prompts(6, seed=9)):
+                params = asking(GREEDY, {"repetition_penalty": 1.6, "logit_bias": BIAS}, len(prompt))
+                if not is_told:
+                    rig.of("drafter")[0].tap.bend = without_adjustments
+                total += sum(commit.num_accepted for commit in await commits(rig, make(i, prompt, params, 3)))
+            return total
+
+    told, untold = await num_accepted(True), await num_accepted(False)
+    assert told > untold
+
+
+def without_adjustments(_link: object, message: object) -> object:
+    params = getattr(message, "params", None)
+    if params is None:
+        return message
+    return msgspec.structs.replace(message, params=msgspec.structs.replace(params, repetition_penalty=1, logit_bias=()))
+
+
+async def test_a_drafter_that_is_told_wrong_tokens_changes_no_output(engines, reference: Reference) -> None:
+    def bend(_link: object, message: object) -> object:
+        if type(message).__name__ != "Delta":
+            return message
+        return msgspec.structs.replace(message, items=tuple(spoiled(i, item) for i, item in enumerate(message.items)))  # type: ignore[attr-defined]
+
+    def spoiled(i: int, item: DeltaItem) -> DeltaItem:
+        wrong = tuple(10**9 for _ in item.tokens) if i % 2 else item.tokens[1:]
+        return msgspec.structs.replace(item, tokens=wrong)
+
+    prompt = chat_prompts(1, seed=2)[0]
+    params = asking(GREEDY, ASKED["everything"], len(prompt))
+    tally = Tally(reference)
+    async with running_rig(
+        verifiers=[engines[0]], drafters=[drafter_engine()], router={"proposal_timeout_s": 0.1}
+    ) as rig:
+        rig.of("drafter")[0].tap.bend = bend
+        got = await generate(rig, make(0, prompt, params, 4))
+    tally.check(prompt, params, reference.generate(prompt, params, NUM_TOKENS, stop=stop_token_ids()), got)
+    tally.close()
+
+
+@pytest.mark.parametrize("lookahead", [0, 3])
+async def test_logprobs_are_those_of_the_librarys_raw_logits(engines, reference: Reference, lookahead: int) -> None:
+    """Of output and prompt, alone and beside sessions that ask for other numbers of them, or for none."""
+    prompts = chat_prompts(5, seed=6)
+    nums = [0, 1, 20, None, 3]
+    made = []
+    for i, (prompt, num) in enumerate(zip(prompts, nums, strict=True)):
+        params = asking(SAMPLED, ASKED["everything"] if i % 2 else {}, len(prompt))
+        params = msgspec.structs.replace(params, num_logprobs=num, scores_prompt=i in (1, 2))
+        made.append(make(i, prompt, params, lookahead))
+    async with running_rig(verifiers=[engines[0]], drafters=[engines[1]]) as rig:
+        rig.of("verifier")[0].service._budget = StepBudget(  # type: ignore[union-attr]
+            max_step_tokens=64, prompt_tokens=32, max_step_sessions=8, max_scored_tokens=24
+        )
+        together = await asyncio.gather(*(commits(rig, request) for request in made))
+        alone = [await commits(rig, request) for request in made]
+    for request, num, runs in zip(made, nums, zip(together, alone, strict=True), strict=True):
+        for run in runs:
+            check_logprobs(reference, request, num, run)
+
+
+def check_logprobs(reference: Reference, request: GenerateRequest, num: int | None, run: list[Commit]) -> None:
+    tokens = [token for commit in run for token in commit.tokens]
+    found = [entry for commit in run for entry in commit.logprobs]
+    if num is None:
+        assert not found
+        return
+    known = [*request.prompt, *tokens]
+    expected_TV = reference.logits(known).log_softmax(-1)
+    first = len(request.prompt)
+    if request.params.scores_prompt:
+        assert not any(commit.prompt_logprobs for commit in run[1:])
+        found, first = [*run[0].prompt_logprobs, *found], 1
+    assert [entry.token for entry in found] == known[first:]
+    for position, entry in enumerate(found, first):
+        expected_V = expected_TV[position - 1]
+        assert entry.logprob == pytest.approx(float(expected_V[entry.token]), abs=1e-4)
+        values = [value for _, value in entry.top]
+        torch.testing.assert_close(torch.tensor(values), expected_V.topk(num).values, rtol=0, atol=1e-4)
+        for token, value in entry.top:
+            assert value == pytest.approx(float(expected_V[token]), abs=1e-4)
+
+
+@pytest.mark.parametrize("when", [3, 6])
+async def test_faults_change_no_penalised_output(reference: Reference, when: int) -> None:
+    """A drafter, then a verifier, die in mid-output: counts are rebuilt, the prompt is not scored twice."""
+    prompts = chat_prompts(4, seed=8)
+    made = [
+        make(i, prompt, msgspec.structs.replace(asking(GREEDY, asked, len(prompt)), num_logprobs=1), 4)
+        for i, (prompt, asked) in enumerate(zip(prompts, list(ASKED.values())[-4:], strict=True))
+    ]
+    tally = Tally(reference)
+    verifiers, drafters = [verifier_engine(), verifier_engine()], [drafter_engine(), drafter_engine()]
+    async with running_rig(verifiers=verifiers, drafters=drafters) as rig:
+        running = asyncio.gather(*(commits(rig, request) for request in made))
+        for role in ("drafter", "verifier"):
+            while rig.of("verifier")[0].service.num_steps < when and not running.done():  # type: ignore[union-attr]
+                await asyncio.sleep(0.001)
+            rig.of(role)[0].kill()  # type: ignore[arg-type]
+        runs = await asyncio.wait_for(running, 200)
+    for request, run in zip(made, runs, strict=True):
+        tokens = [token for commit in run for token in commit.tokens]
+        expected = reference.generate(request.prompt, request.params, NUM_TOKENS, stop=stop_token_ids())
+        tally.check(request.prompt, request.params, expected, tokens)
+        check_logprobs(reference, request, 1, run)
+    tally.close()
