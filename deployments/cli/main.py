@@ -15,6 +15,7 @@ VERBS = {
     "keys": ("deployments.cli.keys", "make, list and revoke API keys"),
     "certificates": ("deployments.cli.certificates", "make certificates for the streams of a trial cluster"),
     "dashboards": ("deployments.cli.dashboards", "push the Grafana dashboard, or export it and the alerts"),
+    "top": ("deployments.cli.top", "show what every role of a running endpoint does"),
     "bench": ("deployments.cli.bench", "measure an endpoint's speed beside HF generate"),
 }
 """By verb: the module with `add_arguments(parser)` and `run(args) -> int`, and its line in the help."""

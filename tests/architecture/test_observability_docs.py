@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from deployments.measures import CATALOGUE, Metric
+from deployments.monitoring import rules
+from deployments.monitoring.panels import ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "observability.md"
@@ -30,3 +32,16 @@ def test_every_metric_is_used_somewhere_in_the_code() -> None:
     constants = re.findall(r"^([A-Z_]+) = _(?:counter|gauge|histogram)\(", source, flags=re.MULTILINE)
     assert len(constants) == len(CATALOGUE)
     assert [name for name in constants if f"measures.{name}" not in source] == []
+
+
+def test_every_alert_is_explained_and_no_other() -> None:
+    explained = re.findall(r"^### (Outrider\w+)$", DOCUMENT.read_text("utf-8"), flags=re.MULTILINE)
+    assert explained == [alert.name for alert in rules.ALERTS]
+
+
+def test_every_metric_is_shown_somewhere() -> None:
+    """A metric that no panel and no alert reads had better not be counted."""
+    expressions = [query.expression for row in ROWS for panel in row.panels for query in panel.queries]
+    expressions += [alert.expression for alert in rules.ALERTS]
+    used = " ".join(expressions)
+    assert [name for name in CATALOGUE if f"ray_outrider_{name}" not in used] == []
