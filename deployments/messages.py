@@ -112,7 +112,7 @@ class SetFlow(Record):
 class Commit(Record):
     """Tokens that became part of one request's output, at positions `context_len` onwards.
 
-    Of `num_drafted` the first `num_accepted` hold. `num_cached` tokens before a first commit needed no computing.
+    Of `num_drafted`, by `drafter`, the first `num_accepted` hold. `num_cached` before a first commit were in the cache.
     """
 
     request: str
@@ -124,6 +124,7 @@ class Commit(Record):
     num_cached: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    drafter: DrafterName = "none"
 
 
 class Commits(Record):

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from deployments import measures
 from deployments.ingress.detokenizer import Decoder, Detokenizer, StopFilter
 from deployments.ingress.errors import current_request_id
 from deployments.ingress.generation import GenerateRequest, GenerationClient
@@ -131,7 +132,7 @@ async def pieces(client: GenerationClient, answer: Answer, metrics: IngressMetri
     Closing it, and a stop string, cancel the request at its router at once.
     """
     request = answer.request
-    timer = RequestTimer(metrics, len(request.prompt))
+    timer = RequestTimer(metrics, len(request.prompt), request.request_class or measures.UNKNOWN_CLASS)
     whose = {"request_id": current_request_id.get(), "request": request.id}
     logger.info("request begins", extra=about(**whose, num_prompt_tokens=len(request.prompt)))
     finish_reason: FinishReason | None = None

@@ -344,4 +344,5 @@ def _without_first(commit: Commit, num_tokens: int) -> Commit:
         num_accepted=max(0, commit.num_accepted - num_tokens),
         finish_reason=commit.finish_reason,
         logprobs=commit.logprobs[num_tokens:],
+        drafter=commit.drafter,
     )

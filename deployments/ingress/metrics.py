@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import get_args
 
 from deployments import measures
-from deployments.messages import Commit, FinishReason
+from deployments.messages import Commit, FinishReason, RequestClass
 from deployments.metering import Meter
 
+_DRAFTERS = ("mtp", "draft_model", "prompt_lookup")
 _STATUSES = ("400", "401", "403", "404", "413", "429", "500", "503")
 
 
@@ -22,30 +24,36 @@ class IngressMetrics:
         self.waiting = meter.gauge(measures.WAITING).cell()
         self.prompt_tokens = meter.counter(measures.PROMPT_TOKENS).cell()
         self.generation_tokens = meter.counter(measures.GENERATION_TOKENS).cell()
-        self._drafts = meter.counter(measures.DRAFTS).cell()
-        self._draft_tokens = meter.counter(measures.DRAFT_TOKENS).cell()
-        self._accepted_tokens = meter.counter(measures.ACCEPTED_TOKENS).cell()
+        self._drafts = meter.counter(measures.DRAFTS)
+        self._draft_tokens = meter.counter(measures.DRAFT_TOKENS)
+        self._accepted_tokens = meter.counter(measures.ACCEPTED_TOKENS)
         self._accepted_per_position = meter.counter(measures.ACCEPTED_PER_POSITION)
         self._success = meter.counter(measures.REQUEST_SUCCESS)
         self._success.prepare(get_args(FinishReason))
         self._failures = meter.counter(measures.REQUEST_FAILURE)
         self._failures.prepare(_STATUSES)
-        self.first_token_s = meter.histogram(measures.FIRST_TOKEN_SECONDS).cell()
-        self.inter_token_s = meter.histogram(measures.INTER_TOKEN_SECONDS).cell()
-        self.per_token_s = meter.histogram(measures.PER_TOKEN_SECONDS).cell()
+        self.first_token_s = meter.histogram(measures.FIRST_TOKEN_SECONDS)
+        self.inter_token_s = meter.histogram(measures.INTER_TOKEN_SECONDS)
+        self.per_token_s = meter.histogram(measures.PER_TOKEN_SECONDS)
+        for by_class in (self.first_token_s, self.inter_token_s, self.per_token_s):
+            by_class.prepare(get_args(RequestClass))
+        for request_class, drafter in itertools.product(get_args(RequestClass), _DRAFTERS):
+            for counter in (self._drafts, self._draft_tokens, self._accepted_tokens):
+                counter.cell(request_class, drafter)
         self.request_s = meter.histogram(measures.REQUEST_SECONDS).cell()
         self.request_prompt_tokens = meter.histogram(measures.REQUEST_PROMPT_TOKENS).cell()
         self.request_generation_tokens = meter.histogram(measures.REQUEST_GENERATION_TOKENS).cell()
 
-    def count_speculation(self, commit: Commit) -> None:
+    def count_speculation(self, commit: Commit, request_class: str) -> None:
         """Count one verification step."""
         if commit.num_drafted == 0:
             return
-        self._drafts.add()
-        self._draft_tokens.add(commit.num_drafted)
-        self._accepted_tokens.add(commit.num_accepted)
+        labels = (request_class, commit.drafter)
+        self._drafts.cell(*labels).add()
+        self._draft_tokens.cell(*labels).add(commit.num_drafted)
+        self._accepted_tokens.cell(*labels).add(commit.num_accepted)
         for position in range(commit.num_accepted):
-            self._accepted_per_position.cell(str(position)).add()
+            self._accepted_per_position.cell(*labels, str(position)).add()
 
     def count_success(self, finish_reason: str) -> None:
         """Count a request that came to its end."""
@@ -60,9 +68,14 @@ class RequestTimer:
     """Follows one request: first commit, every commit, end. `end` may come at any time, once."""
 
     def __init__(
-        self, metrics: IngressMetrics, num_prompt_tokens: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        metrics: IngressMetrics,
+        num_prompt_tokens: int,
+        request_class: str = measures.UNKNOWN_CLASS,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._metrics = metrics
+        self._class = request_class
         self._clock = clock
         self._num_prompt_tokens = num_prompt_tokens
         self._begun_s = clock()
@@ -78,16 +91,16 @@ class RequestTimer:
         metrics = self._metrics
         if self._first_s is None:
             self._first_s, self._num_first = now_s, len(commit.tokens)
-            metrics.first_token_s.observe(now_s - self._begun_s)
+            metrics.first_token_s.cell(self._class).observe(now_s - self._begun_s)
             metrics.prompt_tokens.add(self._num_prompt_tokens)
             metrics.waiting.add(-1)
             metrics.running.add(1)
         else:
-            metrics.inter_token_s.observe(now_s - self._last_s)
+            metrics.inter_token_s.cell(self._class).observe(now_s - self._last_s)
         self._last_s = now_s
         self.num_tokens += len(commit.tokens)
         metrics.generation_tokens.add(len(commit.tokens))
-        metrics.count_speculation(commit)
+        metrics.count_speculation(commit, self._class)
 
     def end(self, finish_reason: str | None) -> None:
         """The request is over; None if it has failed or its client has left."""
@@ -104,4 +117,4 @@ class RequestTimer:
         metrics.request_generation_tokens.observe(self.num_tokens)
         num_later = self.num_tokens - self._num_first
         if self._first_s is not None and num_later > 0:
-            metrics.per_token_s.observe((self._last_s - self._first_s) / num_later)
+            metrics.per_token_s.cell(self._class).observe((self._last_s - self._first_s) / num_later)

@@ -11,13 +11,13 @@ from deployments.measures import PREFIX, Metric
 RAY_PREFIX = "ray_" + PREFIX
 APPLICATION = "$application"
 WINDOW = "$__rate_interval"
-_OF_RAY = {"application", "deployment", "replica"}
+_OF_ALL = {"application", "deployment", "replica", "le"}
 
 
 def series(metric: Metric, suffix: str = "", **matchers: str) -> str:
     """A selector; matchers are regular expressions by label."""
     for label in matchers:
-        assert label in metric.labels or label in _OF_RAY, f"{metric.name} has no label {label}"
+        assert label in metric.labels or label in _OF_ALL, f"{metric.name} has no label {label}"
     suffix = "_total" if metric.kind == "counter" else suffix
     assert metric.kind != "histogram" or suffix in ("_bucket", "_count", "_sum")
     chosen = {"application": APPLICATION, **matchers}
@@ -54,7 +54,7 @@ def combined(how: str, metric: Metric, *by: str, **matchers: str) -> str:
 
 def _by(metric: Metric, by: tuple[str, ...]) -> str:
     for label in by:
-        assert label == "le" or label in metric.labels or label in _OF_RAY, f"{metric.name} has no label {label}"
+        assert label in metric.labels or label in _OF_ALL, f"{metric.name} has no label {label}"
     return f" by ({', '.join(by)})" if by else ""
 
 

@@ -70,7 +70,19 @@ _OVERVIEW = Row(
 _SPECULATION = Row(
     "Speculation",
     (
-        Panel("Acceptance rate", "percentunit", (Query(ACCEPTANCE, "accepted / drafted"),)),
+        Panel(
+            "Acceptance rate",
+            "percentunit",
+            (
+                Query(ACCEPTANCE, "all"),
+                Query(
+                    f"{rate(m.ACCEPTED_TOKENS, 'request_class', 'drafter')} / "
+                    f"{rate(m.DRAFT_TOKENS, 'request_class', 'drafter')}",
+                    "{{request_class}}, {{drafter}}",
+                ),
+            ),
+            "Accepted of drafted tokens, by request class and drafter.",
+        ),
         Panel(
             "Acceptance length", "short", (Query(ACCEPTANCE_LENGTH, "tokens per round"),), "Rounds that had a proposal."
         ),
@@ -86,6 +98,12 @@ _SPECULATION = Row(
             "Of rounds that had a proposal, those whose token at this position was accepted.",
         ),
         Panel("Lookahead chosen", "short", _quantiles(m.LOOKAHEAD), "0 where drafting would not pay."),
+        Panel(
+            "Lookahead chosen, by class",
+            "short",
+            (Query(mean(m.LOOKAHEAD, "request_class"), "{{request_class}}"),),
+            "Means.",
+        ),
         Panel("Exposed draft time", "s", _quantiles(m.EXPOSED_DRAFT_SECONDS), m.EXPOSED_DRAFT_SECONDS.text),
         Panel(
             "Where a round's time goes",
@@ -103,6 +121,12 @@ _LATENCY = Row(
     (
         Panel("Time to first token", "s", _quantiles(m.FIRST_TOKEN_SECONDS)),
         Panel("Time per output token", "s", _quantiles(m.PER_TOKEN_SECONDS)),
+        Panel(
+            "Time per output token, by class",
+            "s",
+            (Query(mean(m.PER_TOKEN_SECONDS, "request_class"), "{{request_class}}"),),
+            "Means.",
+        ),
         Panel("Inter-token latency", "s", _quantiles(m.INTER_TOKEN_SECONDS), m.INTER_TOKEN_SECONDS.text),
         Panel("Whole request", "s", _quantiles(m.REQUEST_SECONDS)),
         Panel("Prompt tokens per request", "short", _quantiles(m.REQUEST_PROMPT_TOKENS)),

@@ -91,6 +91,16 @@ ALERTS: tuple[Alert, ...] = (
         summary="Fewer than 60 % of drafted tokens are accepted: drafter and target may not belong together.",
     ),
     Alert(
+        name="OutriderDraftingBypassed",
+        value=f"{rate(m.LOOKAHEAD, suffix='_bucket', le='0.0')} / {rate(m.LOOKAHEAD, suffix='_count')}",
+        operator=">",
+        bound=0.9,
+        lasting="15m",
+        severity="info",
+        summary="Nine rounds in ten go without drafting though drafters are there: it would not pay.",
+        only_if=f"{combined('min', m.NUM_DRAFTERS)} > 0",
+    ),
+    Alert(
         name="OutriderKvPressure",
         value=combined("max", m.KV_USAGE),
         operator=">",

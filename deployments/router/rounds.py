@@ -265,7 +265,7 @@ class Rounds:
         room = room_for_proposal(session.context_len + 1, session.request.max_context_tokens)
         allowed = session.request.max_speculative_tokens
         session.asked_lookahead = min(lookahead, room if allowed is None else min(room, allowed))
-        self._stats.lookahead.observe(session.asked_lookahead)
+        self._stats.add_lookahead(session.request.request_class, session.asked_lookahead)
         return session.asked_lookahead
 
     def _await_verdict(self, session: Session, asked: Open | VerifyItem) -> None:

@@ -135,6 +135,7 @@ class Session:
             num_cached=item.num_cached,
             logprobs=item.logprobs[: len(kept)],
             prompt_logprobs=item.prompt_logprobs,
+            drafter=self.proposed_by,
         )
         self.proposal, self.confidences, self.distributions = (), (), ()
         self.outstanding = None

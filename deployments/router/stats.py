@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import get_args
 
 from deployments import measures
-from deployments.messages import RefusalReason, RouterStatus
+from deployments.messages import RefusalReason, RequestClass, RouterStatus
 from deployments.metering import Meter
 from deployments.router.peers import DrafterPeer, VerifierPeer
 from deployments.router.session import Phase, Session
@@ -21,7 +21,8 @@ class RouterStats:
         self._round_verify_seconds = meter.counter(measures.ROUND_VERIFY_SECONDS).cell()
         self._round_draft_seconds = meter.counter(measures.ROUND_DRAFT_SECONDS).cell()
         self.exposed_draft_seconds = meter.histogram(measures.EXPOSED_DRAFT_SECONDS).cell()
-        self.lookahead = meter.histogram(measures.LOOKAHEAD).cell()
+        self._lookahead = meter.histogram(measures.LOOKAHEAD)
+        self._lookahead.prepare(get_args(RequestClass))
         self.proposal_misses = meter.counter(measures.PROPOSAL_MISSES).cell()
         self.drafter_bypasses = meter.counter(measures.DRAFTER_BYPASSES).cell()
         self._prediction_error = meter.gauge(measures.STEP_PREDICTION_ERROR).cell()
@@ -39,6 +40,10 @@ class RouterStats:
         self._round_seconds.observe(round_s)
         self._round_verify_seconds.add(verify_s)
         self._round_draft_seconds.add(draft_s)
+
+    def add_lookahead(self, request_class: RequestClass | None, lookahead: int) -> None:
+        """Count what a session was given to look ahead."""
+        self._lookahead.cell(request_class or measures.UNKNOWN_CLASS).observe(lookahead)
 
     def add_epoch(self, reason: measures.EpochReason) -> None:
         """Count a session that was placed anew."""

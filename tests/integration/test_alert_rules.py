@@ -51,6 +51,12 @@ def queueing(wait_s: float) -> Case:
     return batches | named(verify_step_seconds_count=per_s(10), verify_step_seconds_sum=per_s(0.2))
 
 
+def bypassed(share: float) -> Case:
+    """Ten rounds a second, of which this share was given nothing to draft."""
+    rounds = {'ray_outrider_lookahead_bucket{le="0.0",request_class="code"}': per_s(10 * share)}
+    return rounds | named(lookahead_count=per_s(10), num_drafters=gauge(1))
+
+
 def verifiers(running: int, linked: int) -> Case:
     links = {
         'ray_outrider_num_verifiers{replica="r0"}': gauge(linked),
@@ -69,6 +75,7 @@ CASES: dict[str, tuple[Case, Case]] = {
         named(spec_decode_num_accepted_tokens_total=per_s(5.9), spec_decode_num_draft_tokens_total=per_s(10)),
         named(spec_decode_num_accepted_tokens_total=per_s(6.1), spec_decode_num_draft_tokens_total=per_s(10)),
     ),
+    "OutriderDraftingBypassed": (bypassed(0.95), bypassed(0.85)),
     "OutriderKvPressure": (
         named(kv_cache_usage_perc=gauge(0.99), verifier_num_waiting=gauge(2)),
         named(kv_cache_usage_perc=gauge(0.99), verifier_num_waiting=gauge(0)),

@@ -24,7 +24,7 @@ def test_counters_and_gauges_are_read_as_they_stand() -> None:
 
 def test_an_observation_lies_in_the_first_bucket_whose_bound_it_does_not_exceed() -> None:
     meter = Meter()
-    lookahead = meter.histogram(measures.LOOKAHEAD).cell()
+    lookahead = meter.histogram(measures.LOOKAHEAD).cell("code")
     for value in (0, 1, 1, 7, 100):
         lookahead.observe(value)
     lookahead.observe(4, times=3)

@@ -48,12 +48,12 @@ def test_counters_and_histograms_add_up_and_gauges_combine_as_the_catalogue_says
     lookahead = tuple(float(n) for n in range(len(measures.LOOKAHEAD.buckets) + 2))
     for peer, usage, links in (("v0", 0.25, 2.0), ("v1", 0.75, 1.0)):
         samples = [("kv_cache_usage_perc", (), (usage,)), ("num_verifiers", (), (links,)), tokens(10)]
-        board.take(report(peer, 1, *samples, ("lookahead", (), lookahead)))
+        board.take(report(peer, 1, *samples, ("lookahead", ("code",), lookahead)))
     totals = board.totals()
     assert totals["kv_cache_usage_perc"][()] == (0.75,)
     assert totals["num_verifiers"][()] == (1,)
     assert totals["generation_tokens"][()] == (20,)
-    assert totals["lookahead"][()] == tuple(2 * n for n in lookahead)
+    assert totals["lookahead"]["code",] == tuple(2 * n for n in lookahead)
 
 
 def test_an_older_report_changes_nothing() -> None:
@@ -84,7 +84,11 @@ def test_only_so_many_lost_replicas_are_remembered() -> None:
 
 def test_samples_of_another_version_are_left_out() -> None:
     board = Board()
-    strange = [("no_such_metric", (), (1.0,)), ("generation_tokens", ("label",), (1.0,)), ("lookahead", (), (1.0,))]
+    strange = [
+        ("no_such_metric", (), (1.0,)),
+        ("generation_tokens", ("label",), (1.0,)),
+        ("lookahead", ("code",), (1.0,)),
+    ]
     board.take(report("i0", 1, *strange, tokens(3)))
     assert board.totals() == {"generation_tokens": {(): (3,)}}
 

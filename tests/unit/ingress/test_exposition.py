@@ -21,12 +21,19 @@ def render(meter: Meter) -> str:
 
 def test_a_request_is_seen_under_both_spellings() -> None:
     meter, now_s = Meter(), iter((0.0, 0.25, 0.75, 1.0, 1.0))
-    timer = RequestTimer(IngressMetrics(meter), num_prompt_tokens=7, clock=lambda: next(now_s))
+    timer = RequestTimer(IngressMetrics(meter), num_prompt_tokens=7, request_class="code", clock=lambda: next(now_s))
     for at, num_accepted in ((7, 0), (8, 2), (11, 1)):
         tokens = (1,) * (num_accepted + 1)
         num_drafted = 3 if at > 7 else 0
         timer.commit(
-            Commit(request="a", context_len=at, tokens=tokens, num_drafted=num_drafted, num_accepted=num_accepted)
+            Commit(
+                request="a",
+                context_len=at,
+                tokens=tokens,
+                num_drafted=num_drafted,
+                num_accepted=num_accepted,
+                drafter="mtp",
+            )
         )
     timer.end("stop")
     text = render(meter)
@@ -37,9 +44,12 @@ def test_a_request_is_seen_under_both_spellings() -> None:
         assert sums[f"{prefix}request_time_per_output_token_seconds_sum"] == 0.75 / 5
         assert sums[f"{prefix}spec_decode_num_drafts_total"] == 2
         assert sums[f"{prefix}spec_decode_num_accepted_tokens_total"] == 3
-        assert f'{prefix}spec_decode_num_accepted_tokens_per_pos_total{{model_name="m",position="0"}} 2.0' in text
-        assert f'{prefix}time_to_first_token_seconds_bucket{{le="0.1",model_name="m"}} 0.0' in text
-        assert f'{prefix}time_to_first_token_seconds_bucket{{le="0.25",model_name="m"}} 1.0' in text
+        labels = '{drafter="mtp",model_name="m",position="0",request_class="code"}'
+        assert f"{prefix}spec_decode_num_accepted_tokens_per_pos_total{labels} 2.0" in text
+        assert f'{prefix}time_to_first_token_seconds_bucket{{le="0.1",model_name="m",request_class="code"}} 0.0' in text
+        assert (
+            f'{prefix}time_to_first_token_seconds_bucket{{le="0.25",model_name="m",request_class="code"}} 1.0' in text
+        )
 
 
 def test_what_vllm_does_not_have_is_not_said_in_its_name() -> None:

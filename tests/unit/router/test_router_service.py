@@ -45,7 +45,9 @@ def test_a_round_commits_accepted_tokens_and_the_verifiers_own():
     asked = rig.asked()
     assert (asked.context_len, asked.tokens, asked.lookahead) == (4, (21, 22, 23, 24), 4)
     rig.verdict(asked, 2, 33)
-    assert rig.commit() == Commit(request="r0", context_len=4, tokens=(21, 22, 33), num_drafted=4, num_accepted=2)
+    assert rig.commit() == Commit(
+        request="r0", context_len=4, tokens=(21, 22, 33), num_drafted=4, num_accepted=2, drafter="mtp"
+    )
 
 
 def test_a_proposal_that_overtakes_its_verdict_is_held():
