@@ -149,6 +149,12 @@ _VERIFIER = Row(
                 Query(combined("sum", m.VERIFIER_WAITING), "waiting for room"),
             ),
         ),
+        Panel(
+            "Error of predicted step times",
+            "percentunit",
+            (Query(combined("max", m.STEP_PREDICTION_ERROR), "median of the worst router"),),
+            m.STEP_PREDICTION_ERROR.text,
+        ),
         Panel("Prompt tokens computed", "ops", (Query(rate(m.STEP_PROMPT_TOKENS), "tokens"),)),
     ),
 )
@@ -182,6 +188,7 @@ _ROUTER = Row(
             (
                 Query(rate(m.PROPOSAL_MISSES), "no proposal in time"),
                 Query(rate(m.VERIFY_RESENDS), "verifier asked again"),
+                Query(rate(m.DRAFTER_BYPASSES), "drafter left aside"),
                 Query(rate(m.REQUEST_MOVES), "moved to another router"),
             ),
         ),

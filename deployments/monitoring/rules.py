@@ -91,7 +91,16 @@ ALERTS: tuple[Alert, ...] = (
         summary="Fewer than 60 % of drafted tokens are accepted: drafter and target may not belong together.",
     ),
     Alert(
-        name="OutriderDraftingBypassed",
+        name="OutriderDrafterBypassed",
+        value=rate(m.DRAFTER_BYPASSES),
+        operator=">",
+        bound=0,
+        lasting="1m",
+        severity="warning",
+        summary="A router leaves a drafter aside, as nothing that it drafts holds: it may be the wrong one.",
+    ),
+    Alert(
+        name="OutriderDraftingDoesNotPay",
         value=f"{rate(m.LOOKAHEAD, suffix='_bucket', le='0.0')} / {rate(m.LOOKAHEAD, suffix='_count')}",
         operator=">",
         bound=0.9,

@@ -75,7 +75,8 @@ CASES: dict[str, tuple[Case, Case]] = {
         named(spec_decode_num_accepted_tokens_total=per_s(5.9), spec_decode_num_draft_tokens_total=per_s(10)),
         named(spec_decode_num_accepted_tokens_total=per_s(6.1), spec_decode_num_draft_tokens_total=per_s(10)),
     ),
-    "OutriderDraftingBypassed": (bypassed(0.95), bypassed(0.85)),
+    "OutriderDrafterBypassed": (named(drafter_bypasses_total="0x190 1x5 2x50"), named(drafter_bypasses_total=gauge(3))),
+    "OutriderDraftingDoesNotPay": (bypassed(0.95), bypassed(0.85)),
     "OutriderKvPressure": (
         named(kv_cache_usage_perc=gauge(0.99), verifier_num_waiting=gauge(2)),
         named(kv_cache_usage_perc=gauge(0.99), verifier_num_waiting=gauge(0)),
