@@ -155,6 +155,11 @@ _VERIFIER = Row(
             (Query(combined("max", m.STEP_PREDICTION_ERROR), "median of the worst router"),),
             m.STEP_PREDICTION_ERROR.text,
         ),
+        Panel(
+            "Prompts found in the cache",
+            "percentunit",
+            (Query(f"{rate(m.PREFIX_HITS)} / {rate(m.PREFIX_QUERIES)}", "of their tokens"),),
+        ),
         Panel("Prompt tokens computed", "ops", (Query(rate(m.STEP_PROMPT_TOKENS), "tokens"),)),
     ),
 )
