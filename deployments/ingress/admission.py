@@ -141,6 +141,7 @@ class Ticket:
         self.tenant = tenant
         self._admission = admission
         self._use = use
+        self.waited_s = 0.0
         self._num_places = 0
         self._is_closed = False
         self._num_charged = 0.0
@@ -155,7 +156,9 @@ class Ticket:
 
     async def start(self, priority: Priority, num_choices: int = 1) -> None:
         """Wait for the places; ApiError 503 where they do not come in time."""
+        begun_s = self._admission._clock()
         self._num_places = await self._admission._wait_for_places(num_choices, priority)
+        self.waited_s = self._admission._clock() - begun_s
 
     def charge(self, num_prompt_tokens: int, likely_tokens: int, num_generated: Callable[[], int]) -> None:
         """Take the tokens that the request is likely to need; ApiError 429 if the tenant has not that many now.

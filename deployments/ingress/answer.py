@@ -51,7 +51,8 @@ class Answer:
     `num_tokens` counts up to and including the token that ended the output, so it does not depend
     on how the tokens were bunched. With `includes_stop` what ended the output is part of the text;
     stop strings are not looked for before `min_tokens` tokens. An answer with `prompt_text` repeats
-    the prompt first, and one that is `prompt_only` has no output.
+    the prompt first, and one that is `prompt_only` has no output. `waited_s` is how long its request
+    had to wait to be admitted.
     """
 
     request: GenerateRequest
@@ -61,6 +62,7 @@ class Answer:
     includes_stop: bool = False
     prompt_text: str | None = None
     prompt_only: bool = False
+    waited_s: float = 0.0
     num_tokens: int = 0
     num_cached_tokens: int = 0
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
@@ -132,7 +134,9 @@ async def pieces(client: GenerationClient, answer: Answer, metrics: IngressMetri
     Closing it, and a stop string, cancel the request at its router at once.
     """
     request = answer.request
-    timer = RequestTimer(metrics, len(request.prompt), request.request_class or measures.UNKNOWN_CLASS)
+    timer = RequestTimer(
+        metrics, len(request.prompt), request.request_class or measures.UNKNOWN_CLASS, waited_s=answer.waited_s
+    )
     whose = {"request_id": current_request_id.get(), "request": request.id}
     logger.info("request begins", extra=about(**whose, num_prompt_tokens=len(request.prompt)))
     finish_reason: FinishReason | None = None

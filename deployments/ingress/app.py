@@ -98,9 +98,10 @@ class _Routes:
         asked = check(self._context, body, ticket.tenant)
         try:
             if not ticket.start_at_once(asked.num_choices):
-                await until_disconnect(request.receive, ticket.start(asked.priority, asked.num_choices))
+                with self._context.metrics.counted_as_waiting():
+                    await until_disconnect(request.receive, ticket.start(asked.priority, asked.num_choices))
             planned = await plan(self._context, body, asked)
-            answers = [self._answer(body, choice) for choice in planned.choices]
+            answers = [self._answer(body, choice, ticket.waited_s) for choice in planned.choices]
             ticket.charge(
                 planned.num_prompt_tokens, planned.num_likely_tokens, lambda: sum(a.num_tokens for a in answers)
             )
@@ -111,7 +112,7 @@ class _Routes:
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    def _answer(self, body: ChatRequest | CompletionRequest, choice: PlannedChoice) -> Answer:
+    def _answer(self, body: ChatRequest | CompletionRequest, choice: PlannedChoice, waited_s: float) -> Answer:
         tokenizer = self._context.tokenizer
         return Answer(
             choice.request,
@@ -121,6 +122,7 @@ class _Routes:
             includes_stop=body.include_stop_str_in_output,
             prompt_text=choice.prompt_text,
             prompt_only=body.wanted_tokens == 0,
+            waited_s=waited_s,
         )
 
     def _pieces(self, answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, Piece], None]:

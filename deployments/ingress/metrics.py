@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 from deployments import measures
@@ -55,6 +56,15 @@ class IngressMetrics:
         for position in range(commit.num_accepted):
             self._accepted_per_position.cell(*labels, str(position)).add()
 
+    @contextmanager
+    def counted_as_waiting(self) -> Iterator[None]:
+        """Count a request that waits to be admitted."""
+        self.waiting.add(1)
+        try:
+            yield
+        finally:
+            self.waiting.add(-1)
+
     def count_success(self, finish_reason: str) -> None:
         """Count a request that came to its end."""
         self._success.cell(finish_reason).add()
@@ -65,7 +75,10 @@ class IngressMetrics:
 
 
 class RequestTimer:
-    """Follows one request: first commit, every commit, end. `end` may come at any time, once."""
+    """Follows one request: first commit, every commit, end. `end` may come at any time, once.
+
+    The client has waited since `waited_s` before.
+    """
 
     def __init__(
         self,
@@ -73,12 +86,14 @@ class RequestTimer:
         num_prompt_tokens: int,
         request_class: str = measures.UNKNOWN_CLASS,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        waited_s: float = 0.0,
     ) -> None:
         self._metrics = metrics
         self._class = request_class
         self._clock = clock
         self._num_prompt_tokens = num_prompt_tokens
-        self._begun_s = clock()
+        self._begun_s = clock() - waited_s
         self._first_s: float | None = None
         self._last_s = 0.0
         self._num_first = 0

@@ -21,6 +21,7 @@ from deployments.ingress.admission import Admission, AdmissionLimits
 from deployments.ingress.fake_router import FakeRouter
 from deployments.ingress.tenants import KeyRing, hash_of, new_key, read_tenants
 from deployments.watched import Watched
+from evaluation.load.metrics import parse_sums
 from tests.support.rest import MODEL, plain_ids
 from tests.support.rest_server import RestServer, serve
 from tests.support.serve_process import Server
@@ -221,6 +222,28 @@ async def test_overload_is_answered_at_once_and_who_waits_is_served(tmp_path: Pa
         assert {(error.status_code, error.code) for error in refused} == {(503, "overloaded")}
         assert all(int(error.response.headers["retry-after"]) >= 1 for error in refused)
         assert len(router.generates) == 5
+        # The first token of the last one served came after two whole answers: that wait is part of what is measured.
+        sums = parse_sums(server.context.exposition.render().decode())
+        assert (
+            sums["outrider_time_to_first_token_seconds_sum"]
+            > 1.2 * sums["outrider_e2e_request_latency_seconds_sum"] / 5
+        )
+        assert sums["outrider_num_requests_waiting"] == sums["outrider_num_requests_running"] == 0
+
+
+async def test_choices_take_places_of_their_own(tmp_path: Path) -> None:
+    async with guarded(tmp_path, AdmissionLimits(max_running=3, max_waiting=9)) as server:
+        router = await server.add(answering(server, step_s=0.005))
+        async with client(server, KEYS["free"]) as api:
+            asked = [api.chat.completions.create(model=MODEL, messages=MESSAGES, n=2) for _ in range(4)]
+            answering_all = asyncio.gather(*asked)
+            most = 0
+            while not answering_all.done():
+                most = max(most, router.num_sessions)
+                await asyncio.sleep(0.002)
+            answers = await answering_all
+        assert most == 2  # another two would make four
+        assert all(choice.message.content == ANSWER for answer in answers for choice in answer.choices)
 
 
 async def test_a_wait_that_takes_too_long_is_a_503_and_a_client_that_leaves_it_is_forgotten(tmp_path: Path) -> None:
