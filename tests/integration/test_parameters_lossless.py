@@ -209,3 +209,23 @@ async def test_faults_change_no_penalised_output(reference: Reference, when: int
         tally.check(request.prompt, request.params, expected, tokens)
         check_logprobs(reference, request, 1, run)
     tally.close()
+
+
+async def test_a_prompt_found_in_the_cache_is_counted_and_one_that_is_scored_is_read(
+    engines, reference: Reference
+) -> None:
+    prompt = chat_prompts(1, seed=11)[0]
+    params = asking(GREEDY, {"repetition_penalty": 1.6}, len(prompt))
+    scored = msgspec.structs.replace(params, num_logprobs=1, scores_prompt=True)
+    async with running_rig(verifiers=[engines[0]], drafters=[engines[1]]) as rig:
+        first, again, last = [
+            await commits(rig, make(i, prompt, one, 3)) for i, one in enumerate((params, params, scored))
+        ]
+    expected = reference.generate(prompt, params, NUM_TOKENS, stop=stop_token_ids())
+    tally = Tally(reference)
+    for run in (first, again, last):
+        tally.check(prompt, params, expected, [token for commit in run for token in commit.tokens])
+    tally.close()
+    assert again[0].num_cached > 0
+    assert last[0].num_cached == 0
+    check_logprobs(reference, make(2, prompt, scored, 3), 1, last)
