@@ -21,8 +21,8 @@ BLOCK_SIZE = 16
 
 
 def load(options: WorkerOptions) -> tuple[Answerer, dict[str, str]]:
-    """Build both engines on all the threads they are given: on one machine their turns alternate."""
-    torch.set_num_threads(options.threads)
+    """Build both engines; the kernels get the threads, and torch one: its own would wait against theirs."""
+    torch.set_num_threads(1)
     loop = build_loop(options)
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
