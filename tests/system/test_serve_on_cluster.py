@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -57,6 +58,7 @@ def wait_for_text(process: subprocess.Popen[bytes], log: Path, text: str) -> Non
 def test_it_joins_serves_and_leaves_the_neighbour_alone(cluster: RayCluster) -> None:
     (port,) = free_ports(1)
     (cluster.folder / "neighbour.py").write_text(NEIGHBOUR)
+    paths = (str(cluster.folder), cluster.environment.get("PYTHONPATH"))
     fields = {
         "http_options": {"host": "127.0.0.1", "port": port},
         "applications": [
@@ -64,7 +66,7 @@ def test_it_joins_serves_and_leaves_the_neighbour_alone(cluster: RayCluster) -> 
                 "name": "neighbour",
                 "route_prefix": "/neighbour",
                 "import_path": "neighbour:app",
-                "runtime_env": {"env_vars": {"PYTHONPATH": f"{cluster.folder}:{cluster.environment['PYTHONPATH']}"}},
+                "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, paths))}},
             }
         ],
     }
