@@ -109,7 +109,8 @@ class KvCacheConfig(Part):
 class VerifierConfig(RoleConfig):
     """The target's side. Of a step's tokens `prompt_tokens` are kept for prompts that wait.
 
-    `warm_up_s` bounds the time in which a replica that starts measures what steps cost.
+    `warm_up_s` bounds the time in which a replica that starts measures what steps cost. `paced` names
+    the hardware (policy/pairs.json) whose step times are kept, for trials without it.
     """
 
     num_cpus: PositiveFloat = 0.4
@@ -120,6 +121,7 @@ class VerifierConfig(RoleConfig):
     max_step_tokens: PositiveInt = 512
     prompt_tokens: PositiveInt = 128
     prefix_reuse: bool = True
+    paced: Name | None = None
     kv_cache: KvCacheConfig = KvCacheConfig()
 
     @property
@@ -129,12 +131,13 @@ class VerifierConfig(RoleConfig):
 
 
 class DrafterConfig(RoleConfig):
-    """The assistant's side. `placement` colocated puts it into the verifiers' processes."""
+    """The assistant's side. `placement` colocated puts it into the verifiers' processes; `paced` as the verifier's."""
 
     placement: Placement = "remote"
     num_cpus: PositiveFloat = 0.3
     max_batch_sessions: PositiveInt = 64
     max_shadow_bytes: PositiveInt = 1 << 30
+    paced: Name | None = None
 
 
 class DraftModelConfig(RoleConfig):
@@ -236,6 +239,12 @@ class OutriderConfig(Part):
     @property
     def _sections(self) -> dict[DrafterKind, DrafterConfig | DraftModelConfig]:
         return {kind: self.drafter if kind == "mtp" else self.draft_model for kind in self.drafter_kinds}
+
+    @property
+    def paced(self) -> dict[str, str]:
+        """By role, the hardware that its steps last as on: nothing, unless this is a trial."""
+        found = {"verifier": self.verifier.paced, "drafter": self.drafter.paced}
+        return {role: hardware for role, hardware in found.items() if hardware is not None}
 
     @property
     def gpu_roles(self) -> dict[str, RoleConfig]:

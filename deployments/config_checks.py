@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deployments.config_parts import StreamsTlsConfig
+from deployments.policy.hardware import pairs
 
 if TYPE_CHECKING:
     from deployments.config import OutriderConfig
@@ -86,6 +87,15 @@ def _drafters(config: OutriderConfig) -> str | None:
     return None
 
 
+def _paced(config: OutriderConfig) -> str | None:
+    for role, hardware in config.paced.items():
+        if hardware not in pairs():
+            return f"{role}.paced: there is no cost table {hardware!r}; there are {', '.join(pairs())}"
+    if config.paced and config.colocated_kinds:
+        return "placement: steps and drafts of one device cannot be paced apart; set placement remote, or paced null"
+    return None
+
+
 def _admission(config: OutriderConfig) -> str | None:
     ingress, running = config.ingress, config.max_running_requests
     if running < ingress.num_replicas:
@@ -102,4 +112,4 @@ def _admission(config: OutriderConfig) -> str | None:
     return None
 
 
-CHECKS = (_lookahead, _drafters, _step, _cache, _streams, _gpu_shares, _admission)
+CHECKS = (_lookahead, _drafters, _step, _cache, _streams, _gpu_shares, _paced, _admission)

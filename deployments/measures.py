@@ -93,6 +93,13 @@ DRAINS_OPEN = _gauge("drains_open", "Peers that have left membership and are not
 DRAIN_SECONDS = _histogram(
     "drain_seconds", "From a peer's leaving membership until its lease is given back.", _REQUEST_S, "role"
 )
+PACED_STEPS = _counter(
+    "paced_steps",
+    "Steps and batches that were drawn out to last as on other hardware; late: they took longer here.",
+    "role",
+    "hardware",
+    "outcome",
+)
 
 # -- ingress -------------------------------------------------------------------------------------
 

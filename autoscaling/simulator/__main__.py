@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from autoscaling.simulator.hardware import pairs
 from autoscaling.simulator.sweep import MIXED, Row, sweep
 from deployments.policy.classes import REQUEST_CLASSES
+from deployments.policy.hardware import pairs
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoscaling.simulator.events import EventQueue
-from autoscaling.simulator.hardware import DraftTable, Pair
 from deployments.messages import SessionId
+from deployments.policy.hardware import DraftTable, Pair, timings
 from deployments.policy.stepping import Ready, StepPolicy
-from deployments.timing import StepShape, StepTiming
+from deployments.timing import StepShape
 
 PROMPT_TOKENS = 128
 
@@ -201,14 +201,3 @@ class Verifier:
         self._events.after(self._pair.hop_ms, lambda: self.report(report))
         self._free_since_ms, self._is_busy = now_ms, False
         self._wake()
-
-
-def timings(pair: Pair) -> list[StepTiming]:
-    """What a verifier on this hardware would measure when it warms up."""
-    shapes = [
-        StepShape(num_sequences=sequences, num_tokens=sequences * (1 + lookahead), num_context_tokens=sequences)
-        for sequences in (1, 2, 4, 8, 16, 32, 64)
-        for lookahead in (0, 1, 2, 4, 8)
-        if sequences * (1 + lookahead) <= pair.max_step_tokens
-    ]
-    return [StepTiming(shape=shape, step_ms=pair.verify.predict(shape)) for shape in shapes]

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from autoscaling.simulator.events import EventQueue
-from autoscaling.simulator.hardware import Pair
 from autoscaling.simulator.roles import Drafter, Verifier
 from autoscaling.simulator.router import Request, Router
 from autoscaling.simulator.text import Text, conditional, profiles
 from deployments.messages import RequestClass
+from deployments.policy.hardware import Pair
 from deployments.policy.planner import SpeculationSettings
 
 

@@ -7,10 +7,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 import msgspec
 
-from autoscaling.simulator.hardware import Pair
 from autoscaling.simulator.run import Scenario, simulate
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
+from deployments.policy.hardware import Pair
 
 MIXED = "mixed"
 FIXED = tuple(range(9))

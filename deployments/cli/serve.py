@@ -171,6 +171,8 @@ def _greet(config: OutriderConfig, hosts: list[str], start_s: float) -> None:
     "model": "{config.model.model_id}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
 """
     )
+    for role, hardware in config.paced.items():
+        _say(f"the {role} is paced: real tokens at the speed of a cost table, {hardware}")
 
 
 def _say_dashboard(dashboard_port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deployments.config import DrafterConfig, DraftModelConfig, OutriderConfig
@@ -10,6 +11,9 @@ from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.messages import DrafterKind
 from deployments.metering import Meter
+from deployments.pacing import Pace, PacedService
+from deployments.policy.hardware import pairs
+from deployments.service_host import Service
 
 if TYPE_CHECKING:
     from deployments.decoding.drawing import Draw
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
 def build_service(
     config: OutriderConfig, kind: DrafterKind, meter: Meter, store: DistributionStore | None = None
-) -> DrafterService | TokenDrafterService:
+) -> Service:
     """Load what this kind drafts with and put a service around it; `store` is that of the verifier around it."""
     # Here, not above: the process that builds the application never loads torch.
     import torch
@@ -32,7 +36,7 @@ def build_service(
     return mtp_service(config, meter, store) if kind == "mtp" else draft_model_service(config, meter, store)
 
 
-def mtp_service(config: OutriderConfig, meter: Meter, store: DistributionStore | None) -> DrafterService:
+def mtp_service(config: OutriderConfig, meter: Meter, store: DistributionStore | None) -> Service:
     """Load the assistant, and of the target its embedding alone."""
     import torch
 
@@ -47,7 +51,12 @@ def mtp_service(config: OutriderConfig, meter: Meter, store: DistributionStore |
         kernels=config.kernels_for(config.drafter),
     )
     engine.draw = _draw(config, store)
-    return DrafterService(engine, DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions), meter, store)
+    settings = DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions)
+    hardware = config.drafter.paced
+    if hardware is None:
+        return DrafterService(engine, settings, meter, store)
+    pace: Pace[Sequence[int]] = Pace(hardware, "drafter", pairs()[hardware].draft.predict, meter)
+    return PacedService(DrafterService(engine, settings, meter, store, pace), pace)
 
 
 def draft_model_service(config: OutriderConfig, meter: Meter, store: DistributionStore | None) -> TokenDrafterService:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deployments.distributions import DistributionStore, kept_or_sent
@@ -29,6 +30,7 @@ from deployments.messages import (
     SessionId,
 )
 from deployments.metering import Meter
+from deployments.pacing import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +52,10 @@ class DrafterService:
         settings: DrafterSettings,
         meter: Meter | None = None,
         store: DistributionStore | None = None,
+        pace: Pace[Sequence[int]] | None = None,
     ) -> None:
         self._store = store
+        self._pace = pace
         self._engine = engine
         self._settings = settings
         self._attached: dict[SessionId, tuple[Link, Attach]] = {}
@@ -104,7 +108,7 @@ class DrafterService:
             if not self._ready:
                 self._work.clear()
                 continue
-            self._draft_batch()
+            await self._draft_batch()
             # The first turn of the loop polls the sockets, the second runs what they brought.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -171,7 +175,7 @@ class DrafterService:
 
     # -- drafting -----------------------------------------------------------------------------
 
-    def _draft_batch(self) -> None:
+    async def _draft_batch(self) -> None:
         """Draft for the sessions that are ready, oldest first, and send each router its proposals in one message."""
         sessions = list(self._ready)[: self._settings.max_batch_sessions]
         ready = [self._ready.pop(session) for session in sessions]
@@ -182,6 +186,8 @@ class DrafterService:
         except ValueError as error:
             logger.warning("a batch of %d sessions could not be drafted for: %s", len(requests), error)
             return
+        if self._pace is not None:
+            await self._pace.step_over([request.lookahead for request in requests], started_s)
         batch_s = time.perf_counter() - started_s
         num_tokens = sum(len(draft.tokens) for draft in drafts)
         if logger.isEnabledFor(logging.DEBUG):

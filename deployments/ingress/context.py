@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,8 @@ class ModelCard:
     """The one model that is served, and what its folder says about generating with it.
 
     The sampling defaults apply where a request names none: those of generation_config.json where it
-    has them, else OpenAI's (temperature 1, nothing cut).
+    has them, else OpenAI's (temperature 1, nothing cut). `paced` tells of each role that only keeps
+    the time of named hardware, so that nobody takes its speed for real.
     """
 
     id: str
@@ -39,6 +40,7 @@ class ModelCard:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    paced: Mapping[str, str] = field(default_factory=dict)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -83,6 +85,7 @@ class ModelCard:
             "root": self.id,
             "parent": None,
             "max_model_len": self.max_model_len,
+            **({"paced": dict(self.paced)} if self.paced else {}),
         }
 
 

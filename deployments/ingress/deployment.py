@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Ingress:
         client = RouterClient(meter=meter)
         reporter = Reporter(client, identity, meter)
         context_len = settings.model.max_context_tokens
-        self._context = load_context(
+        context = load_context(
             Path(settings.model.model_source),
             settings.model.model_id,
             client,
@@ -59,6 +60,7 @@ class Ingress:
             measuring=Measuring(meter=meter, totals=reporter.totals),
         )
 
+        self._context = replace(context, model=replace(context.model, paced=settings.paced))
         self._access, self._admission = access_of(settings.ingress), admission_of(settings)
 
         async def acquire(member: Member) -> Any:

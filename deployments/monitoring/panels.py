@@ -225,6 +225,12 @@ _FLEET = Row(
             "Bps",
             (Query(rate(m.LINK_RECEIVED_BYTES, "role", "peer_role"), "{{peer_role}} to {{role}}"),),
         ),
+        Panel(
+            "Paced steps",
+            "ops",
+            (Query(rate(m.PACED_STEPS, "role", "hardware", "outcome"), "{{role}} as on {{hardware}}, {{outcome}}"),),
+            "Speeds are those of a cost table wherever this is not empty.",
+        ),
         Panel("Prompt tokens received", "ops", (Query(rate(m.PROMPT_TOKENS), "tokens"),)),
     ),
 )

@@ -27,6 +27,8 @@ from deployments.link import Identity
 from deployments.logs import set_up
 from deployments.messages import DrafterKind
 from deployments.metering import Meter
+from deployments.pacing import Pace, PacedService
+from deployments.policy.hardware import pairs, timings
 from deployments.replica import ServedReplica, end_process
 from deployments.service_host import Service
 from deployments.verifier.engine import VerifierEngine
@@ -128,7 +130,7 @@ def _serve_share(fields: dict[str, Any], folder: str, rank: int) -> None:
 
 def build_service(
     config: OutriderConfig, meter: Meter, store: DistributionStore, ranks: Ranks | None = None
-) -> VerifierService:
+) -> Service:
     """Load the target, here or in the ranks, and put an engine and a service around it."""
     engine: VerifierEngine
     if ranks is not None:
@@ -147,10 +149,14 @@ def build_service(
         # Drafts inside this process do not run beside its steps.
         can_split=not config.colocated_kinds,
     )
-    timings = time_steps(
+    if verifier.paced is not None:
+        pair = pairs()[verifier.paced]
+        pace = Pace(verifier.paced, "verifier", pair.verify.predict, meter)
+        return PacedService(VerifierService(engine, settings, meter, timings(pair), store, pace), pace)
+    measured = time_steps(
         engine,
         max_step_tokens=settings.max_step_tokens,
         max_lookahead=settings.max_lookahead,
         budget_s=verifier.warm_up_s,
     )
-    return VerifierService(engine, settings, meter, timings, store)
+    return VerifierService(engine, settings, meter, measured, store)

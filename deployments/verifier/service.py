@@ -37,9 +37,10 @@ from deployments.messages import (
     VerifyItem,
 )
 from deployments.metering import Meter
+from deployments.pacing import Pace
 from deployments.paged.prefix_index import Prefix
 from deployments.timing import StepShape, StepTiming
-from deployments.verifier.batching import Batching
+from deployments.verifier.batching import Batching, shape_of
 from deployments.verifier.engine import Chunk, Outcome, VerifierEngine
 from deployments.verifier.scheduler import Pending, StepBudget, plan_step
 from deployments.verifier.session import Session, valid_prefix
@@ -83,8 +84,10 @@ class VerifierService:
         meter: Meter | None = None,
         timings: Sequence[StepTiming] = (),
         store: DistributionStore | None = None,
+        pace: Pace[StepShape] | None = None,
     ) -> None:
         self._store = store
+        self._pace = pace
         self._engine = engine
         self._settings = settings
         self._budget = StepBudget(
@@ -168,6 +171,8 @@ class VerifierService:
                 continue
             started_s = time.perf_counter()
             outcomes = self._engine.step(chunks)
+            if self._pace is not None:
+                await self._pace.step_over(shape_of(chunks), started_s)
             step_s = time.perf_counter() - started_s
             self.num_steps += 1
             self._publish(chunks, outcomes, self._batching.ran(chunks, step_s * 1e3), step_s * 1e3)

@@ -29,6 +29,9 @@ class FakeLink:
     def close(self) -> None:
         self.is_closed = True
 
+    def fail(self, reason: str) -> None:
+        self.is_closed = True
+
     def take(self, kind: type[M]) -> list[M]:
         """The messages of one kind that were sent since the last call for it."""
         taken = [message for message in self.sent if isinstance(message, kind)]

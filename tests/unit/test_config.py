@@ -249,3 +249,13 @@ def test_a_verifier_of_several_ranks_takes_no_drafter_in() -> None:
     fields = {"drafter": {"placement": "colocated"}, "verifier": {"tensor_parallel_size": 2}}
     with pytest.raises(ConfigError, match=r"placement: .*2 ranks .*mtp into; set placement remote"):
         parse(fields)
+
+
+def test_paced_roles_name_a_cost_table_and_have_devices_of_their_own() -> None:
+    config = parse({"verifier": {"paced": "h100x2-l4-31b"}, "drafter": {"paced": "l40s-l4-12b"}})
+    assert config.paced == {"verifier": "h100x2-l4-31b", "drafter": "l40s-l4-12b"}
+    assert parse({}).paced == {}
+    with pytest.raises(ConfigError, match=r"drafter\.paced: there is no cost table 'h100'; there are h100x2-l4-31b, "):
+        parse({"drafter": {"paced": "h100"}})
+    with pytest.raises(ConfigError, match=r"placement: .* set placement remote, or paced null"):
+        parse({"verifier": {"paced": "h100x2-l4-31b"}, "drafter": {"placement": "colocated"}})

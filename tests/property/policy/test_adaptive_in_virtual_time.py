@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from autoscaling.simulator.hardware import Pair, pairs
 from autoscaling.simulator.run import Scenario, simulate
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
+from deployments.policy.hardware import Pair, pairs
 from deployments.policy.planner import SpeculationSettings
 
 PAIR = pairs()["h100x2-l4-31b"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from autoscaling.simulator.events import EventQueue
-from autoscaling.simulator.hardware import pairs
 from autoscaling.simulator.roles import Drafter, Verifier
 from autoscaling.simulator.router import Request, Router
 from autoscaling.simulator.text import Text, conditional, profiles
+from deployments.policy.hardware import pairs
 from deployments.policy.planner import SpeculationSettings
 
 RATES = {name: conditional(cumulative) for name, cumulative in profiles().items()}

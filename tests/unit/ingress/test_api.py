@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 
 from deployments.ingress.app import create_app
-from deployments.ingress.context import ApiLimits
+from deployments.ingress.context import ApiLimits, ModelCard
 from evaluation.load.metrics import parse_sums
 from tests.support.rest import (
     ANSWER,
@@ -215,3 +216,10 @@ async def test_metrics_have_both_spellings(http: httpx.AsyncClient, client: Scri
         assert sums[f"{prefix}spec_decode_num_accepted_tokens_per_pos_total"] > 0
         assert f'{prefix}request_success_total{{finished_reason="stop",model_name="{MODEL}"}} 1.0' in text
     assert f'outrider_request_failure_total{{model_name="{MODEL}",status="400"}} 1.0' in text
+
+
+def test_a_model_that_is_served_at_the_speed_of_a_table_says_so() -> None:
+    plain = ModelCard(id="pocket", max_model_len=8, vocab_size=4)
+    paced = replace(plain, paced={"verifier": "h100x2-l4-31b"})
+    assert "paced" not in plain.as_json()
+    assert paced.as_json()["paced"] == {"verifier": "h100x2-l4-31b"}

@@ -1,15 +1,19 @@
-"""Cost tables of named verifier and drafter pairs, read from pairs.json: what a step and a draft take there."""
+"""Cost tables of named verifier and drafter pairs, read from pairs.json: what a step and a draft take there.
+
+The simulator's roles cost what they say, and so do paced ones (pacing.py).
+"""
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 
 import msgspec
 
-from deployments.timing import StepShape
+from deployments.timing import StepShape, StepTiming
 
 
 class StepTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,16 +53,29 @@ class DraftTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """A verifier and a drafter, and the hop of one message between any two roles."""
+    """A verifier and a drafter, and the hop of one message between any two roles; `source` says how it is known."""
 
     description: str
+    source: str
     verify: StepTable
     draft: DraftTable
     hop_ms: float
     max_step_tokens: int
 
 
+@cache
 def pairs() -> dict[str, Pair]:
     """All named pairs."""
-    text = files("autoscaling.simulator").joinpath("pairs.json").read_text("utf-8")
+    text = files("deployments.policy").joinpath("pairs.json").read_text("utf-8")
     return msgspec.convert(json.loads(text), dict[str, Pair])
+
+
+def timings(pair: Pair) -> list[StepTiming]:
+    """What a verifier on this hardware would measure when it warms up."""
+    shapes = [
+        StepShape(num_sequences=sequences, num_tokens=sequences * (1 + lookahead), num_context_tokens=sequences)
+        for sequences in (1, 2, 4, 8, 16, 32, 64)
+        for lookahead in (0, 1, 2, 4, 8)
+        if sequences * (1 + lookahead) <= pair.max_step_tokens
+    ]
+    return [StepTiming(shape=shape, step_ms=pair.verify.predict(shape)) for shape in shapes]

@@ -1,0 +1,60 @@
+"""Paced roles give the tokens of unpaced ones: real engines and streams, at the speed of a table."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from deployments.drafter.service import DrafterService, DrafterSettings
+from deployments.ingress.generation import GenerateRequest
+from deployments.messages import Proposal, SamplingParams, Verdict
+from deployments.pacing import Pace, PacedService
+from deployments.policy.hardware import pairs
+from deployments.verifier.service import VerifierService, VerifierSettings
+from tests.support.equality import Reference
+from tests.support.pocket import TARGET, drafter_engine, safe_prompts, stop_token_ids, verifier_engine
+from tests.support.rig import Rig
+
+HARDWARE = "h100x2-l4-31b"
+NUM_TOKENS = 40
+PARAMS = [SamplingParams(), SamplingParams(temperature=0.8, seed=11)]
+
+
+async def add_paced_roles(rig: Rig) -> None:
+    pair = pairs()[HARDWARE]
+    draft_pace: Pace[Any] = Pace(HARDWARE, "drafter", pair.draft.predict)
+    drafter = DrafterService(drafter_engine(), DrafterSettings(), pace=draft_pace)
+    await rig._add("drafter", PacedService(drafter, draft_pace))
+    pace = Pace(HARDWARE, "verifier", pair.verify.predict)
+    verifier = VerifierService(verifier_engine(), VerifierSettings(), pace=pace)
+    await rig._add("verifier", PacedService(verifier, pace))
+
+
+async def test_paced_sessions_give_the_reference_and_their_verdicts_tell_the_tables_time() -> None:
+    wanted = safe_prompts(Reference(TARGET), PARAMS, 6, NUM_TOKENS)
+    rig = Rig()
+    try:
+        await add_paced_roles(rig)
+        router = await rig.add_router(num_speculative_tokens=4)
+        requests = [
+            GenerateRequest(
+                id=f"r{index}",
+                prompt=prompt,
+                max_context_tokens=len(prompt) + NUM_TOKENS,
+                params=params,
+                stop_token_ids=stop_token_ids(),
+            )
+            for index, (prompt, params, _) in enumerate(wanted)
+        ]
+        got = await asyncio.wait_for(asyncio.gather(*(rig.generate(request) for request in requests)), 120)
+    finally:
+        await rig.close()
+    assert got == [output for _, _, output in wanted]
+    pair = pairs()[HARDWARE]
+    verdicts = [message for _, message in router.tap.messages if isinstance(message, Verdict)]
+    proposals = [message for _, message in router.tap.messages if isinstance(message, Proposal)]
+    assert len(verdicts) > 5
+    assert len(proposals) > 5
+    # A late timer's millisecond may be taken off the next step.
+    assert min(verdict.step_ms for verdict in verdicts) > pair.verify.step_ms[0] - 2
+    assert min(proposal.draft_ms / proposal.longest for proposal in proposals) > pair.draft.step_ms - 2
