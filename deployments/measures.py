@@ -46,6 +46,7 @@ _VLLM = {
     "num_requests_running",
     "num_requests_waiting",
     "kv_cache_usage_perc",
+    "num_preemptions",
     "prefix_cache_queries",
     "prefix_cache_hits",
     "prompt_tokens",
@@ -169,8 +170,9 @@ PREFIX_QUERIES = _counter("prefix_cache_queries", "Tokens that sessions brought 
 PREFIX_HITS = _counter("prefix_cache_hits", "Of these, tokens whose KV entries were there already.")
 VERIFIER_SESSIONS = _gauge("verifier_num_sessions", "Sessions open on the verifiers.")
 VERIFIER_WAITING = _gauge("verifier_num_waiting", "Sessions that wait for room in a KV cache.")
-KV_USAGE = _gauge(
-    "kv_cache_usage_perc", "Share of a KV cache that sessions have reserved, 0 to 1; the fullest.", combine="max"
+KV_USAGE = _gauge("kv_cache_usage_perc", "Share of a KV cache that sessions hold, 0 to 1; the fullest.", combine="max")
+PREEMPTIONS = _counter(
+    "num_preemptions", "Sessions that gave their KV blocks to others, and were computed again when there was room."
 )
 
 # -- drafter -------------------------------------------------------------------------------------

@@ -163,7 +163,8 @@ class Reports(Record):
 class Open(Record):
     """Place a session on a verifier: it prefills `tokens` and answers with a first Verdict.
 
-    `drafter` ("" for none) shall draft `lookahead` tokens after it; `request` is for the log, `salt` as in Generate.
+    `drafter` ("" for none) shall draft `lookahead` tokens after it; `request` is for the log, `salt` and `priority` as
+    in Generate.
     """
 
     session: SessionId
@@ -176,6 +177,7 @@ class Open(Record):
     lookahead: int = 0
     request: str = ""
     salt: str = ""
+    priority: Priority = "interactive"
 
 
 class Close(Record):
@@ -254,6 +256,13 @@ class Load(Record):
 
     num_waiting: int
     kv_usage: float
+
+
+class Wait(Record):
+    """A session's answer comes, but not with the next step: it waits for room, or was asked for again too early."""
+
+    session: SessionId
+    epoch: Epoch
 
 
 class Refusal(Record):
@@ -385,6 +394,6 @@ class Proposal(Record):
     num_tokens: int = 0
 
 
-_ToRouters = Generate | Cancel | SetFlow | Verdict | Refusal | Load | Costs | Introduce | Proposal
+_ToRouters = Generate | Cancel | SetFlow | Verdict | Wait | Refusal | Load | Costs | Introduce | Proposal
 _FromRouters = Commits | Failure | RouterStatus | Reports | Open | Close | Verify | Attach | Detach | Draft
 Message = Hello | Welcome | _ToRouters | _FromRouters | Delta | Need | Report

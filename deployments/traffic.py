@@ -30,13 +30,14 @@ from deployments.messages import (
     SetFlow,
     Verdict,
     Verify,
+    Wait,
 )
 
 TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
     ("ingress", "router"): Generate | Cancel | SetFlow | Report,
     ("router", "ingress"): Commits | Failure | RouterStatus | Reports,
     ("router", "verifier"): Open | Close | Verify | Attach | Detach | Draft,
-    ("verifier", "router"): Verdict | Refusal | Load | Costs | Report | Introduce | Need | Proposal,
+    ("verifier", "router"): Verdict | Wait | Refusal | Load | Costs | Report | Introduce | Need | Proposal,
     ("verifier", "drafter"): Delta,
     ("drafter", "verifier"): Need,
     ("router", "drafter"): Attach | Detach | Draft,

@@ -1,8 +1,6 @@
 """The paged KV cache: pools of slots per layer, and block tables that map a session's positions to them.
 
-Room is reserved whole when a session opens, so a step never runs out of memory. A block whose tokens are known by
-hash can belong to several sessions that begin alike; none of them writes to it any more. Released, it stays
-findable until its room is needed.
+A session's room grows block by block, and is given back whole.
 
 Shapes: S slots of a pool, N new entries, G kv heads, D head dimension, R table rows (one per open
 session), M blocks of the longest session, P positions.
@@ -10,21 +8,18 @@ session), M blocks of the longest session, P positions.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from deployments.messages import SessionId
-from deployments.paged.prefix_index import BlockHash, PrefixIndex
-
-NULL_BLOCK = 0
-"""Never handed out, always zero: padding reads it, so what padding reads is finite."""
+from deployments.paged.block_pool import NULL_BLOCK, BlockPool
+from deployments.paged.prefix_index import BlockHash
 
 
 @dataclass(slots=True, kw_only=True)
-class _Reservation:
+class _Room:
     row: int
     blocks: list[int]
     computed_len: int = 0
@@ -42,29 +37,31 @@ class BlockTables:
     ) -> None:
         self.block_size = block_size
         self.max_session_tokens = max_session_tokens
-        self._num_blocks = num_blocks
-        self._free_blocks = list(range(num_blocks, NULL_BLOCK, -1))
-        self._kept_blocks: OrderedDict[int, None] = OrderedDict()  # nobody's, but findable; the oldest goes first
-        self._num_owners = [0] * (num_blocks + 1)
-        self._index = PrefixIndex()
+        self._pool = BlockPool(num_blocks)
         self._free_rows = list(range(max_sessions - 1, -1, -1))
-        self._reservations: dict[SessionId, _Reservation] = {}
+        self._rooms: dict[SessionId, _Room] = {}
         self._run_starts: list[int | None] = [None] * max_sessions
         max_blocks = -(-max_session_tokens // block_size)
         self.blocks_RM = torch.full((max_sessions, max_blocks), NULL_BLOCK, dtype=torch.int64, device=device)
 
     def __contains__(self, session: SessionId) -> bool:
-        return session in self._reservations
+        return session in self._rooms
 
     @property
     def usage(self) -> float:
-        """Share of all blocks that open sessions have reserved, 0 to 1."""
-        return 1.0 - self._num_available / self._num_blocks
+        """Share of all blocks that open sessions hold, 0 to 1."""
+        return self._pool.usage
 
-    def has_room(self, num_tokens: int) -> bool:
-        """Whether a session of `num_tokens` entries fits beside those that are open."""
+    def has_room(self, num_tokens: int, hashes: Sequence[BlockHash] = (), num_spare_blocks: int = 0) -> bool:
+        """Whether a session of `num_tokens` entries fits beside those that are open, with so many blocks to spare.
+
+        `hashes` are those of the blocks that it begins with: what open sessions hold of them it need not take.
+        """
         num_blocks = self._num_blocks_for(num_tokens)
-        return bool(self._free_rows) and num_blocks <= min(self._num_available, self.blocks_RM.shape[1])
+        if not self._free_rows or num_blocks > self.blocks_RM.shape[1]:
+            return False
+        num_shared = self._pool.num_owned(self._pool.find(hashes)) if hashes else 0
+        return num_blocks - num_shared + num_spare_blocks <= self._pool.num_available
 
     def reserve(self, session: SessionId, num_tokens: int, hashes: Sequence[BlockHash] = ()) -> int:
         """Give a session room for `num_tokens` entries; ValueError when there is none.
@@ -72,51 +69,53 @@ class BlockTables:
         Where blocks of these hashes, from the first on, are known, the session shares them. Returns how many entries
         that makes valid; they can no longer be overwritten.
         """
-        assert session not in self._reservations, f"session {session} is open already"
-        if not self.has_room(num_tokens):
+        assert session not in self._rooms, f"session {session} is open already"
+        if not self.has_room(num_tokens, hashes):
             raise ValueError(
-                f"no room for {num_tokens} KV entries: {self._num_available} blocks of {self.block_size} and "
+                f"no room for {num_tokens} KV entries: {self._pool.num_available} blocks of {self.block_size} and "
                 f"{len(self._free_rows)} session rows are free; ask can_open first, or give the cache more tokens"
             )
-        blocks = self._index.find(hashes)
-        num_reused = len(blocks) * self.block_size
-        for block in blocks:
-            self._num_owners[block] += 1
-            self._kept_blocks.pop(block, None)
-        blocks += [self._take() for _ in range(self._num_blocks_for(num_tokens) - len(blocks))]
-        row = self._free_rows.pop()
-        self.blocks_RM[row, : len(blocks)] = torch.tensor(blocks, device=self.blocks_RM.device)
-        self._reservations[session] = _Reservation(row=row, blocks=blocks, computed_len=num_reused)
-        is_run = blocks == list(range(blocks[0], blocks[0] + len(blocks)))
-        self._run_starts[row] = blocks[0] * self.block_size if is_run else None
-        return num_reused
+        found = self._pool.find(hashes)
+        for block in found:
+            self._pool.share(block)
+        room = _Room(row=self._free_rows.pop(), blocks=[], computed_len=len(found) * self.block_size)
+        self._rooms[session] = room
+        self._append(room, found)
+        self._append(room, [self._pool.take() for _ in range(self._num_blocks_for(num_tokens) - len(found))])
+        return room.computed_len
+
+    def grow(self, session: SessionId, num_tokens: int) -> bool:
+        """Make a session's room at least `num_tokens` entries; False, and nothing changes, when blocks are wanting."""
+        room = self._rooms[session]
+        num_more = self._num_blocks_for(num_tokens) - len(room.blocks)
+        if num_more > self._pool.num_available:
+            return False
+        self._append(room, [self._pool.take() for _ in range(num_more)])
+        return True
 
     def release(self, session: SessionId) -> None:
         """Take a session's room back. Idempotent."""
-        reservation = self._reservations.pop(session, None)
-        if reservation is None:
+        room = self._rooms.pop(session, None)
+        if room is None:
             return
         # The last first: it is of use only to who shares all before it.
-        for block in reversed(reservation.blocks):
-            self._num_owners[block] -= 1
-            if self._num_owners[block] == 0:
-                self._let_go(block)
-        self._free_rows.append(reservation.row)
-        self.blocks_RM[reservation.row].fill_(NULL_BLOCK)
+        for block in reversed(room.blocks):
+            self._pool.let_go(block)
+        self._free_rows.append(room.row)
+        self.blocks_RM[room.row].fill_(NULL_BLOCK)
 
     def publish(self, session: SessionId, index: int, block_hash: BlockHash) -> None:
         """The session's block at this index is full and committed: sessions that begin alike may share it."""
-        self._index.add(self._reservations[session].blocks[index], block_hash)
+        self._pool.publish(self._rooms[session].blocks[index], block_hash)
 
     def withdraw(self, session: SessionId, start: int) -> None:
         """Entries from `start` on will be overwritten: nobody finds their blocks any more, and nobody shares them."""
-        for block in self._reservations[session].blocks[start // self.block_size :]:
-            assert self._num_owners[block] == 1, "entries that another session shares do not change"
-            self._index.forget(block)
+        for block in self._rooms[session].blocks[start // self.block_size :]:
+            self._pool.withdraw(block)
 
     def row(self, session: SessionId) -> int:
         """The session's row of `blocks_RM`."""
-        return self._reservations[session].row
+        return self._rooms[session].row
 
     def run_start(self, row: int) -> int | None:
         """The slot of position 0 when the row's blocks are consecutive, so that its entries are too."""
@@ -124,16 +123,16 @@ class BlockTables:
 
     def capacity(self, session: SessionId) -> int:
         """How many entries the session has room for."""
-        return len(self._reservations[session].blocks) * self.block_size
+        return len(self._rooms[session].blocks) * self.block_size
 
     def computed_len(self, session: SessionId) -> int:
         """How many entries, from position 0 on, are valid."""
-        return self._reservations[session].computed_len
+        return self._rooms[session].computed_len
 
     def set_computed_len(self, session: SessionId, computed_len: int) -> None:
         """Declare entries [0, computed_len) valid and the rest garbage."""
-        assert 0 <= computed_len <= self.capacity(session), "computed length outside the reservation"
-        self._reservations[session].computed_len = computed_len
+        assert 0 <= computed_len <= self.capacity(session), "computed length outside the session's room"
+        self._rooms[session].computed_len = computed_len
 
     def slots(self, session: SessionId, start: int, stop: int) -> torch.Tensor:
         """The slots of positions [start, stop), shape (stop - start,)."""
@@ -148,40 +147,25 @@ class BlockTables:
 
     def check_integrity(self) -> None:
         """Assert that every block and row is free or owned exactly once, and that the tables say so."""
-        owned = [block for reservation in self._reservations.values() for block in reservation.blocks]
-        counts = Counter(owned)
-        assert all(counts[block] == number for block, number in enumerate(self._num_owners)), "owners are miscounted"
-        everywhere = sorted([*counts, *self._free_blocks, *self._kept_blocks])
-        assert everywhere == list(range(1, self._num_blocks + 1)), "a block is lost, or owned and free"
-        assert all(block in self._index for block in self._kept_blocks), "a block is kept that nobody can find"
-        assert not any(block in self._index for block in self._free_blocks), "a free block can be found"
-        assert all(block in self._index for block in counts if counts[block] > 1), "a block is shared that may change"
-        rows = [reservation.row for reservation in self._reservations.values()]
+        self._pool.check_integrity([block for room in self._rooms.values() for block in room.blocks])
+        rows = [room.row for room in self._rooms.values()]
         assert sorted(rows + self._free_rows) == list(range(self.blocks_RM.shape[0])), "a row is lost or shared"
         expected = torch.full_like(self.blocks_RM, NULL_BLOCK)
-        for reservation in self._reservations.values():
-            expected[reservation.row, : len(reservation.blocks)] = torch.tensor(reservation.blocks)
+        for room in self._rooms.values():
+            expected[room.row, : len(room.blocks)] = torch.tensor(room.blocks)
         assert torch.equal(expected, self.blocks_RM), "the block tables do not show who owns what"
 
-    @property
-    def _num_available(self) -> int:
-        return len(self._free_blocks) + len(self._kept_blocks)
-
-    def _take(self) -> int:
-        """A block for one owner: a free one, else the one that has been kept for the longest."""
-        if self._free_blocks:
-            block = self._free_blocks.pop()
-        else:
-            block, _ = self._kept_blocks.popitem(last=False)
-            self._index.forget(block)
-        self._num_owners[block] = 1
-        return block
-
-    def _let_go(self, block: int) -> None:
-        if block in self._index:
-            self._kept_blocks[block] = None
-        else:
-            self._free_blocks.append(block)
+    def _append(self, room: _Room, blocks: Sequence[int]) -> None:
+        if not blocks:
+            return
+        size, row, num_before = self.block_size, room.row, len(room.blocks)
+        begin = self._run_starts[row] if num_before else blocks[0] * size
+        is_run = begin is not None and all(
+            block * size == begin + (num_before + i) * size for i, block in enumerate(blocks)
+        )
+        self._run_starts[row] = begin if is_run else None
+        room.blocks += blocks
+        self.blocks_RM[row, num_before : len(room.blocks)] = torch.tensor(blocks, device=self.blocks_RM.device)
 
     def _num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

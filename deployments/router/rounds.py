@@ -104,6 +104,7 @@ class Rounds:
             lookahead=self._go_ahead(session),
             request=session.request.request,
             salt=session.request.salt,
+            priority=session.request.priority,
         )
         logger.info("session placed", extra=session.about(verifier=session.verifier, drafter=session.drafter))
         session.round_started_s = 0.0
@@ -138,6 +139,13 @@ class Rounds:
                 send_or_drop(link, Commits(items=tuple(commits)))
         self._commits.clear()
         self._drafts.send()
+        self.pump(verifier)
+
+    def on_wait(self, verifier: VerifierPeer, session: Session) -> None:
+        """The session waits for room at its verifier, and others need not wait for it."""
+        session.num_resends = 0
+        session.deadline_s = self._clock() + self._settings.verify_timeout_s
+        verifier.settle(session.id)
         self.pump(verifier)
 
     def on_proposal(self, drafter: str, proposal: Proposal) -> None:

@@ -29,6 +29,7 @@ from deployments.messages import (
     SetFlow,
     Verdict,
     Verify,
+    Wait,
 )
 from deployments.metering import Meter
 from deployments.router.peers import DrafterPeer, Peers, VerifierPeer
@@ -119,6 +120,10 @@ class RouterService:
             case Verdict():
                 if verifier := self._peers.verifiers.get(link.peer):
                     self._rounds.on_verdict(verifier, message)
+            case Wait():
+                session = self._sessions.get(message.session)
+                if session is not None and session.is_verified_by(link.peer, message.epoch):
+                    self._rounds.on_wait(self._peers.verifiers[link.peer], session)
             case Load():
                 if verifier := self._peers.verifiers.get(link.peer):
                     verifier.kv_usage, verifier.num_waiting = message.kv_usage, message.num_waiting

@@ -108,6 +108,10 @@ class Session:
             **more,
         )
 
+    def is_verified_by(self, verifier: str, epoch: Epoch) -> bool:
+        """Whether it waits for this verifier's answer to what was asked under this epoch."""
+        return self.phase is Phase.VERIFYING and self.verifier == verifier and self.verify_epoch == epoch
+
     def awaits_verdict(self, item: VerdictItem) -> bool:
         """Whether the item answers the outstanding step; anything else is stale or invented."""
         return (

@@ -46,19 +46,20 @@ class VerifierEngine(Protocol):
 
     @property
     def kv_usage(self) -> float:
-        """Share of the KV cache that open sessions have reserved, 0 to 1."""
+        """Share of the KV cache that open sessions hold, 0 to 1."""
 
-    def can_open(self, max_context_tokens: int) -> bool:
-        """Whether a session that may grow to this length fits beside those that are open."""
+    def can_open(self, num_tokens: int, prefix: Prefix | None = None, num_growing: int = 0) -> bool:
+        """Whether a session with room for `num_tokens` fits beside those that are open, of which so many may grow."""
 
-    def open(
-        self, session: SessionId, params: SamplingParams, max_context_tokens: int, prefix: Prefix | None = None
-    ) -> int:
-        """Reserve room for a session that may grow to `max_context_tokens` (plus one proposal).
+    def open(self, session: SessionId, params: SamplingParams, num_tokens: int, prefix: Prefix | None = None) -> int:
+        """Begin a session with room for `num_tokens`, proposals included.
 
         Returns its computed length: how many entries of `prefix`, whose last token is never among them, are known
         from sessions that began alike. None reuses nothing, and lets nobody reuse this session's.
         """
+
+    def grow(self, session: SessionId, num_tokens: int) -> int:
+        """Ask for room for `num_tokens`; returns what the session has room for: at least that, or it is wanting."""
 
     def close(self, session: SessionId) -> None:
         """Free a session's room. Idempotent."""

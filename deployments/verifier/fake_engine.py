@@ -37,14 +37,15 @@ def toy_proposal(
 @dataclass(slots=True)
 class _FakeSession:
     params: SamplingParams
-    max_context_tokens: int
+    num_tokens: int
     computed: list[Token] = field(default_factory=list)
 
 
 class FakeEngine:
     """Implements `VerifierEngine`; counts opens, closes, steps and rollbacks, and keeps every step's chunks.
 
-    Of every prefix it claims to know the first `num_reused` tokens.
+    Of every prefix it claims to know the first `num_reused` tokens. Its cache holds `num_kv_tokens` (None: what
+    all sessions may need).
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class FakeEngine:
         max_lookahead: int = 16,
         window: int = 8,
         num_reused: int = 0,
+        num_kv_tokens: int | None = None,
     ) -> None:
         self.num_opened = 0
         self.num_closed = 0
@@ -67,6 +69,7 @@ class FakeEngine:
         self._max_lookahead = max_lookahead
         self._window = window
         self._num_reused = num_reused
+        self._num_kv_tokens = num_kv_tokens or max_sessions * (max_context_tokens + max_lookahead)
         self.prefixes: list[Prefix | None] = []
         self._sessions: dict[SessionId, _FakeSession] = {}
 
@@ -82,8 +85,8 @@ class FakeEngine:
 
     @property
     def kv_usage(self) -> float:
-        """Share of the session places that are taken."""
-        return len(self._sessions) / self._max_sessions
+        """Share of the cache that open sessions hold."""
+        return self._num_held / self._num_kv_tokens
 
     @property
     def open_sessions(self) -> frozenset[SessionId]:
@@ -94,22 +97,28 @@ class FakeEngine:
         """How many entries the session's cache holds."""
         return len(self._sessions[session].computed)
 
-    def can_open(self, max_context_tokens: int) -> bool:
-        """Whether a place is free and the context not too long."""
-        return len(self._sessions) < self._max_sessions and max_context_tokens <= self._max_context_tokens
+    def can_open(self, num_tokens: int, prefix: Prefix | None = None, num_growing: int = 0) -> bool:
+        """Whether a place and so many tokens are free, and one more for each session that grows."""
+        fits = self._num_held + num_tokens + num_growing <= self._num_kv_tokens
+        return fits and len(self._sessions) < self._max_sessions and num_tokens <= self._max_context_tokens
 
-    def open(
-        self, session: SessionId, params: SamplingParams, max_context_tokens: int, prefix: Prefix | None = None
-    ) -> int:
+    def open(self, session: SessionId, params: SamplingParams, num_tokens: int, prefix: Prefix | None = None) -> int:
         """Take a place; ValueError when there is none."""
         assert session not in self._sessions, f"session {session} is open already"
-        if not self.can_open(max_context_tokens):
+        if not self.can_open(num_tokens):
             raise ValueError("no room; ask can_open first")
         known = list(prefix.tokens[:-1][: self._num_reused]) if prefix is not None else []
-        self._sessions[session] = _FakeSession(params, max_context_tokens, known)
+        self._sessions[session] = _FakeSession(params, num_tokens, known)
         self.prefixes.append(prefix)
         self.num_opened += 1
         return len(known)
+
+    def grow(self, session: SessionId, num_tokens: int) -> int:
+        """Give room token by token."""
+        state = self._sessions[session]
+        if self._num_held + max(0, num_tokens - state.num_tokens) <= self._num_kv_tokens:
+            state.num_tokens = max(state.num_tokens, num_tokens)
+        return state.num_tokens
 
     def close(self, session: SessionId) -> None:
         """Give the place back. Idempotent."""
@@ -157,7 +166,7 @@ class FakeEngine:
         assert not (chunk.is_partial and chunk.num_drafted), "a partial chunk carries no proposal"
         assert all(0 <= token < self._vocab_size for token in chunk.tokens), "a token outside the vocabulary"
         num_known = len(chunk.tokens) - chunk.num_drafted
-        assert chunk.start + num_known <= session.max_context_tokens, "a context outgrew its reservation"
+        assert chunk.start + len(chunk.tokens) <= session.num_tokens, "a context outgrew its room"
         session.computed.extend(chunk.tokens[:num_known])
         if chunk.is_partial:
             return None
@@ -170,6 +179,10 @@ class FakeEngine:
             session.computed.append(drafted)
             next_token = self._next(session)
         return Outcome(session=chunk.session, num_accepted=num_accepted, next_token=next_token)
+
+    @property
+    def _num_held(self) -> int:
+        return sum(session.num_tokens for session in self._sessions.values())
 
     def _next(self, session: _FakeSession) -> Token:
         return toy_next_token(session.computed, seed=session.params.seed, vocab_size=self._vocab_size)

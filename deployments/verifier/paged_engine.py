@@ -25,16 +25,13 @@ from deployments.paged.build import build_forward
 from deployments.paged.compiled_forward import CompiledForward
 from deployments.paged.forward import Output
 from deployments.paged.kv_cache import BlockTables, KvPools
-from deployments.paged.prefix_index import Prefix, PrefixTrail
+from deployments.paged.prefix_index import BlockHash, Prefix, PrefixTrail
 from deployments.verifier.engine import Chunk, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLimits:
-    """How much the engine holds at once. `num_kv_tokens` entries are shared by all open sessions.
-
-    Every session reserves its longest context plus `max_lookahead` entries when it opens.
-    """
+    """How much the engine holds at once. `num_kv_tokens` entries are shared by all open sessions."""
 
     max_context_tokens: int
     num_kv_tokens: int
@@ -46,7 +43,6 @@ class CacheLimits:
 @dataclass(slots=True)
 class _Session:
     params: SamplingParams
-    max_context_tokens: int
     trail: PrefixTrail | None
     adjuster: Adjuster | None  # of a session whose logits are adjusted
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -108,34 +104,35 @@ class PagedEngine:
 
     @property
     def kv_usage(self) -> float:
-        """Share of the KV cache that open sessions have reserved, 0 to 1."""
+        """Share of the KV cache that open sessions hold, 0 to 1."""
         return self._tables.usage
 
-    def can_open(self, max_context_tokens: int) -> bool:
-        """Whether a session that may grow to this length fits beside those that are open."""
-        fits = max_context_tokens <= self._limits.max_context_tokens
-        return fits and self._tables.has_room(max_context_tokens + self._limits.max_lookahead)
+    def can_open(self, num_tokens: int, prefix: Prefix | None = None, num_growing: int = 0) -> bool:
+        """Whether a session with room for `num_tokens` fits, and leaves a block for each of those that may grow."""
+        hashes = self._trail_of(prefix)[1]
+        return num_tokens <= self._tables.max_session_tokens and self._tables.has_room(num_tokens, hashes, num_growing)
 
-    def open(
-        self, session: SessionId, params: SamplingParams, max_context_tokens: int, prefix: Prefix | None = None
-    ) -> int:
-        """Reserve room for a session; returns its computed length. ValueError when there is no room."""
-        if max_context_tokens > self._limits.max_context_tokens:
+    def open(self, session: SessionId, params: SamplingParams, num_tokens: int, prefix: Prefix | None = None) -> int:
+        """Begin a session with room for `num_tokens`; returns its computed length. ValueError when there is no room."""
+        if num_tokens > self._tables.max_session_tokens:
             raise ValueError(
-                f"a context of {max_context_tokens} tokens is over this verifier's {self._limits.max_context_tokens}; "
+                f"a session of {num_tokens} tokens is over this verifier's {self._tables.max_session_tokens}; "
                 "ask for fewer, or raise max_context_tokens"
             )
-        trail = PrefixTrail(prefix.salt, self._limits.block_size) if prefix is not None else None
-        # One token at least is left to compute: its logits decide the next one.
-        hashes = [found for _, found in trail.write(0, prefix.tokens[:-1])] if trail and prefix else []
+        trail, hashes = self._trail_of(prefix)
         if params.scores_prompt:  # what is reused has no logits to score with
             hashes = []
-        num_reused = self._tables.reserve(session, max_context_tokens + self._limits.max_lookahead, hashes)
+        num_reused = self._tables.reserve(session, num_tokens, hashes)
         adjuster = Adjuster(params) if params.adjusts_logits else None
         if adjuster is not None and prefix is not None:
             adjuster.extend(0, prefix.tokens[:num_reused])
-        self._sessions[session] = _Session(params, max_context_tokens, trail, adjuster)
+        self._sessions[session] = _Session(params, trail, adjuster)
         return num_reused
+
+    def grow(self, session: SessionId, num_tokens: int) -> int:
+        """Ask for room for `num_tokens`; returns what the session has room for."""
+        self._tables.grow(session, num_tokens)
+        return self._tables.capacity(session)
 
     def close(self, session: SessionId) -> None:
         """Free a session's room. Idempotent."""
@@ -189,6 +186,14 @@ class PagedEngine:
         self._tables.check_integrity()
         self._pools.check_integrity(self._limits.block_size)
 
+    def _trail_of(self, prefix: Prefix | None) -> tuple[PrefixTrail | None, list[BlockHash]]:
+        """A session's trail, and the hashes of the full blocks that it begins with."""
+        if prefix is None:
+            return None, []
+        trail = PrefixTrail(prefix.salt, self._limits.block_size)
+        # One token at least is left to compute: its logits decide the next one.
+        return trail, [found for _, found in trail.write(0, prefix.tokens[:-1])]
+
     def _shadow_spec(self) -> ShadowSpec:
         if self._spec is None:
             self._spec = shadow_spec(self._config, dtype=self._dtype)
@@ -198,13 +203,12 @@ class PagedEngine:
         assert chunks, "a step has at least one chunk"
         assert len({chunk.session for chunk in chunks}) == len(chunks), "one chunk per session and step"
         for chunk in chunks:
-            state = self._sessions[chunk.session]
             stop = chunk.start + len(chunk.tokens)
             assert chunk.start == self._tables.computed_len(chunk.session), "a chunk starts at the computed length"
             assert 0 <= chunk.num_drafted < len(chunk.tokens), "a chunk brings a token besides its proposal"
             assert not (chunk.is_partial and chunk.num_drafted), "a partial chunk carries no proposal"
             assert chunk.num_drafted <= self._limits.max_lookahead, "a proposal is longer than max_lookahead"
-            assert stop - chunk.num_drafted <= state.max_context_tokens, "a context outgrew its reservation"
+            assert stop <= self._tables.capacity(chunk.session), "a context outgrew its room; ask grow first"
 
     def _decide(self, chunks: Sequence[Chunk], output: Output) -> Sequence[Outcome]:
         if not chunks:

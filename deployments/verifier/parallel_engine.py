@@ -63,23 +63,22 @@ class ParallelEngine:
 
     @property
     def kv_usage(self) -> float:
-        """Share of the KV cache that open sessions have reserved, 0 to 1; all ranks keep the same books."""
+        """Share of the KV cache that open sessions hold, 0 to 1; all ranks keep the same books."""
         usage: float = self._call("kv_usage", ranks=self._ranks[:1])[0]
         return usage
 
-    def can_open(self, max_context_tokens: int) -> bool:
-        """Whether a session that may grow to this length fits beside those that are open."""
-        fits: bool = self._call("can_open", max_context_tokens, ranks=self._ranks[:1])[0]
+    def can_open(self, num_tokens: int, prefix: Prefix | None = None, num_growing: int = 0) -> bool:
+        """Whether a session with room for `num_tokens` fits beside those that are open."""
+        fits: bool = self._call("can_open", num_tokens, prefix, num_growing, ranks=self._ranks[:1])[0]
         return fits
 
-    def open(
-        self, session: SessionId, params: SamplingParams, max_context_tokens: int, prefix: Prefix | None = None
-    ) -> int:
-        """Reserve room for a session on every rank; all of them know the same prefixes."""
-        lengths: list[int] = self._call("open", session, params, max_context_tokens, prefix)
-        if any(other != lengths[0] for other in lengths[1:]):
-            self._lose("the ranks disagree about a prefix")
-        return lengths[0]
+    def open(self, session: SessionId, params: SamplingParams, num_tokens: int, prefix: Prefix | None = None) -> int:
+        """Begin a session on every rank; all of them know the same prefixes."""
+        return self._agreed("a prefix", self._call("open", session, params, num_tokens, prefix))
+
+    def grow(self, session: SessionId, num_tokens: int) -> int:
+        """Ask every rank for room."""
+        return self._agreed("the room that is left", self._call("grow", session, num_tokens))
 
     def close(self, session: SessionId) -> None:
         """Free a session's room on every rank. Idempotent."""
@@ -117,6 +116,11 @@ class ParallelEngine:
         except RankLost as error:
             self._lose(str(error))
             raise
+
+    def _agreed(self, what: str, answers: Sequence[int]) -> int:
+        if any(other != answers[0] for other in answers[1:]):
+            self._lose(f"the ranks disagree about {what}")
+        return answers[0]
 
     def _lose(self, reason: str) -> None:
         self._on_lost(reason)

@@ -18,7 +18,7 @@ import msgspec
 
 from deployments.verifier.engine import VerifierEngine
 
-METHODS = ("can_open", "open", "close", "rollback", "step", "shadow", "hidden")
+METHODS = ("can_open", "open", "grow", "close", "rollback", "step", "shadow", "hidden")
 PROPERTIES = ("kv_usage",)
 MAX_FRAME_BYTES = 1 << 30
 _HEADER = struct.Struct("<I")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,11 +34,12 @@ from deployments.messages import (
     VerdictItem,
     Verify,
     VerifyItem,
+    Wait,
 )
 from deployments.metering import Meter
 from deployments.pacing import Pace
-from deployments.paged.prefix_index import Prefix
 from deployments.timing import StepShape, StepTiming
+from deployments.verifier.admission import Admission
 from deployments.verifier.batching import Batching, shape_of
 from deployments.verifier.engine import Chunk, Outcome, VerifierEngine
 from deployments.verifier.scheduler import Pending, StepBudget, plan_step
@@ -100,7 +100,6 @@ class VerifierService:
         )
         self._batching = Batching(self._budget, timings, can_split=settings.can_split)
         self._sessions: dict[SessionId, Session] = {}
-        self._queue: deque[Session] = deque()
         self._active: dict[SessionId, Session] = {}
         self._drafters: dict[str, Link] = {}
         self._routers: dict[str, Link] = {}
@@ -109,6 +108,7 @@ class VerifierService:
         self.num_steps = 0
         meter = meter or Meter()
         self._stats = VerifierStats(meter)
+        self._admission = Admission(engine, self._stats, reuses_prefixes=settings.reuses_prefixes)
         meter.before_reading(self._refresh_stats)
 
     @property
@@ -160,14 +160,17 @@ class VerifierService:
         """Step while there is work, until cancelled."""
         while True:
             await self._work.wait()
-            self._admit()
+            self._active.update({session.id: session for session in self._admission.admit()})
             if await self._batching.waits(self._active.values(), self._work):
                 continue
             batch = self._batching.select(self._active.values())
-            chunks = plan_step([self._pending(s) for s in batch], self._budget)
-            if not chunks:
+            planned = plan_step([self._pending(s) for s in batch], self._budget)
+            if not planned:
                 self._work.clear()
                 self._tell_load()
+                continue
+            chunks = self._with_room(planned)
+            if not chunks:
                 continue
             started_s = time.perf_counter()
             outcomes = self._engine.step(chunks)
@@ -206,7 +209,7 @@ class VerifierService:
             lookahead=message.lookahead,
         )
         self._sessions[session.id] = session
-        self._queue.append(session)
+        self._admission.wait(session)
         logger.info("session opens", extra=session.about(router=link.peer, num_tokens=len(message.tokens)))
         self._work.set()
 
@@ -219,8 +222,8 @@ class VerifierService:
         if message.max_context_tokens > self._engine.max_context_tokens:
             detail = f"a context of {message.max_context_tokens} tokens, room for {self._engine.max_context_tokens}"
             return Refusal(session=message.session, epoch=message.epoch, reason="no_capacity", detail=detail)
-        if len(self._queue) >= self._settings.max_waiting_sessions:
-            detail = f"{len(self._queue)} sessions wait for room already"
+        if self._admission.num_waiting >= self._settings.max_waiting_sessions:
+            detail = f"{self._admission.num_waiting} sessions wait for room already"
             return Refusal(session=message.session, epoch=message.epoch, reason="no_capacity", detail=detail)
         return None
 
@@ -230,12 +233,17 @@ class VerifierService:
             self._refuse(link, item, "unknown_session")
         elif item.epoch < session.epoch:
             logger.debug("session %x: a Verify of epoch %s is stale", item.session, item.epoch)
+        elif item.context_len == session.context_len and session.wants_verify and item.epoch == session.epoch:
+            self._repeat(session)
         elif item.context_len == session.context_len and not session.is_ended:
             session.take_verify(item, self._engine.vocab_size, self._settings.max_lookahead)
             if self._store is not None and KEPT in item.distributions:
                 session.distributions = self._store.take(session.id, item.context_len)
             self._batching.came_back(session.id)
-            self._active[session.id] = session
+            if self._admission.has_room(session):
+                self._active[session.id] = session
+            else:
+                self._let_wait(session)
             self._work.set()
         elif session.last_verdict is not None and item.context_len == session.last_verdict.context_len:
             session.epoch = item.epoch
@@ -244,8 +252,10 @@ class VerifierService:
             self._refuse(link, item, "out_of_step")
 
     def _repeat(self, session: Session) -> None:
-        """Answer a repeated question with the stored verdict; with none stored, the step is still to come."""
-        if session.last_verdict is not None and not session.wants_verify:
+        """Answer a repeated question with the stored verdict, or with the word that the step is still to come."""
+        if session.wants_verify:
+            send_or_drop(session.link, Wait(session=session.id, epoch=session.epoch))
+        elif session.last_verdict is not None:
             stored = session.last_verdict
             has_go_ahead = stored.has_go_ahead and stored.epoch == session.epoch
             item = msgspec.structs.replace(stored, epoch=session.epoch, has_go_ahead=has_go_ahead)
@@ -259,24 +269,24 @@ class VerifierService:
         del self._sessions[session.id]
         self._active.pop(session.id, None)
         self._batching.forget(session.id)
-        if session in self._queue:
-            self._queue.remove(session)
-        else:
-            self._engine.close(session.id)
+        self._admission.leave(session)
         self._work.set()  # others may have waited for the room
 
     # -- steps --------------------------------------------------------------------------------
 
-    def _admit(self) -> None:
-        """Open waiting sessions, oldest first, while they fit."""
-        while self._queue and self._engine.can_open(self._queue[0].opened.max_context_tokens):
-            session = self._queue.popleft()
-            opened = session.opened
-            prefix = Prefix(tokens=opened.tokens, salt=opened.salt) if self._settings.reuses_prefixes else None
-            session.num_cached = self._engine.open(session.id, opened.params, opened.max_context_tokens, prefix)
-            session.computed_len = session.num_cached
-            self._stats.add_prefix(len(opened.tokens), session.num_cached)
-            self._active[session.id] = session
+    def _let_wait(self, session: Session) -> None:
+        """Queue a session that has no room; its router shall not take it for a part of the next step."""
+        self._admission.wait(session)
+        send_or_drop(session.link, Wait(session=session.id, epoch=session.epoch))
+
+    def _with_room(self, planned: Sequence[Chunk]) -> list[Chunk]:
+        """What of a step has room in the cache; sessions that make way for it leave it."""
+        chunks, preempted = self._admission.fit(planned)
+        for session in preempted:
+            logger.info("session makes way", extra=session.about(num_tokens=session.context_len))
+            if self._active.pop(session.id, None) is not None:
+                self._let_wait(session)
+        return chunks
 
     def _pending(self, session: Session) -> Pending:
         return Pending(
@@ -303,6 +313,8 @@ class VerifierService:
             outcome = next(remaining)
             session.decide(outcome)
             del self._active[session.id]
+            if session.is_ended:
+                self._admission.leave(session)
             has_go_ahead = self._add_delta(session, deltas, is_go_ahead=True)
             assert session.last_verdict is not None
             item = msgspec.structs.replace(session.last_verdict, has_go_ahead=has_go_ahead)
@@ -314,8 +326,8 @@ class VerifierService:
             send_or_drop(link, self._verdict(items, step_ms, shape))
 
     def _refresh_stats(self) -> None:
-        num_waiting = len(self._queue)
-        self._stats.refresh(len(self._sessions) - num_waiting, num_waiting, self._engine.kv_usage)
+        admission = self._admission
+        self._stats.refresh(admission.num_open, admission.num_waiting, self._engine.kv_usage)
 
     def _tell_load(self) -> None:
         """Whoever reads the routers' metrics shall see that room has become free."""
@@ -323,7 +335,7 @@ class VerifierService:
         if usage != self._told_usage:
             self._told_usage = usage
             for link in list(self._routers.values()):
-                send_or_drop(link, Load(num_waiting=len(self._queue), kv_usage=usage))
+                send_or_drop(link, Load(num_waiting=self._admission.num_waiting, kv_usage=usage))
 
     def _verdict(self, items: Sequence[VerdictItem], step_ms: float, shape: StepShape) -> Verdict:
         self._told_usage = self._engine.kv_usage
@@ -331,7 +343,7 @@ class VerifierService:
             items=tuple(items),
             step_ms=step_ms,
             shape=shape,
-            num_waiting=len(self._queue),
+            num_waiting=self._admission.num_waiting,
             kv_usage=self._told_usage,
             idle_ms=self._batching.idle_ms,
         )
@@ -346,7 +358,7 @@ class VerifierService:
         have_len = session.sent_len.get(session.drafter, 0)
         stop = min(session.computed_len, have_len + self._settings.max_delta_tokens - batch.num_entries)
         is_complete = is_go_ahead and stop == session.computed_len
-        if stop == have_len and not is_complete:
+        if stop <= have_len and not is_complete:  # it may have more, while a session is computed again
             return False
         session.sent_len[session.drafter] = stop
         batch.num_entries += stop - have_len
@@ -369,8 +381,9 @@ class VerifierService:
         session = self._sessions.get(need.session)
         if session is None or session.epoch != need.epoch or session.drafter != link.peer:
             return
-        session.sent_len[link.peer] = max(0, min(need.have_len, session.computed_len))
-        if session.wants_verify or session.last_verdict is None:
+        session.sent_len[link.peer] = max(0, min(need.have_len, session.context_len - 1))
+        # Without room it has nothing to send from: the round goes ahead without a proposal.
+        if session.wants_verify or session.last_verdict is None or not self._admission.has_room(session):
             return
         deltas: dict[str, DeltaBatch] = {}
         self._add_delta(session, deltas, is_go_ahead=True)

@@ -15,7 +15,10 @@ from deployments.verifier.engine import Outcome
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A placed session: its tokens so far, how many of them are computed, and what it is asked for."""
+    """A placed session: its tokens so far, how many of them are computed, and what it is asked for.
+
+    It came as the `arrival`-th, and its blocks have room for `room_tokens`.
+    """
 
     id: SessionId
     link: Link
@@ -26,6 +29,9 @@ class Session:
     lookahead: int
     computed_len: int = 0
     num_cached: int = 0
+    arrival: int = 0
+    room_tokens: int = 0
+    num_preemptions: int = 0
     proposal: tuple[Token, ...] = ()
     survival: tuple[float, ...] = ()
     distributions: tuple[Distribution, ...] = ()

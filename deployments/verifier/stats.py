@@ -19,6 +19,7 @@ class VerifierStats:
         self._prompt_tokens = meter.counter(measures.STEP_PROMPT_TOKENS).cell()
         self._prefix_queries = meter.counter(measures.PREFIX_QUERIES).cell()
         self._prefix_hits = meter.counter(measures.PREFIX_HITS).cell()
+        self._preemptions = meter.counter(measures.PREEMPTIONS).cell()
         self._sessions = meter.gauge(measures.VERIFIER_SESSIONS).cell()
         self._waiting = meter.gauge(measures.VERIFIER_WAITING).cell()
         self._kv_usage = meter.gauge(measures.KV_USAGE).cell()
@@ -36,6 +37,10 @@ class VerifierStats:
         """Count a session that was opened, and what of its tokens need not be computed."""
         self._prefix_queries.add(num_tokens)
         self._prefix_hits.add(num_reused)
+
+    def add_preemption(self) -> None:
+        """Count a session that gave its blocks back to others."""
+        self._preemptions.add()
 
     def refresh(self, num_sessions: int, num_waiting: int, kv_usage: float) -> None:
         """Set the gauges."""

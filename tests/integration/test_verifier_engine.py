@@ -157,8 +157,14 @@ def test_room_is_refused_before_it_runs_out(engine: PagedEngine) -> None:
     with pytest.raises(ValueError, match="ask can_open first"):
         engine.open(99, SAMPLED, 392)
     with pytest.raises(ValueError, match="ask for fewer"):
-        engine.open(99, SAMPLED, 401)
-    assert not engine.can_open(401)
+        engine.open(99, SAMPLED, 409)
+    assert not engine.can_open(409)
+    engine.close(0)
+    assert engine.can_open(392)
+    assert not engine.can_open(392, num_growing=1)
+    engine.open(0, SAMPLED, 300)
+    assert engine.grow(0, 392) == 400
+    assert engine.grow(1, 401) == 400
     for session in range(num_open):
         engine.close(session)
     engine.check_integrity()
@@ -171,7 +177,7 @@ def test_misuse_is_noticed_before_anything_is_written(engine: PagedEngine) -> No
         Chunk(session=1, start=1, tokens=(5,)),
         Chunk(session=1, start=0, tokens=(5,), num_drafted=1),
         Chunk(session=1, start=0, tokens=(5, 6), num_drafted=1, is_partial=True),
-        Chunk(session=1, start=0, tokens=(5,) * 21),
+        Chunk(session=1, start=0, tokens=(5,) * 33),
         Chunk(session=1, start=0, tokens=(5,) * 10, num_drafted=9),
     ):
         with pytest.raises(AssertionError):

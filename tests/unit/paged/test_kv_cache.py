@@ -38,6 +38,30 @@ def test_rows_and_the_longest_session_bound_what_fits() -> None:
     assert not tables.has_room(4)
 
 
+def test_room_grows_block_by_block_until_there_is_none() -> None:
+    tables = make_tables()
+    tables.reserve(1, 3)
+    assert tables.capacity(1) == 4
+    assert tables.grow(1, 4)
+    assert tables.grow(1, 9)
+    assert tables.capacity(1) == 12
+    assert isinstance(tables.slots_or_slice(1, 0, 12), slice)
+    for session in (2, 3):
+        tables.reserve(session, 32)
+    assert tables.has_room(4)
+    assert not tables.has_room(4, num_spare_blocks=1)
+    assert not tables.grow(1, 17)
+    assert tables.capacity(1) == 12
+    tables.check_integrity()
+    tables.release(2)
+    tables.reserve(4, 4)
+    assert tables.grow(1, 17)
+    assert len(set(tables.slots(1, 0, 20).tolist())) == 20
+    assert torch.equal(tables.slots(1, 0, 20), torch.cat([tables.slots(1, 0, 7), tables.slots(1, 7, 20)]))
+    assert tables.run_start(tables.row(1)) is None
+    tables.check_integrity()
+
+
 def test_slots_of_all_sessions_are_distinct_and_never_null() -> None:
     tables = make_tables()
     for session in range(4):

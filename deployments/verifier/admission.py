@@ -1,0 +1,137 @@
+"""Who has room in the KV cache: sessions come in while their tokens fit, and step aside when others run out of it.
+
+A session is let in by the tokens that it has, not by those that it may come to. When blocks are wanting for a step, the
+one of lowest priority that came last gives all of its own back, and is computed again from its committed tokens once
+there is room: no output changes, as an entry depends on nothing but the tokens. The first to come never step aside, so
+somebody always gets to an end. Nobody steps aside more than `MAX_PREEMPTIONS` times: after that, room is taken for the
+longest that the session may become.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+
+from deployments.messages import SessionId
+from deployments.paged.prefix_index import Prefix
+from deployments.verifier.engine import Chunk, VerifierEngine
+from deployments.verifier.session import Session
+from deployments.verifier.stats import VerifierStats
+
+MAX_PREEMPTIONS = 3
+
+
+class Admission:
+    """The sessions that wait for room, the first to come first, and those that have some."""
+
+    def __init__(self, engine: VerifierEngine, stats: VerifierStats, *, reuses_prefixes: bool) -> None:
+        self._engine = engine
+        self._stats = stats
+        self._reuses_prefixes = reuses_prefixes
+        self._waiting: list[Session] = []
+        self._open: dict[SessionId, Session] = {}
+        self._num_arrived = 0
+        self._may_fit = True  # something has changed since the first in the queue did not fit
+
+    @property
+    def num_waiting(self) -> int:
+        """Sessions that wait for room."""
+        return len(self._waiting)
+
+    @property
+    def num_open(self) -> int:
+        """Sessions that have room."""
+        return len(self._open)
+
+    def has_room(self, session: Session) -> bool:
+        """Whether the session holds blocks, so that it can take part in a step."""
+        return session.id in self._open
+
+    def wait(self, session: Session) -> None:
+        """Queue a session that has work to do and no room, at the place of its first arrival. Idempotent."""
+        if session.arrival == 0:
+            self._num_arrived += 1
+            session.arrival = self._num_arrived
+        if session not in self._waiting:
+            insort(self._waiting, session, key=_arrival)
+            self._may_fit = self._may_fit or self._waiting[0] is session
+
+    def leave(self, session: Session) -> None:
+        """The session is over, or has gone elsewhere. Idempotent."""
+        if session in self._waiting:
+            self._waiting.remove(session)
+        elif self._open.pop(session.id, None) is not None:
+            self._engine.close(session.id)
+        self._may_fit = True
+
+    def admit(self) -> list[Session]:
+        """Open waiting sessions, the first to come first, while they fit; nobody passes one that does not."""
+        admitted = []
+        while self._waiting and self._may_fit:
+            session = self._waiting[0]
+            if not self._open_session(session):
+                self._may_fit = False
+                break
+            del self._waiting[0]
+            self._open[session.id] = session
+            admitted.append(session)
+        return admitted
+
+    def fit(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Session]]:
+        """Find blocks for a step: the chunks that have room for all their tokens, and the sessions that lost theirs."""
+        preempted: list[Session] = []
+        for chunk in chunks:
+            session = self._open.get(chunk.session)
+            if session is not None:
+                self._make_room(session, chunk.start + len(chunk.tokens), preempted)
+        return [chunk for chunk in chunks if chunk.session in self._open], preempted
+
+    def _make_room(self, session: Session, num_tokens: int, preempted: list[Session]) -> None:
+        while session.room_tokens < num_tokens:
+            session.room_tokens = self._engine.grow(session.id, num_tokens)
+            if session.room_tokens >= num_tokens:
+                return
+            victim = max((one for one in self._open.values() if not _is_settled(one)), key=_rank)
+            self._preempt(victim)
+            preempted.append(victim)
+            if victim is session:
+                return
+
+    def _preempt(self, session: Session) -> None:
+        """Take the session's blocks; it has to wait again when it has work to do."""
+        del self._open[session.id]
+        self._engine.close(session.id)
+        self._may_fit = True
+        session.room_tokens = session.computed_len = 0
+        session.num_preemptions += 1
+        self._stats.add_preemption()
+
+    def _open_session(self, session: Session) -> bool:
+        opened, params = session.opened, session.opened.params
+        num_tokens = session.context_len + len(session.proposal)
+        if _is_settled(session):
+            num_tokens = opened.max_context_tokens
+        prefix = Prefix(tokens=session.tokens, salt=opened.salt) if self._reuses_prefixes else None
+        # What is scored is computed, so nothing of it is shared.
+        shared = None if params.scores_prompt else prefix
+        if not self._engine.can_open(num_tokens, shared, len(self._open)):
+            return False
+        session.computed_len = self._engine.open(session.id, params, num_tokens, prefix)
+        session.room_tokens = num_tokens
+        if session.num_preemptions == 0:  # what a session finds of its own says nothing of others' beginnings
+            session.num_cached = session.computed_len
+            self._stats.add_prefix(len(opened.tokens), session.num_cached)
+        return True
+
+
+def _arrival(session: Session) -> int:
+    return session.arrival
+
+
+def _is_settled(session: Session) -> bool:
+    """Whether the session has (or shall get) all the room that it may need, so that it never steps aside again."""
+    return session.num_preemptions >= MAX_PREEMPTIONS
+
+
+def _rank(session: Session) -> tuple[bool, int]:
+    return session.opened.priority == "batch", session.arrival
