@@ -111,7 +111,7 @@ class Admission:
         num_tokens = session.context_len + len(session.proposal)
         if _is_settled(session):
             num_tokens = opened.max_context_tokens
-        prefix = Prefix(tokens=session.tokens, salt=opened.salt) if self._reuses_prefixes else None
+        prefix = Prefix(tokens=tuple(session.tokens), salt=opened.salt) if self._reuses_prefixes else None
         # What is scored is computed, so nothing of it is shared.
         shared = None if params.scores_prompt else prefix
         if not self._engine.can_open(num_tokens, shared, len(self._open)):
