@@ -150,6 +150,12 @@ _VERIFIER = Row(
             ),
         ),
         Panel(
+            "Sessions that made way",
+            "ops",
+            (Query(rate(m.PREEMPTIONS), "of the KV cache, computed again"),),
+            m.PREEMPTIONS.text,
+        ),
+        Panel(
             "Error of predicted step times",
             "percentunit",
             (Query(combined("max", m.STEP_PREDICTION_ERROR), "median of the worst router"),),

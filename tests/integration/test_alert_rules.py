@@ -81,6 +81,10 @@ CASES: dict[str, tuple[Case, Case]] = {
         named(kv_cache_usage_perc=gauge(0.99), verifier_num_waiting=gauge(2)),
         named(kv_cache_usage_perc=gauge(0.99), verifier_num_waiting=gauge(0)),
     ),
+    "OutriderSessionsMakeWay": (
+        FINISHED | named(num_preemptions_total=per_s(6)),
+        FINISHED | named(num_preemptions_total=per_s(4)),
+    ),
     "OutriderDrainDoesNotEnd": (named(drains_open=gauge(1)), named(drains_open="0x20 1x7 0x200")),
     "OutriderVerifierUnlinked": (verifiers(3, 2), verifiers(3, 3)),
     "OutriderErrors": (FINISHED | failures("500", 0.2), FINISHED | failures("500", 0.05) | failures("400", 5)),
