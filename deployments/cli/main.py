@@ -16,6 +16,7 @@ VERBS = {
     "certificates": ("deployments.cli.certificates", "make certificates for the streams of a trial cluster"),
     "dashboards": ("deployments.cli.dashboards", "push the Grafana dashboard, or export it and the alerts"),
     "top": ("deployments.cli.top", "show what every role of a running endpoint does"),
+    "eval": ("deployments.cli.evaluation", "measure quality on a suite of your own, and what speculation buys for it"),
     "bench": ("deployments.cli.bench", "measure an endpoint's speed beside HF generate"),
 }
 """By verb: the module with `add_arguments(parser)` and `run(args) -> int`, and its line in the help."""
