@@ -35,6 +35,23 @@ def deploy(application: Any, name: str) -> None:
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
+def deploy_config(fields: dict[str, Any]) -> None:
+    """Deploy what `serve deploy` would, and return at once; Occupied where that would take other applications away."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    config = ServeDeploySchema.model_validate(fields)
+    if others := serve.status().applications.keys() - {application.name for application in config.applications}:
+        raise Occupied(
+            f"Serve knows an application's policy from a configuration of all applications only, and {sorted(others)} "
+            "would not be in it; add this one to theirs (`outrider config` prints it) and use `serve deploy`"
+        )
+    client = _get_global_client()
+    assert client is not None
+    client.deploy_apps(config)
+
+
 def is_running(name: str) -> bool:
     """Whether all the application's deployments have their replicas."""
     from ray import serve

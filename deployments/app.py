@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from cluster.discovery import request_router_config
 from deployments.config import OutriderConfig, RoleConfig, parse
@@ -44,7 +45,7 @@ def _options(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, A
     # No runtime_env: it would keep replicas from using the processes that Ray starts ahead.
     return {
         "name": name,
-        "num_replicas": role.num_replicas,
+        **_replicas(name, role, config),
         **replica_of(role).serve_options(),
         "max_ongoing_requests": role.max_leases,
         "request_router_config": request_router_config(),
@@ -55,6 +56,29 @@ def _options(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, A
         # For the few lines that Serve writes before the replica sets up its own.
         "logging_config": {"encoding": "JSON" if config.logs.format == "json" else "TEXT"},
     }
+
+
+def _replicas(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, Any]:
+    """A fixed number, or bounds for the policy that Serve's application has (cli/config_cmd.py names it)."""
+    scaling = config.autoscaling
+    if not scaling.enabled:
+        return {"num_replicas": role.num_replicas}
+    least = {"ingress": role.num_replicas, "router": role.num_replicas, "verifier": scaling.min_verifiers}
+    bounds = least.get(name, scaling.min_drafters), config.most_replicas(name, role)
+    with warnings.catch_warnings():
+        # Of the period, for which Serve 2.60 has no other option yet: the variable that it names has no effect.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        made = AutoscalingConfig(
+            min_replicas=bounds[0],
+            initial_replicas=min(max(role.num_replicas, bounds[0]), bounds[1]),
+            max_replicas=bounds[1],
+            metrics_interval_s=scaling.period_s,
+            look_back_period_s=scaling.look_back_s,
+            # Delays and cool-downs are the policy's own.
+            upscale_delay_s=0.0,
+            downscale_delay_s=0.0,
+        )
+    return {"autoscaling_config": made}
 
 
 def _ingress_options(config: OutriderConfig) -> dict[str, Any]:

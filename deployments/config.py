@@ -21,7 +21,7 @@ from deployments.checkpoint import (
     tensor_parallel_sizes,
 )
 from deployments.config_checks import CHECKS
-from deployments.config_parts import KernelsConfig, LogsConfig, Name, Part, Port, StreamsConfig
+from deployments.config_parts import AutoscalingConfig, KernelsConfig, LogsConfig, Name, Part, Port, StreamsConfig
 from deployments.distributions import Acceptance
 from deployments.kernels.library import Kernels, usable_cores
 from deployments.messages import DrafterKind, DrafterName, PolicyName
@@ -198,6 +198,7 @@ class OutriderConfig(Part):
     verifier: VerifierConfig = VerifierConfig()
     drafter: DrafterConfig = DrafterConfig()
     draft_model: DraftModelConfig = DraftModelConfig()
+    autoscaling: AutoscalingConfig = AutoscalingConfig()
     streams: StreamsConfig = StreamsConfig()
     kernels: KernelsConfig = KernelsConfig()
     logs: LogsConfig = LogsConfig()
@@ -208,7 +209,15 @@ class OutriderConfig(Part):
         asked, verifier, router = self.ingress.max_running_requests, self.verifier, self.router
         if asked != "auto":
             return asked
-        return min(verifier.num_replicas * verifier.max_sessions, router.num_replicas * router.max_sessions)
+        num_verifiers = self.most_replicas("verifier", verifier)
+        return min(num_verifiers * verifier.max_sessions, router.num_replicas * router.max_sessions)
+
+    def most_replicas(self, name: str, role: RoleConfig) -> int:
+        """How many replicas a role may come to have."""
+        scaling = self.autoscaling
+        if not scaling.enabled or name in ("ingress", "router"):
+            return role.num_replicas
+        return scaling.max_verifiers if name == "verifier" else scaling.max_drafters
 
     def kernels_for(self, role: RoleConfig) -> Kernels:
         """How a role's engine computes on a CPU."""

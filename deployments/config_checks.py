@@ -54,8 +54,8 @@ def _streams(config: OutriderConfig) -> str | None:
             "certificates (`outrider certificates` makes a set for a trial), use 127.0.0.1, or set "
             "streams.insecure_streams: true on a network you trust"
         )
-    replicas = config.router.num_replicas + config.verifier.num_replicas
-    replicas += sum(role.num_replicas for role in config.drafter_roles.values())
+    replicas = config.router.num_replicas + config.most_replicas("verifier", config.verifier)
+    replicas += sum(config.most_replicas(kind, role) for kind, role in config.drafter_roles.items())
     if len(streams.ports) < replicas:
         return f"streams.port_range: {len(streams.ports)} ports for {replicas} replicas; widen it (first, last)"
     return None
@@ -96,6 +96,17 @@ def _paced(config: OutriderConfig) -> str | None:
     return None
 
 
+def _autoscaling(config: OutriderConfig) -> str | None:
+    scaling = config.autoscaling
+    for name in ("verifiers", "drafters"):
+        least, most = getattr(scaling, f"min_{name}"), getattr(scaling, f"max_{name}")
+        if least > most:
+            return f"autoscaling.min_{name}: {least} is over autoscaling.max_{name} {most}; lower it"
+    if scaling.look_back_s <= scaling.period_s:
+        return f"autoscaling.look_back_s: {scaling.look_back_s:g} holds no two readings; raise it over period_s"
+    return None
+
+
 def _admission(config: OutriderConfig) -> str | None:
     ingress, running = config.ingress, config.max_running_requests
     if running < ingress.num_replicas:
@@ -112,4 +123,4 @@ def _admission(config: OutriderConfig) -> str | None:
     return None
 
 
-CHECKS = (_lookahead, _drafters, _step, _cache, _streams, _gpu_shares, _paced, _admission)
+CHECKS = (_lookahead, _drafters, _step, _cache, _streams, _gpu_shares, _paced, _autoscaling, _admission)

@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(min_length=1)]
@@ -72,6 +72,35 @@ class StreamsConfig(Part):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+class AutoscalingConfig(Part):
+    """One policy for verifiers and drafters together; seconds, and shares from 0 to 1.
+
+    Verifiers keep `first_token_s` and `token_s` (a token's mean time in an answer) for all but `tolerance` of
+    requests, and are filled to `target_load`. Drafters keep sessions waiting at most `drafter_queue_share` of a
+    verify step. A wish has to stand for a delay and a cool-down after the last change; what was learnt to be too
+    much for a replica is remembered for `memory_s`. Replicas tell their signals every `period_s`, and `look_back_s`
+    are averaged.
+    """
+
+    enabled: bool = False
+    min_verifiers: PositiveInt = 1
+    max_verifiers: PositiveInt = 4
+    min_drafters: PositiveInt = 1
+    max_drafters: PositiveInt = 8
+    first_token_s: PositiveFloat = 2.0
+    token_s: PositiveFloat = 0.05
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    target_load: Annotated[float, Field(gt=0, le=1)] = 0.8
+    drafter_queue_share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    up_delay_s: Annotated[float, Field(ge=0)] = 10.0
+    up_cooldown_s: Annotated[float, Field(ge=0)] = 30.0
+    down_delay_s: Annotated[float, Field(ge=0)] = 120.0
+    down_cooldown_s: Annotated[float, Field(ge=0)] = 60.0
+    memory_s: PositiveFloat = 1800.0
+    period_s: PositiveFloat = 2.0
+    look_back_s: PositiveFloat = 20.0
 
 
 class KernelsConfig(Part):

@@ -161,6 +161,9 @@ REFUSALS = _counter("verifier_refusals", "Sessions that a verifier refused, by r
 # -- verifier ------------------------------------------------------------------------------------
 
 STEP_SECONDS = _histogram("verify_step_seconds", "Steps of a verifier; their sum is the time it was busy.", _STEP_S)
+VERIFY_QUEUE_SECONDS = _histogram(
+    "verify_queue_seconds", "From a session's question to the start of the step that takes it.", _STEP_S
+)
 STEP_TOKENS = _histogram("verify_step_tokens", "Tokens per step: prompts, proposals and last tokens.", _BATCH_TOKENS)
 STEP_SESSIONS = _histogram("verify_step_sessions", "Sessions per step.", _BATCH_SESSIONS)
 STEP_PROMPT_TOKENS = _counter(

@@ -26,6 +26,7 @@ from deployments.peers import Acquire, Lease, Member, PeerSet
 from deployments.points import Point, to_points
 from deployments.reporting import ReportingService
 from deployments.service_host import DataPlane, Service, ServiceHost
+from deployments.signals import SignalReader
 
 logger = logging.getLogger("outrider.replica")
 
@@ -55,6 +56,8 @@ class ServedReplica:
     _host: ServiceHost | None = None
     _exporting: asyncio.Task[None] | None = None
     _member: Member
+    _meter: Meter
+    _signals: SignalReader | None = None
 
     async def start(
         self,
@@ -63,10 +66,12 @@ class ServedReplica:
         streams: StreamsConfig,
         peers: Sequence[Lessors] = (),
         export: Export | None = None,
+        signals: SignalReader | None = None,
     ) -> None:
         """Build the service on its data plane, listen, run, and link to the peers' deployments."""
         quicken()
-        meter = Meter()
+        self._meter, self._signals = Meter(), signals
+        meter = self._meter
         self._plane = plane = DataPlane(f"{identity.role} data plane")
         service = await plane.call(lambda: build(meter))
         settle()
@@ -97,6 +102,11 @@ class ServedReplica:
     async def record_replica_metadata(self) -> dict[str, str | int]:
         """Asked by Serve once the constructor has returned, and broadcast to every caller's request router."""
         return self._member.as_metadata()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Serve every few seconds where it autoscales; its policy reads them (autoscaling/)."""
+        plane, _ = self._running()
+        return {} if self._signals is None else self._signals.read(await plane.call(self._meter.samples))
 
     async def check_health(self) -> None:
         """Raise when the service has stopped, or its thread does not answer."""

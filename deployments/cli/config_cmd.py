@@ -46,6 +46,18 @@ def to_serve_config(config: OutriderConfig) -> dict[str, Any]:
                 "route_prefix": "/",
                 "import_path": "deployments.app:build",
                 "args": config.model_dump(mode="json", exclude_defaults=True),
+                **_autoscaling(config),
             }
         ],
+    }
+
+
+def _autoscaling(config: OutriderConfig) -> dict[str, Any]:
+    """The application's policy: Serve takes one from its configuration files only, and builds it in its controller."""
+    scaling = config.autoscaling
+    if not scaling.enabled:
+        return {}
+    arguments = {"max_sessions": config.verifier.max_sessions, "scaling": scaling.model_dump(exclude_defaults=True)}
+    return {
+        "autoscaling_policy": {"policy_function": "autoscaling.serve_policy:JointPolicy", "policy_kwargs": arguments}
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster import application, local, nodes
+from deployments.cli.config_cmd import to_serve_config
 from deployments.config import ConfigError, OutriderConfig, load
 from deployments.roles import roles_of
 
@@ -136,7 +137,10 @@ def _deploy(
     from deployments.app import APP_NAME, build
 
     _say(f"loading {config.model.model_id}: {', '.join(roles_of(config))}")
-    application.deploy(build(config.model_dump(mode="json")), APP_NAME)
+    if config.autoscaling.enabled:
+        application.deploy_config(to_serve_config(config))
+    else:
+        application.deploy(build(config.model_dump(mode="json")), APP_NAME)
     while not stopping.is_set():
         if (problem := application.problem_of(APP_NAME)) is not None:
             raise StartFailed(problem)

@@ -13,6 +13,7 @@ from deployments.link import Identity
 from deployments.logs import set_up
 from deployments.messages import DrafterKind
 from deployments.replica import ServedReplica
+from deployments.signals import drafter_reader
 
 
 class Drafter(ServedReplica):
@@ -28,4 +29,5 @@ class Drafter(ServedReplica):
             lambda meter: build_service(settings, kind, meter),
             settings.streams.on_node(own_address()),
             export=RayExporter().export,
+            signals=drafter_reader(),
         )

@@ -27,6 +27,7 @@ from deployments.metering import Meter
 from deployments.peers import Member, PeerSet
 from deployments.replica import export_regularly, follow, link_settings, quicken, settle
 from deployments.reporting import Reporter
+from deployments.signals import ingress_reader
 
 
 @serve.ingress()
@@ -74,8 +75,13 @@ class Ingress:
             return meter.samples()
 
         exporting = export_regularly(read, RayExporter().export)
+        self._meter, self._signals = meter, ingress_reader(settings.autoscaling)
         self._tasks = [loop.create_task(reporter.report_regularly()), loop.create_task(exporting)]
         settle()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Serve every few seconds where it autoscales; its policy reads them (autoscaling/)."""
+        return self._signals.read(self._meter.samples())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""

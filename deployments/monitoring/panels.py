@@ -138,6 +138,7 @@ _VERIFIER = Row(
     (
         Panel("Step time", "s", _quantiles(m.STEP_SECONDS)),
         Panel("Busy share", "percentunit", (Query(busy_share(m.STEP_SECONDS), "{{replica}}"),)),
+        Panel("Wait for a step", "s", _quantiles(m.VERIFY_QUEUE_SECONDS), m.VERIFY_QUEUE_SECONDS.text),
         Panel("Sessions per step", "short", _quantiles(m.STEP_SESSIONS)),
         Panel("Tokens per step", "short", _quantiles(m.STEP_TOKENS)),
         Panel("KV cache in use", "percentunit", (Query(combined("max", m.KV_USAGE, "replica"), "{{replica}}"),)),

@@ -16,6 +16,7 @@ from deployments.logs import set_up
 from deployments.metering import Meter
 from deployments.replica import ServedReplica
 from deployments.router.service import RouterService, RouterSettings
+from deployments.signals import router_reader
 
 
 class Router(ServedReplica):
@@ -34,6 +35,7 @@ class Router(ServedReplica):
             settings.streams.on_node(own_address()),
             [Lessors(handle) for handle in (verifier, *drafters)],
             RayExporter().export,
+            router_reader(),
         )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from deployments.link import Link, send_or_drop
 from deployments.messages import Attach, Close, Detach, DrafterKind, Epoch, SessionId
 from deployments.policy.canary import Canary
-from deployments.policy.placement import least_loaded
+from deployments.policy.placement import drafters_of, least_loaded
 from deployments.policy.planner import Planner
 from deployments.router.session import Session
 from deployments.traffic import colocated_name
@@ -142,8 +142,11 @@ class Peers:
         found = {name: drafter for name, drafter in self.drafters.items() if drafter.kind == session.drafter_name}
         found = {name: drafter for name, drafter in found.items() if not drafter.is_bypassed}
         inside = {name: drafter for name, drafter in found.items() if drafter.link.peer == session.verifier}
-        chosen = inside or {name: drafter for name, drafter in found.items() if drafter.link.role == "drafter"}
-        return {name: len(drafter.sessions) for name, drafter in chosen.items()}
+        if inside:
+            return {name: len(drafter.sessions) for name, drafter in inside.items()}
+        remote = (name for name, drafter in found.items() if drafter.link.role == "drafter")
+        chosen = drafters_of(session.verifier, self.verifiers, remote)
+        return {name: len(found[name].sessions) for name in chosen}
 
     def introduce(self, link: Link, kind: DrafterKind) -> None:
         """A drafter is there, or one inside a verifier."""

@@ -31,6 +31,7 @@ from deployments.pacing import Pace, PacedService
 from deployments.policy.hardware import pairs, timings
 from deployments.replica import ServedReplica, end_process
 from deployments.service_host import Service
+from deployments.signals import verifier_reader
 from deployments.verifier.engine import VerifierEngine
 from deployments.verifier.parallel_engine import ParallelEngine, RankListener
 from deployments.verifier.service import VerifierService, VerifierSettings
@@ -73,6 +74,7 @@ class Verifier(ServedReplica):
             settings.streams.on_node(own_address()),
             [Lessors(drafter)] if drafter is not None else [],
             RayExporter().export,
+            verifier_reader(settings.verifier.max_step_tokens),
         )
 
     async def stop(self) -> None:

@@ -173,6 +173,7 @@ class VerifierService:
             if not chunks:
                 continue
             started_s = time.perf_counter()
+            self._stats.add_waits((self._active[chunk.session] for chunk in chunks), started_s)
             outcomes = self._engine.step(chunks)
             if self._pace is not None:
                 await self._pace.step_over(shape_of(chunks), started_s)
@@ -207,6 +208,7 @@ class VerifierService:
             tokens=list(message.tokens),
             drafter=message.drafter,
             lookahead=message.lookahead,
+            asked_s=time.perf_counter(),
         )
         self._sessions[session.id] = session
         self._admission.wait(session)
@@ -237,6 +239,7 @@ class VerifierService:
             self._repeat(session)
         elif item.context_len == session.context_len and not session.is_ended:
             session.take_verify(item, self._engine.vocab_size, self._settings.max_lookahead)
+            session.asked_s = time.perf_counter()
             if self._store is not None and KEPT in item.distributions:
                 session.distributions = self._store.take(session.id, item.context_len)
             self._batching.came_back(session.id)

@@ -15,7 +15,7 @@ from deployments.verifier.engine import Outcome
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A placed session: its tokens so far, how many of them are computed, and what it is asked for.
+    """A placed session: its tokens so far, how many of them are computed, what it is asked for, and since when.
 
     It came as the `arrival`-th, and its blocks have room for `room_tokens`.
     """
@@ -40,6 +40,7 @@ class Session:
     is_ended: bool = False
     sent_len: dict[str, int] = field(default_factory=dict)
     num_rounds: int = 0
+    asked_s: float | None = None
 
     @property
     def context_len(self) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from deployments import measures
 from deployments.metering import Meter
 from deployments.verifier.engine import Chunk
+from deployments.verifier.session import Session
 
 
 class VerifierStats:
@@ -14,6 +15,7 @@ class VerifierStats:
 
     def __init__(self, meter: Meter) -> None:
         self._step_seconds = meter.histogram(measures.STEP_SECONDS).cell()
+        self._queue_seconds = meter.histogram(measures.VERIFY_QUEUE_SECONDS).cell()
         self._step_tokens = meter.histogram(measures.STEP_TOKENS).cell()
         self._step_sessions = meter.histogram(measures.STEP_SESSIONS).cell()
         self._prompt_tokens = meter.counter(measures.STEP_PROMPT_TOKENS).cell()
@@ -23,6 +25,13 @@ class VerifierStats:
         self._sessions = meter.gauge(measures.VERIFIER_SESSIONS).cell()
         self._waiting = meter.gauge(measures.VERIFIER_WAITING).cell()
         self._kv_usage = meter.gauge(measures.KV_USAGE).cell()
+
+    def add_waits(self, sessions: Iterable[Session], now_s: float) -> None:
+        """Count how long the sessions of a step that begins have waited for it; who has been counted waits no more."""
+        for session in sessions:
+            if session.asked_s is not None:
+                self._queue_seconds.observe(now_s - session.asked_s)
+                session.asked_s = None
 
     def add_step(self, chunks: Sequence[Chunk], step_s: float) -> None:
         """Count a step. What a chunk computes besides its proposal and its last token is prompt."""
