@@ -1,0 +1,1 @@
+"""What the built-in suites are made of, and the proof that the pocket models were not trained on them."""
