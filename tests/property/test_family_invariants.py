@@ -94,7 +94,7 @@ def test_a_new_format_keeps_every_value_and_the_answer(pair: Pair, seed: int) ->
     if isinstance(pair[1], dict):
         for leaf in leaves(pair[1]).values():
             # JSON may escape a quotation mark; such values are never laid out as JSON.
-            assert pair[0].count(str(leaf)) <= made.text.count(str(leaf)), leaf
+            assert content.count(str(leaf)) <= made.text.count(str(leaf)), leaf
     before, after = Counter(bare_words(content)), Counter(bare_words(made.text))
     assert not before - after
 
