@@ -4,6 +4,7 @@
 #   make test | make test-system                               the tests | the slow ones, which may need Debian packages
 #   make check | make format                                   format, lint, types, import contracts | apply the formatting
 #   make bench [ARGS='--quick --out figures.json']           measure an endpoint beside HF generate
+#   make bench ARGS='sweep --quick --out sweep'              measure an endpoint over lookaheads, loads and texts
 #   make bench ARGS='engine --quick'                         measure the engines beside HF generate and vLLM
 SHELL := /bin/bash
 BIN := .venv/bin

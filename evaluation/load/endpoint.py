@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,13 +89,11 @@ class EndpointSystem:
         return [answers[index] for index in range(len(examples))]
 
     async def _answer(self, client: httpx.AsyncClient, example: Example, max_tokens: int) -> Answer:
-        body: dict[str, Any] = {"model": self.model, "max_tokens": max_tokens, "temperature": 0}
+        path, body = request_of(example, self.model, max_tokens)
         if self.num_speculative_tokens is not None:
             body["speculation"] = {"num_speculative_tokens": self.num_speculative_tokens}
-        path = "/v1/chat/completions" if example.prompt_messages else "/v1/completions"
-        prompt = {"messages": example.prompt_messages} if example.prompt_messages else {"prompt": example.raw_prompt}
         try:
-            response = await client.post(path, json={**body, **prompt})
+            response = await client.post(path, json=body)
         except httpx.TransportError as error:
             raise EndpointError(f"{self.url}: {error!r}") from error
         if response.status_code != httpx.codes.OK:
@@ -108,6 +106,14 @@ class EndpointSystem:
         return parse_sums(response.text) if response.status_code == httpx.codes.OK else {}
 
 
+def request_of(example: Example, model: str, max_tokens: int) -> tuple[str, dict[str, Any]]:
+    """The path and the body that ask for a greedy answer to an example."""
+    body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0}
+    if example.prompt_messages:
+        return "/v1/chat/completions", {**body, "messages": example.prompt_messages}
+    return "/v1/completions", {**body, "prompt": example.raw_prompt}
+
+
 def read_answer(body: dict[str, Any]) -> Answer:
     """Take from a completion or chat completion what the bench counts."""
     try:
@@ -116,22 +122,24 @@ def read_answer(body: dict[str, Any]) -> Answer:
         num_tokens = body["usage"]["completion_tokens"]
     except (KeyError, IndexError, TypeError) as error:
         raise EndpointError(f"not a completion: {str(body)[:500]}") from error
+    num_rounds, num_accepted_tokens = speculation_of(body)
+    return Answer(text or "", num_tokens, num_rounds, num_accepted_tokens)
+
+
+def speculation_of(body: dict[str, Any]) -> tuple[int, int]:
+    """Rounds with a proposal and accepted tokens, as a response or the last chunk of one tells them."""
     speculation = (body.get("metrics") or {}).get("speculative_decoding") or {}
     # A round without a proposal is a plain decoding step, and no measure of the drafter.
-    has_drafted = speculation.get("num_draft_tokens", 0) > 0
-    return Answer(
-        text=text or "",
-        num_tokens=num_tokens,
-        num_rounds=speculation.get("num_spec_steps", 0) if has_drafted else 0,
-        num_accepted_tokens=speculation.get("num_accepted_draft_tokens", 0) if has_drafted else 0,
-    )
+    if not speculation.get("num_draft_tokens", 0):
+        return 0, 0
+    return speculation.get("num_spec_steps", 0), speculation.get("num_accepted_draft_tokens", 0)
 
 
-def served_model(url: str) -> str:
+def served_model(url: str, headers: Mapping[str, str] | None = None) -> str:
     """The first model that the endpoint lists."""
     try:
-        response = httpx.get(f"{url}/v1/models", timeout=30)
+        response = httpx.get(f"{url}/v1/models", timeout=30, headers=headers)
         response.raise_for_status()
         return str(response.json()["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError) as error:
         raise EndpointError(f"{url}/v1/models names no model: {error!r}") from error

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,6 +19,12 @@ class FakeEndpoint:
     url: str = ""
     delay_s: float = 0.0
     status: int = 200
+    key: str = ""
+    """The one that completions need, "" for none."""
+    chunk_s: float = 0.0
+    """Between two chunks of a stream."""
+    ends_streams: bool = True
+    """Whether a stream has its [DONE]."""
     metrics: list[str] = field(default_factory=list)
     """What /metrics returns, one text per scrape, the last one for ever."""
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -51,6 +57,17 @@ class FakeEndpoint:
         }
 
 
+def events_of(completion: dict[str, Any]) -> list[dict[str, Any]]:
+    """A completion as a stream: its text in two chunks of five tokens, then what the last chunk carries."""
+    choice = completion["choices"][0]
+    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    events: list[dict[str, Any]] = []
+    for index, part in enumerate((text[:5], text[5:])):
+        piece = {"delta": {"content": part}} if "message" in choice else {"text": part}
+        events.append({"choices": [piece], "usage": {"completion_tokens": 5 * (index + 1)}})
+    return [*events, {"choices": [], "usage": completion["usage"], "metrics": completion["metrics"]}]
+
+
 def handler_for(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -68,8 +85,27 @@ def handler_for(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if endpoint.status != 200:
                 self.reply(endpoint.status, '{"error": {"message": "no room"}}')
+            elif endpoint.key and self.headers["Authorization"] != f"Bearer {endpoint.key}":
+                self.reply(401, '{"error": {"message": "no such key"}}')
+            elif body.get("stream"):
+                self.stream(events_of(endpoint.complete(self.path, body)))
             else:
                 self.reply(200, json.dumps(endpoint.complete(self.path, body)))
+
+        def stream(self, events: list[dict[str, Any]]) -> None:
+            """As server-sent events, with a pause between two."""
+            lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+            if endpoint.ends_streams:
+                lines.append("data: [DONE]\n\n")
+            self.send_response(200)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            with suppress(OSError):  # the client may have left
+                for line in lines:
+                    self.wfile.write(line.encode())
+                    self.wfile.flush()
+                    time.sleep(endpoint.chunk_s)
+            self.close_connection = True
 
         def reply(self, status: int, text: str) -> None:
             content = text.encode()

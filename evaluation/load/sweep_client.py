@@ -1,0 +1,87 @@
+"""One streamed request of a sweep, with the time of every chunk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from evaluation.load.endpoint import EndpointError, request_of, speculation_of
+from evaluation.load.sweep_records import Lookahead, Trace
+from evaluation.pocket.records import Example
+
+_NO_ROOM = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The endpoint under test, and how every request of the sweep is asked there."""
+
+    url: str
+    model: str
+    max_tokens: int
+    headers: Mapping[str, str]
+
+    def client(self, max_connections: int) -> httpx.AsyncClient:
+        """Connections for one cell; the sweep's own deadlines bound every wait."""
+        limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
+        return httpx.AsyncClient(base_url=self.url, headers=dict(self.headers), limits=limits, timeout=None)
+
+
+async def stream(
+    client: httpx.AsyncClient, target: Target, example: Example, lookahead: Lookahead, trace: Trace
+) -> None:
+    """Ask for one answer and write into `trace` what comes, as it comes.
+
+    An endpoint without room (429, 503) is part of the measurement; every other error is an EndpointError.
+    """
+    path, body = request_of(example, target.model, target.max_tokens)
+    body["stream"] = True
+    body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    if lookahead != "auto":
+        body["speculation"] = {"num_speculative_tokens": lookahead}
+    try:
+        async with client.stream("POST", path, json=body) as response:
+            if response.status_code in _NO_ROOM:
+                trace.has_failed = True
+            elif response.status_code != httpx.codes.OK:
+                text = (await response.aread()).decode(errors="replace")
+                raise EndpointError(f"{target.url} answered {response.status_code}: {text[:500]}")
+            else:
+                async for line in response.aiter_lines():
+                    _take(target, line, trace)
+    except httpx.TransportError as error:
+        raise EndpointError(f"{target.url}: {error!r}") from error
+    if not trace.is_done and not trace.has_failed:
+        raise EndpointError(f"{target.url} ended an answer without [DONE]")
+
+
+def _take(target: Target, line: str, trace: Trace) -> None:
+    if not line.startswith("data: "):
+        return
+    if line == "data: [DONE]":
+        trace.is_done = True
+        return
+    try:
+        chunk: dict[str, Any] = json.loads(line[6:])
+    except ValueError as error:
+        raise EndpointError(f"{target.url}: an event is no JSON: {line[:200]}") from error
+    if "error" in chunk:
+        raise EndpointError(f"{target.url}: {str(chunk['error'])[:500]}")
+    now_s, num_tokens = time.perf_counter(), (chunk.get("usage") or {}).get("completion_tokens", 0)
+    if any(_text_of(choice) for choice in chunk.get("choices", ())):
+        trace.chunks.append((now_s, max(num_tokens, trace.num_tokens)))
+    elif trace.chunks and num_tokens > trace.num_tokens:
+        # The last word on the number of tokens; their text, if they had any, came before.
+        trace.chunks[-1] = (trace.chunks[-1][0], num_tokens)
+    num_rounds, num_accepted = speculation_of(chunk)
+    trace.num_rounds += num_rounds
+    trace.num_accepted_tokens += num_accepted
+
+
+def _text_of(choice: dict[str, Any]) -> str:
+    return (choice.get("delta") or {}).get("content") or choice.get("text") or ""
