@@ -53,11 +53,12 @@ class ModelConfig(Part):
 class SpeculationConfig(Part):
     """Who drafts for requests that leave it open, and how far ahead.
 
-    `drafters` are the kinds that are loaded; "auto": the one that `drafter` names. With `acceptance`
+    `drafter` auto leaves that to the router, session by session. `drafters` are the kinds that are
+    loaded; "auto": the one that `drafter` names, mtp where it names none. With `acceptance`
     rejection a remote drafter draws from its `max_distribution_tokens` likeliest tokens.
     """
 
-    drafter: Literal["mtp", "draft_model", "prompt_lookup", "none"] = "mtp"
+    drafter: DrafterName = "mtp"
     drafters: tuple[DrafterKind, ...] | Auto = "auto"
     acceptance: Acceptance = "coupled"
     max_distribution_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
@@ -233,7 +234,8 @@ class OutriderConfig(Part):
         speculation = self.speculation
         if speculation.drafters != "auto":
             return speculation.drafters
-        return (speculation.drafter,) if speculation.drafter in ("mtp", "draft_model") else ()
+        named: DrafterName = "mtp" if speculation.drafter == "auto" else speculation.drafter
+        return (named,) if named in ("mtp", "draft_model") else ()
 
     @property
     def drafter_roles(self) -> dict[DrafterKind, DrafterConfig | DraftModelConfig]:

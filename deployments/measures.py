@@ -22,7 +22,9 @@ _BATCH_SESSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 Kind = Literal["counter", "gauge", "histogram"]
 UNKNOWN_CLASS = "unknown"
 """The request_class of a request whose class nobody has told."""
-EpochReason = Literal["verifier_lost", "verifier_silent", "verifier_refused", "drafter_lost", "drafter_came"]
+EpochReason = Literal[
+    "verifier_lost", "verifier_silent", "verifier_refused", "drafter_lost", "drafter_came", "drafter_chosen"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

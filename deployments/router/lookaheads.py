@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from statistics import fmean as mean
 
 from deployments.messages import Costs, Proposal, Verdict, VerdictItem
 from deployments.policy.acceptance import DrafterAcceptance
@@ -25,9 +26,29 @@ class Lookaheads:
         """For a verifier that has come."""
         return Planner(settings=self._settings, draft_costs=self._draft_costs)
 
-    def drafter_gone(self, peer: str) -> None:
-        """A drafter's costs are forgotten with it."""
-        self._draft_costs.pop(peer, None)
+    @property
+    def num_rounds(self) -> dict[str, int]:
+        """How many rounds of each kind of drafter are known."""
+        return {kind: drafter.num_rounds for kind, drafter in self._acceptance.items()}
+
+    def draft_parts(self, names: Collection[str]) -> tuple[float, float, float]:
+        """What these drafters take: fixed, per step of the longest lookahead, per token; ms, their mean."""
+        known = [self._draft_costs[name].parts for name in names if name in self._draft_costs]
+        first, step, token = zip(*(known or [DraftCosts().parts]), strict=True)
+        return mean(first), mean(step), mean(token)
+
+    def fixed_lookahead(self, plan: Speculation) -> int | None:
+        """The lookahead that is told and not searched for; None where the plan may have any."""
+        if plan.requested is not None:
+            return plan.requested
+        if self._settings.policy == "adaptive":
+            return None
+        return plan.heuristic or self._settings.num_speculative_tokens
+
+    def drafters_gone(self, names: Iterable[str]) -> None:
+        """Drafters' costs are forgotten with them."""
+        for name in names:
+            self._draft_costs.pop(name, None)
 
     def on_costs(self, verifier: VerifierPeer, costs: Costs) -> None:
         """A verifier says what its steps took when it warmed up."""
@@ -35,10 +56,10 @@ class Lookaheads:
         verifier.planner.max_step_tokens = costs.max_step_tokens
         verifier.planner.can_split = costs.can_split
 
-    def on_draft(self, peer: str, proposal: Proposal) -> None:
+    def on_draft(self, drafter: str, proposal: Proposal) -> None:
         """A drafter's batch has been done."""
         if proposal.longest:
-            costs = self._draft_costs.setdefault(peer, DraftCosts())
+            costs = self._draft_costs.setdefault(drafter, DraftCosts())
             costs.observe(proposal.longest, proposal.num_tokens, proposal.draft_ms)
 
     def on_step(self, verifier: VerifierPeer, verdict: Verdict, items: Sequence[VerdictItem]) -> None:

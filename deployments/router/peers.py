@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from deployments.link import Link, send_or_drop
-from deployments.messages import Attach, Close, Detach, DrafterKind, Epoch, SessionId
+from deployments.messages import Attach, Close, Detach, DrafterKind, DrafterName, Epoch, SessionId
 from deployments.policy.canary import Canary
 from deployments.policy.placement import drafters_of, least_loaded
 from deployments.policy.planner import Planner
@@ -133,13 +133,23 @@ class Peers:
         )
         send_or_drop(self.drafters[name].link, attach)
 
-    def has_drafter_for(self, session: Session) -> bool:
-        """Whether a drafter is there of the kind that the session wants."""
-        return bool(self._drafters_for(session))
+    def lacks_drafter(self, session: Session) -> bool:
+        """Whether a drafter is there of the kind that the session wants, and it has none of that kind."""
+        attached = self.drafters.get(session.drafter)
+        is_attached = attached is not None and attached.kind == session.drafter_name
+        return not is_attached and bool(self._drafters_for(session))
+
+    def kinds_for(self, session: Session) -> dict[DrafterKind, Collection[str]]:
+        """The kinds of drafter that this session could be attached to, with the drafters of each."""
+        kinds = dict.fromkeys(drafter.kind for drafter in self.drafters.values())
+        return {kind: names for kind in kinds if (names := self._drafters_of(kind, session))}
 
     def _drafters_for(self, session: Session) -> dict[str, int]:
+        return self._drafters_of(session.drafter_name, session)
+
+    def _drafters_of(self, kind: DrafterName, session: Session) -> dict[str, int]:
         """How many sessions each drafter has that this session could be attached to: those nearest to its verifier."""
-        found = {name: drafter for name, drafter in self.drafters.items() if drafter.kind == session.drafter_name}
+        found = {name: drafter for name, drafter in self.drafters.items() if drafter.kind == kind}
         found = {name: drafter for name, drafter in found.items() if not drafter.is_bypassed}
         inside = {name: drafter for name, drafter in found.items() if drafter.link.peer == session.verifier}
         if inside:
@@ -153,10 +163,10 @@ class Peers:
         name = link.peer if link.role == "drafter" else colocated_name(link.peer, kind)
         self.drafters[name] = DrafterPeer(link, kind)
 
-    def forget_drafters(self, link: Link) -> list[SessionId]:
-        """Whoever drafted behind this link is gone; returns the sessions that were attached there."""
+    def forget_drafters(self, link: Link) -> dict[str, list[SessionId]]:
+        """Whoever drafted behind this link is gone; returns the sessions that were attached to each."""
         gone = [name for name, drafter in self.drafters.items() if drafter.link is link]
-        return sorted(session for name in gone for session in self.drafters.pop(name).sessions)
+        return {name: sorted(self.drafters.pop(name).sessions) for name in gone}
 
     def leave_drafter(self, session: Session) -> None:
         """Detach the session from its drafter, if it has one."""

@@ -28,6 +28,7 @@ from deployments.messages import (
 from deployments.policy import patience as patience_policy
 from deployments.policy.limits import room_for_proposal
 from deployments.policy.planner import SpeculationSettings
+from deployments.router.choosing import Choosing
 from deployments.router.drafting import Drafts
 from deployments.router.lookaheads import Lookaheads
 from deployments.router.peers import Peers, VerifierPeer
@@ -81,6 +82,7 @@ class Rounds:
         self._stats = stats
         self._drafts = Drafts(peers)
         self.lookaheads = Lookaheads(settings.speculation)
+        self._choosing = Choosing(peers, self.lookaheads)
 
     def open(self, session: Session, avoid: Collection[str] = ()) -> None:
         """Place a session, new or moved, from its committed tokens; with no verifier there it waits for one."""
@@ -92,6 +94,7 @@ class Rounds:
                 session.phase = Phase.WAITING
                 session.deadline_s = self._clock() + self._settings.placement_timeout_s
             return
+        self._choosing.begin(session)
         self.attach(session, keep=True)
         opening = Open(
             session=session.id,
@@ -148,19 +151,22 @@ class Rounds:
         verifier.settle(session.id)
         self.pump(verifier)
 
-    def on_proposal(self, drafter: str, proposal: Proposal) -> None:
+    def on_proposal(self, proposal: Proposal) -> None:
         """Take the proposals that are waited for, and let their verifiers go ahead."""
-        self.lookaheads.on_draft(drafter, proposal)
         verifiers: dict[str, None] = {}
-        now_s = self._clock()
+        now_s, drafter = self._clock(), ""
         for item in proposal.items:
             session = self._sessions.get(item.session)
             if session is None:
                 continue
+            if item.epoch == session.epoch:
+                drafter = session.drafter
             session.draft_s = proposal.draft_ms / 1e3
             if session.offer(item):
                 self._take_proposal(session, now_s)
                 verifiers[session.verifier] = None
+        if drafter:
+            self.lookaheads.on_draft(drafter, proposal)
         for name in verifiers:
             self.pump(self._peers.verifiers[name])
 
@@ -221,6 +227,7 @@ class Rounds:
         if commit.finish_reason is not None:
             self._on_end(session)
             return
+        self._choosing.committed(session)
         session.round_started_s = now_s
         has_go_ahead = item.has_go_ahead and item.epoch == session.epoch
         if not has_go_ahead and not self._drafts.ask(session):
@@ -236,6 +243,7 @@ class Rounds:
     def _take_proposal(self, session: Session, now_s: float) -> None:
         self._stats.exposed_draft_seconds.observe(now_s - session.round_started_s)
         session.patience = patience_policy.after_proposal()
+        self._choosing.drafted(session, now_s)
         if not session.proposal:  # the drafter still reads, or had no room
             self._look_up(session)
         self.make_ready(session)
@@ -243,12 +251,15 @@ class Rounds:
     def _look_up(self, session: Session) -> None:
         session.draft_s = 0.0
         session.look_up()
+        self._choosing.looked_up(session)
 
     def _verify_item(self, session: Session) -> VerifyItem:
-        if not session.drafter and session.wants_drafter and self._peers.has_drafter_for(session):
+        has_changed = self._choosing.changes(session)
+        if session.wants_drafter and self._peers.lacks_drafter(session):
             self.attach(session)
+            self._choosing.attached(session, self._clock())
             if session.drafter:
-                self._stats.add_epoch("drafter_came")
+                self._stats.add_epoch("drafter_chosen" if has_changed else "drafter_came")
         item = VerifyItem(
             session=session.id,
             epoch=session.epoch,

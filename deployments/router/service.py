@@ -34,7 +34,7 @@ from deployments.messages import (
 from deployments.metering import Meter
 from deployments.router.peers import DrafterPeer, Peers, VerifierPeer
 from deployments.router.rounds import Rounds, RouterSettings
-from deployments.router.session import Phase, Session
+from deployments.router.session import Phase, Session, SessionChoice
 from deployments.router.stats import RouterStats, status_of
 
 __all__ = ["RouterService", "RouterSettings"]
@@ -90,14 +90,14 @@ class RouterService:
         peers = self._peers
         if link.role == "verifier" and (verifier := peers.verifiers.get(link.peer)) and verifier.link is link:
             del peers.verifiers[link.peer]
-            peers.forget_drafters(link)
-            self._rounds.lookaheads.drafter_gone(link.peer)
+            self._rounds.lookaheads.drafters_gone(peers.forget_drafters(link))
             for session_id in sorted(verifier.sessions):
                 self._stats.add_epoch("verifier_lost")
                 self._rounds.open(self._sessions[session_id])
         elif link.role == "drafter":
-            self._rounds.lookaheads.drafter_gone(link.peer)
-            for session_id in peers.forget_drafters(link):
+            gone = peers.forget_drafters(link)
+            self._rounds.lookaheads.drafters_gone(gone)
+            for session_id in itertools.chain.from_iterable(gone.values()):
                 self._lose_drafter(self._sessions[session_id])
         elif link.role == "ingress" and peers.ingresses.get(link.peer) is link:
             del peers.ingresses[link.peer]
@@ -116,7 +116,7 @@ class RouterService:
                 if session is not None and session.epoch == message.epoch:
                     self._rounds.on_need(session, message)
             case Proposal():
-                self._rounds.on_proposal(link.peer, message)
+                self._rounds.on_proposal(message)
             case Verdict():
                 if verifier := self._peers.verifiers.get(link.peer):
                     self._rounds.on_verdict(verifier, message)
@@ -188,6 +188,7 @@ class RouterService:
             return
         epoch = self._peers.next_epoch()
         drafter_name = self._settings.drafter if message.drafter == "auto" else message.drafter
+        is_open = drafter_name == "auto" and message.num_speculative_tokens != 0
         session = Session(
             id=(self._instance << 32) | next(self._session_ids),
             request=message,
@@ -195,7 +196,8 @@ class RouterService:
             tokens=list(message.tokens),
             epoch=epoch,
             verify_epoch=epoch,
-            drafter_name=drafter_name,
+            drafter_name="none" if drafter_name == "auto" else drafter_name,
+            choice=SessionChoice() if is_open else None,
         )
         self._sessions[session.id] = session
         self._by_request[link.peer, message.request] = session

@@ -22,10 +22,20 @@ from deployments.messages import (
     VerdictItem,
     VerifyItem,
 )
+from deployments.policy.drafter_choice import Choice, LookupWatch
 from deployments.policy.limits import cut_at_end, room_for_proposal
 from deployments.policy.patience import Patience
 from deployments.policy.planner import Speculation
 from deployments.router.prompt_lookup import PromptLookup
+
+
+@dataclass(slots=True)
+class SessionChoice:
+    """What a session has if its drafter is the router's choice; `attached_s` is 0 once its drafter has drafted."""
+
+    drafter: Choice = field(default_factory=Choice)
+    watch: LookupWatch = field(default_factory=LookupWatch)
+    attached_s: float = 0.0
 
 
 class Phase(enum.Enum):
@@ -41,7 +51,8 @@ class Phase(enum.Enum):
 class Session:
     """One choice of one request, from Generate to its last Commit.
 
-    `drafter_name` is what drafts for it, never "auto".
+    `drafter_name` is what drafts for it, never "auto"; with a `choice` it changes on the way, and a drafter that is
+    attached stays so while the text itself is looked up.
 
     `epoch` names the present placement. `verify_epoch` is the one under which the outstanding Open
     or Verify went out: it lags behind when the drafter changed while a step was running. A drafter of
@@ -76,6 +87,7 @@ class Session:
     sent_len: int = 0
     lookup: PromptLookup | None = None
     plan: Speculation | None = None
+    choice: SessionChoice | None = None
     num_rounds: int = 0
 
     @property
@@ -166,11 +178,15 @@ class Session:
         """Propose what followed the last tokens when they stood in the text before, if they did."""
         if self.asked_lookahead == 0:
             return
-        if self.lookup is None:
-            self.lookup = PromptLookup()
-        self.proposal = self.clip(self.lookup.propose(self.tokens, self.asked_lookahead))
+        self.proposal = self.clip(self.found(self.asked_lookahead))
         self.confidences, self.distributions = (), ()
         self.proposed_by = "prompt_lookup"
+
+    def found(self, lookahead: int) -> tuple[Token, ...]:
+        """What followed the last tokens when they stood in the text before; () if they did not."""
+        if self.lookup is None:
+            self.lookup = PromptLookup()
+        return self.lookup.propose(self.tokens, lookahead)
 
     def clip(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
         """No more than was asked for, and no more than the output has room for."""
