@@ -6,20 +6,26 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from autoscaling.simulator.choosing import Choosing, Repeats, SessionChoice
 from autoscaling.simulator.events import EventQueue
 from autoscaling.simulator.roles import Asked, Decided, Drafter, StepReport, Verifier
 from autoscaling.simulator.text import Text
-from deployments.messages import RequestClass
+from deployments.messages import DrafterName, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
+from deployments.policy.drafter_options import LOOKUP
 from deployments.policy.planner import Planner, Speculation, SpeculationSettings
 
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """What a client asks for; `request_class` is what the router is told, right or wrong."""
+    """What a client asks for; `request_class` is what the router is told, right or wrong.
+
+    `repeats` is what prompt lookup finds in it, None for nothing at all.
+    """
 
     text: Text
+    repeats: Repeats | None = None
     num_prompt_tokens: int
     request_class: RequestClass | None = None
     num_speculative_tokens: int | None = None
@@ -39,6 +45,13 @@ class _Session:
     draft_ms: float = 0.0
     num_proposed: int = 0
     is_probe: bool = False
+    choice: SessionChoice | None = None
+    proposed_by: str = ""
+
+    @property
+    def is_looked_up(self) -> bool:
+        """Whether its next proposal comes from the text itself."""
+        return self.plan.kind == LOOKUP
 
 
 @dataclass(slots=True)
@@ -49,6 +62,7 @@ class Tally:
     num_rounds: int = 0
     num_drafted: int = 0
     by_lookahead: dict[int, int] = field(default_factory=dict)
+    by_drafter: dict[str, int] = field(default_factory=dict)
     lookaheads: list[tuple[float, int, int]] = field(default_factory=list)
     keeps_lookaheads: bool = False
 
@@ -63,15 +77,19 @@ class Router:
         drafters: Sequence[Drafter],
         settings: SpeculationSettings,
         hop_ms: float,
+        *,
+        drafter: DrafterName = "mtp",
     ) -> None:
         self._events = events
         self._verifiers = verifiers
         self._drafters = drafters
         self._hop_ms = hop_ms
         self._settings = settings
+        self._drafter = drafter
         self._acceptance: dict[str, DrafterAcceptance] = {}
         costs = {str(index): DraftCosts() for index in range(len(drafters))}
         self._costs = costs
+        self._choosing = Choosing(costs) if drafter == "auto" else None
         self.planners = [Planner(settings, draft_costs=costs) for _ in verifiers]
         self._ids = itertools.count(1)
         self._sessions: dict[int, _Session] = {}
@@ -92,7 +110,7 @@ class Router:
             request=request,
             plan=Speculation(
                 drafters=self._acceptance,
-                kind="mtp",
+                kind="mtp" if self._choosing else self._drafter,
                 num_positions=self._settings.max_speculative_tokens,
                 request_class=request.request_class,
                 requested=request.num_speculative_tokens,
@@ -102,6 +120,8 @@ class Router:
         )
         self._sessions[session.id] = session
         self.planners[verifier].sessions[session.id] = session.plan
+        if self._choosing is not None:
+            session.choice = self._choosing.begin(self.planners[verifier], session.plan, request.text.length)
         self._verify(session, num_prompt_tokens=request.num_prompt_tokens)
 
     def _on_go_ahead(self, decided: Decided) -> None:
@@ -120,6 +140,7 @@ class Router:
             self._costs[str(session.drafter)].observe(longest, num_tokens, draft_ms)
         session.draft_ms = draft_ms
         session.num_proposed = min(session.lookahead, session.request.text.length - session.position - 1)
+        session.proposed_by = session.plan.kind
         self._verify(session)
 
     def _on_report(self, index: int, report: StepReport) -> None:
@@ -132,33 +153,58 @@ class Router:
                 self._on_decided(planner, session, item, report)
 
     def _on_decided(self, planner: Planner, session: _Session, item: Decided, report: StepReport) -> None:
-        now_ms = self._events.now_ms
+        now_ms, length = self._events.now_ms, session.request.text.length
         if session.round_started_ms:
             gap_ms = now_ms - session.round_started_ms - report.step_ms
-            if session.num_proposed:
+            if session.num_proposed and session.proposed_by != LOOKUP:
                 planner.exposure.observe_drafted(gap_ms, session.draft_ms, report.idle_ms)
             elif report.is_bare:
                 planner.exposure.observe_bare(gap_ms, report.idle_ms)
             self._count(session, item)
-            session.plan.acceptance.observe(item.num_held, item.num_drafted, is_next_held=item.is_next_held)
+            acceptance = session.plan.acceptance_of(session.proposed_by or session.plan.kind)
+            acceptance.observe(item.num_held, item.num_drafted, is_next_held=item.is_next_held)
             planner.on_round(session.plan, item.num_held, item.num_drafted)
         session.round_started_ms = now_ms
-        num_new = min(item.num_held + 1, session.request.text.length - session.position)
+        num_new = min(item.num_held + 1, length - session.position)
         session.position += num_new
         self.tally.num_tokens += num_new
-        if session.position >= session.request.text.length:
+        if session.position >= length:
             del self._sessions[session.id]
             del planner.sessions[session.id]
             self._verifiers[session.verifier].close(session.id)
             session.request.on_end()
-        elif not session.lookahead:
-            session.num_proposed, session.draft_ms = 0, 0.0
+            return
+        self._watch(session)
+        if session.is_looked_up or not session.lookahead:
+            session.draft_ms = 0.0
+            session.num_proposed = self._look_up(session)
             self._verify(session)
+
+    def _watch(self, session: _Session) -> None:
+        is_next = session.is_looked_up and session.lookahead > 0
+        if self._choosing is not None and session.choice is not None and not is_next:
+            if session.request.repeats is None:
+                self._choosing.count(session.plan, session.choice, False)
+            else:
+                self._choosing.watched(session.plan, session.choice, session.request.repeats, session.position)
+
+    def _look_up(self, session: _Session) -> int:
+        """How many tokens prompt lookup proposes."""
+        if not session.is_looked_up or not session.lookahead:
+            return 0
+        repeats = session.request.repeats
+        has_offer = repeats is not None and repeats.has_offer()
+        if self._choosing is not None and session.choice is not None:
+            self._choosing.count(session.plan, session.choice, has_offer)
+        session.proposed_by = LOOKUP
+        return min(session.lookahead, session.request.text.length - session.position - 1) if has_offer else 0
 
     def _count(self, session: _Session, item: Decided) -> None:
         tally = self.tally
         tally.num_rounds += 1
         tally.num_drafted += item.num_drafted
+        by = session.proposed_by if item.num_drafted else ""
+        tally.by_drafter[by] = tally.by_drafter.get(by, 0) + 1
         tally.by_lookahead[item.num_drafted] = tally.by_lookahead.get(item.num_drafted, 0) + 1
         if tally.keeps_lookaheads:
             tally.lookaheads.append((self._events.now_ms, session.position, item.num_drafted))
@@ -169,15 +215,20 @@ class Router:
         num_drafted = 0 if num_prompt_tokens else session.num_proposed
         is_open = session.request.num_speculative_tokens is None and self._settings.policy == "adaptive"
         is_open = is_open and not session.is_probe
-        survival = tuple(session.plan.acceptance.survival[:num_drafted]) if is_open else ()
-        room = max(0, text.length - position - 2)
+        if num_drafted and session.proposed_by == LOOKUP and session.request.repeats is not None:
+            text = session.request.repeats.text
+        drafter = session.proposed_by or session.plan.kind
+        survival = tuple(session.plan.acceptance_of(drafter).survival[:num_drafted]) if is_open else ()
+        room = max(0, session.request.text.length - position - 2)
+        if self._choosing is not None and session.choice is not None:
+            self._choosing.before_round(planner, session.plan, session.choice, room + 1)
         session.lookahead = min(planner.lookahead(session.plan), room)
         session.is_probe = session.plan.is_probe
         asked = Asked(
             session=session.id,
             context_len=session.request.num_prompt_tokens + position,
             num_drafted=num_drafted,
-            lookahead=session.lookahead,
+            lookahead=0 if session.is_looked_up else session.lookahead,
             survival=survival,
             num_prompt_tokens=num_prompt_tokens,
             num_held=lambda lookahead: text.num_held(position, lookahead),

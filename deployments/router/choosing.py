@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from deployments.messages import DrafterName
 from deployments.policy.drafter_choice import CatchUp, Explorer, Offers, Option, Outlook
+from deployments.policy.drafter_options import LOOKUP, drafted, looked_up, outlook
 from deployments.policy.planner import Planner
 from deployments.router.lookaheads import Lookaheads
 from deployments.router.peers import Peers
 from deployments.router.session import Session
-from deployments.timing import StepShape
-
-_LOOKUP: DrafterName = "prompt_lookup"
 
 
 class Choosing:
@@ -58,13 +56,13 @@ class Choosing:
         choice = session.choice
         if choice is None:
             return
-        if session.drafter_name == _LOOKUP and session.asked_lookahead:
+        if session.drafter_name == LOOKUP and session.asked_lookahead:
             choice.watch.drop()
             return
         plan = self._lookaheads.plan_of(session)
         judged = choice.watch.judged(session.tokens)
         if judged is not None:
-            plan.acceptance_of(_LOOKUP).observe(*judged)
+            plan.acceptance_of(LOOKUP).observe(*judged)
         if not choice.watch.is_open:
             found = session.found(plan.num_positions)
             choice.watch.hold(session.context_len, found)
@@ -72,17 +70,17 @@ class Choosing:
 
     def looked_up(self, session: Session) -> None:
         """The next round's proposal has been looked for in the text, whether it was found or not."""
-        if session.choice is not None and session.drafter_name == _LOOKUP and session.asked_lookahead:
+        if session.choice is not None and session.drafter_name == LOOKUP and session.asked_lookahead:
             self._count(session, bool(session.proposal))
 
     def _count(self, session: Session, has_offer: bool) -> None:
         assert session.choice is not None
         session.choice.watch.count(has_offer)
-        self._offers.observe(self._lookaheads.plan_of(session).acceptance_of(_LOOKUP).request_class, has_offer)
+        self._offers.observe(self._lookaheads.plan_of(session).acceptance_of(LOOKUP).request_class, has_offer)
 
     def _have(self, session: Session) -> bool:
         assert session.choice is not None
-        name: DrafterName = session.choice.drafter.name or _LOOKUP  # type: ignore[assignment]
+        name: DrafterName = session.choice.drafter.name or LOOKUP  # type: ignore[assignment]
         if name == session.drafter_name:
             return False
         session.drafter_name = name
@@ -93,44 +91,27 @@ class Choosing:
 
     def _options(self, session: Session) -> list[Option]:
         """Every kind that could draft for the session where it is, and prompt lookup."""
-        planner, plan = self._planner(session), self._lookaheads.plan_of(session)
-        exposure, most = planner.exposure, plan.num_positions
-        options = []
-        for kind, names in self._peers.kinds_for(session).items():
-            fixed_ms, step_ms, token_ms = self._lookaheads.draft_parts(names)
-            is_at_hand = session.drafter in names
-            options.append(
-                Option(
-                    kind,
-                    plan.acceptance_of(kind).survival,
-                    exposure.by_cap(fixed_ms, step_ms + token_ms, most),
-                    switch_ms=0.0 if is_at_hand else self._catch_up.predict(session.context_len),
-                )
+        assert session.choice is not None
+        plan, exposure = self._lookaheads.plan_of(session), self._planner(session).exposure
+        catch_up_ms = self._catch_up.predict(session.context_len)
+        options = [
+            drafted(
+                kind,
+                plan,
+                exposure,
+                self._lookaheads.draft_parts(names),
+                0.0 if session.drafter in names else catch_up_ms,
             )
-        looked_up = plan.acceptance_of(_LOOKUP)
-        offer = 0.0
-        if session.choice is not None:
-            offer = session.choice.watch.offer(self._offers.rate(looked_up.request_class))
-        away_ms = (exposure.bare_hop_ms,) * (most + 1)
-        options.append(Option(_LOOKUP, looked_up.survival, away_ms, offer=offer, is_watched=True))
-        return options
+            for kind, names in self._peers.kinds_for(session).items()
+        ]
+        offer = session.choice.watch.offer(self._offers.rate(plan.acceptance_of(LOOKUP).request_class))
+        return [*options, looked_up(plan, exposure, offer)]
 
     def _outlook(self, session: Session) -> Outlook:
-        """Steps as they would be if all sessions of the verifier did as this one."""
-        planner, plan = self._planner(session), self._lookaheads.plan_of(session)
-        num_sessions = max(1, len(planner.sessions))
-        step_ms = [
-            planner.costs.predict(
-                StepShape(
-                    num_sequences=num_sessions,
-                    num_tokens=num_sessions * (1 + lookahead),
-                    num_context_tokens=num_sessions * session.context_len,
-                )
-            )
-            for lookahead in range(plan.num_positions + 1)
-        ]
-        remaining = max(1, session.request.max_context_tokens - session.context_len)
-        return Outlook(step_ms, remaining, self._lookaheads.fixed_lookahead(plan))
+        plan = self._lookaheads.plan_of(session)
+        remaining = session.request.max_context_tokens - session.context_len
+        lookahead = self._lookaheads.fixed_lookahead(plan)
+        return outlook(self._planner(session), plan, session.context_len, remaining, lookahead)
 
     def _planner(self, session: Session) -> Planner:
         return self._peers.verifiers[session.verifier].planner

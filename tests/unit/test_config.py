@@ -259,3 +259,12 @@ def test_paced_roles_name_a_cost_table_and_have_devices_of_their_own() -> None:
         parse({"drafter": {"paced": "h100"}})
     with pytest.raises(ConfigError, match=r"placement: .* set placement remote, or paced null"):
         parse({"verifier": {"paced": "h100x2-l4-31b"}, "drafter": {"placement": "colocated"}})
+
+
+def test_a_drafter_that_the_router_chooses_loads_mtp_unless_told_otherwise() -> None:
+    config = parse({"speculation": {"drafter": "auto"}})
+    assert config.drafter_kinds == ("mtp",)
+    assert config.drafters == ("auto", "mtp", "prompt_lookup", "none")
+    both = parse({"speculation": {"drafter": "auto", "drafters": ["mtp", "draft_model"]}})
+    assert both.drafter_kinds == ("mtp", "draft_model")
+    assert parse({"speculation": {"drafter": "auto", "drafters": []}}).drafter_kinds == ()
