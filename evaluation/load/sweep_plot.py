@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evaluation.load.sweep_records import Lookahead, Row
 
-_HOW = "the picture needs matplotlib: `pip install 'outrider[plots]'`, or leave it out with --no-plot"
+_HOW = "the picture needs matplotlib: `pip install 'outrider[eval]'`, or leave it out with --no-plot"
 
 
 class PlotError(RuntimeError):

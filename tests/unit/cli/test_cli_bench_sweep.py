@@ -123,7 +123,7 @@ def test_a_missing_matplotlib_is_said_before_anything_is_measured(
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     with fake_endpoint() as fake:
         assert sweep("--url", fake.url, "--out", str(tmp_path), *SMALL) == 1
-        assert "pip install 'outrider[plots]'" in capsys.readouterr().err
+        assert "pip install 'outrider[eval]'" in capsys.readouterr().err
         assert not fake.requests
         assert sweep("--url", fake.url, "--out", str(tmp_path), "--no-plot", "--repeats", "0", *SMALL) == 0
 
