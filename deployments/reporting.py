@@ -67,9 +67,18 @@ class Board:
         return self._clock() - entry.heard_s < GONE_AFTER_S
 
     @property
+    def peers(self) -> Collection[str]:
+        """Who has been heard of."""
+        return self._entries.keys()
+
+    @property
     def reports(self) -> list[Report]:
         """The last word of every replica."""
         return [entry.report for entry in self._entries.values()]
+
+    def num_live(self, role: Role) -> int:
+        """How many replicas of a role have been heard of lately."""
+        return sum(entry.report.role == role and self._is_live(entry) for entry in self._entries.values())
 
     def totals(self, own: Report | None = None) -> Totals:
         """All replicas together; `own` is this replica's present word, in place of what the board has of it."""
@@ -138,6 +147,13 @@ class Reporter:
             number=next(self._numbers),
             samples=self._meter.samples(),
         )
+
+    def num_replicas(self, role: Role) -> int | None:
+        """How many replicas of a role there are, this one included; None before anything has been heard."""
+        if not self._board.reports:
+            return None
+        own = self._identity.role == role and self._identity.peer not in self._board.peers
+        return self._board.num_live(role) + own
 
     def totals(self) -> Totals:
         """All replicas that this one has heard of, and itself."""

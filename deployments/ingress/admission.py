@@ -29,7 +29,7 @@ _RETRY_AFTER_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionLimits:
-    """Bounds of the deployment; `num_replicas` ingress replicas share them."""
+    """Bounds of the deployment; `num_replicas` ingress replicas share them, until it is known how many there are."""
 
     max_running: int = 64
     max_waiting: int = 256
@@ -57,18 +57,31 @@ class Admission:
     def __init__(self, limits: AdmissionLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._max_running = max(1, limits.max_running // limits.num_replicas)
-        self._max_waiting = limits.max_waiting // limits.num_replicas
+        self._num_replicas = limits.num_replicas
         self._uses: dict[str, _Use] = {}
         self._queues: dict[Priority, deque[_Waiter]] = {"interactive": deque(), "batch": deque()}
         self.num_inside = 0
         self.num_running = 0
 
+    @property
+    def _max_running(self) -> int:
+        return max(1, self._limits.max_running // self._num_replicas)
+
+    @property
+    def _max_waiting(self) -> int:
+        return self._limits.max_waiting // self._num_replicas
+
+    def share_among(self, num_replicas: int) -> None:
+        """So many ingress replicas are there now. Who is inside stays; a larger share is handed out at once."""
+        if num_replicas != self._num_replicas:
+            self._num_replicas = max(1, num_replicas)
+            self._hand_out()
+
     def enter(self, tenant: Tenant) -> Ticket:
         """A ticket, to be closed however the request ends; ApiError 429 or 503 where a bound is reached."""
         use = self._uses.setdefault(tenant.name, _Use())
         most = tenant.max_concurrent_requests
-        if most is not None and use.num_inside >= max(1, most // self._limits.num_replicas):
+        if most is not None and use.num_inside >= max(1, most // self._num_replicas):
             raise errors.rate_limited(f"{tenant.name} has {use.num_inside} requests under way here", _RETRY_AFTER_S)
         rate = self._rate(tenant)
         if rate is not None and (wait_s := token_bucket.wait_s(self._bucket(use, rate), 1, rate)) > 0:
@@ -81,7 +94,7 @@ class Admission:
 
     def _rate(self, tenant: Tenant) -> float | None:
         most = tenant.tokens_per_minute
-        return None if most is None else most / self._limits.num_replicas
+        return None if most is None else most / self._num_replicas
 
     def _bucket(self, use: _Use, rate: float) -> Bucket:
         now_s = self._clock()
@@ -127,6 +140,7 @@ class Admission:
             while queue:
                 waiter = queue[0]
                 if not waiter.granted.done():
+                    waiter.num_places = min(waiter.num_places, self._max_running)  # the share may have shrunk
                     if self.num_running + waiter.num_places > self._max_running:
                         return
                     self.num_running += waiter.num_places

@@ -26,7 +26,7 @@ from deployments.messages import Sample
 from deployments.metering import Meter
 from deployments.peers import Member, PeerSet
 from deployments.replica import export_regularly, follow, link_settings, quicken, settle
-from deployments.reporting import Reporter
+from deployments.reporting import PERIOD_S, Reporter
 from deployments.signals import ingress_reader
 
 
@@ -76,7 +76,8 @@ class Ingress:
 
         exporting = export_regularly(read, RayExporter().export)
         self._meter, self._signals = meter, ingress_reader(settings.autoscaling)
-        self._tasks = [loop.create_task(reporter.report_regularly()), loop.create_task(exporting)]
+        sharing = share_regularly(self._admission, reporter)
+        self._tasks = [loop.create_task(work) for work in (reporter.report_regularly(), exporting, sharing)]
         settle()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -112,3 +113,11 @@ def admission_of(config: OutriderConfig) -> Admission:
             num_replicas=ingress.num_replicas,
         )
     )
+
+
+async def share_regularly(admission: Admission, reporter: Reporter) -> None:
+    """Let the front door know how many replicas share its bounds, until cancelled."""
+    while True:
+        await asyncio.sleep(PERIOD_S)
+        if (num_replicas := reporter.num_replicas("ingress")) is not None:
+            admission.share_among(num_replicas)

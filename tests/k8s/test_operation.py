@@ -41,16 +41,27 @@ def misfits(service: Manifest) -> list[str]:
         by_group.setdefault(homes[0]["groupName"], []).append((name, role))
     for name, members in by_group.items():
         group = groups(service)[name]
-        node = node_of(group)
-        taken = {"CPU": 0.0, "GPU": 0.0}
-        for _, role in members:
-            for bundle in replica_of(role).bundles:
-                for resource, amount in bundle.items():
-                    taken[resource] += amount * role.num_replicas
-        for resource, amount in taken.items():
-            if amount > node.resources[resource] * group["replicas"] + 1e-9:
-                found.append(f"{name}: {amount} {resource} on {group['replicas']} pods of {node.resources}")
+        sizes = {
+            "replicas": {role_name: role.num_replicas for role_name, role in members},
+            "maxReplicas": {role_name: config.most_replicas(role_name, role) for role_name, role in members},
+        }
+        for size, counts in sizes.items():
+            found += overfull(group, size, members, counts)
     return found
+
+
+def overfull(group: Manifest, size: str, members: list[tuple[str, RoleConfig]], counts: dict[str, int]) -> list[str]:
+    """Resources of which a group of this size has too few for so many replicas of its roles."""
+    node, taken = node_of(group), {"CPU": 0.0, "GPU": 0.0}
+    for name, role in members:
+        for bundle in replica_of(role).bundles:
+            for resource, amount in bundle.items():
+                taken[resource] += amount * counts[name]
+    return [
+        f"{group['groupName']}: {amount} {resource} on {group[size]} pods of {node.resources}, by {size}"
+        for resource, amount in taken.items()
+        if amount > node.resources[resource] * group[size] + 1e-9
+    ]
 
 
 def test_each_role_fits_one_group_and_the_group_holds_its_replicas(manifests: list[Manifest]) -> None:
@@ -61,6 +72,12 @@ def test_a_role_on_its_own_machines_is_on_the_group_of_its_role(overlay: str, ma
     shared = {"drafter": "verifiers"} if overlay == "gemma4-e4b" else {}
     for name, role in roles_of(config_of(ray_service(manifests))).items():
         assert role.node_labels == {GROUP_LABEL: {**GROUP_OF_ROLE, **shared}[name]}
+
+
+def test_a_group_with_no_room_for_what_autoscaling_may_ask_for_is_found() -> None:
+    service = copy.deepcopy(ray_service(rendered("gemma4-31b")))
+    groups(service)["verifiers"]["maxReplicas"] = 3
+    assert [line for line in misfits(service) if line.startswith("verifiers: 16.0 GPU on 3 pods")]
 
 
 @pytest.mark.parametrize("change", ["label", "gpu", "cpu", "accelerator"])

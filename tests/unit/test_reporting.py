@@ -168,3 +168,18 @@ def test_bytes_of_links_are_counted_while_they_are_open_and_after() -> None:
     assert found["link_sent_bytes", ("router", "verifier")] == (150,)
     assert found["link_received_bytes", ("router", "verifier")] == (40,)
     assert found["links", ("router", "verifier")] == (0,)
+
+
+def test_an_ingress_knows_how_many_there_are() -> None:
+    now_s = [0.0]
+    board = Board(lambda: now_s[0])
+    ingress = Reporter(Silent(), Identity("i0", "ingress"), Meter(), board)
+    assert ingress.num_replicas("ingress") is None
+    router = FakeLink("r0", "router")
+    ingress.received(router, Reports(items=(report("r0", 1, role="router"), report("i1", 1))))  # type: ignore[arg-type]
+    assert (ingress.num_replicas("ingress"), ingress.num_replicas("router")) == (2, 1)
+    ingress.received(router, Reports(items=(report("i0", 1), report("i2", 1))))  # type: ignore[arg-type]
+    assert ingress.num_replicas("ingress") == 3
+    now_s[0] = 11.0
+    ingress.received(router, Reports(items=(report("i0", 2), report("i1", 2))))  # type: ignore[arg-type]
+    assert ingress.num_replicas("ingress") == 2

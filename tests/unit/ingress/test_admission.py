@@ -243,3 +243,37 @@ def test_bounds_that_change_keep_what_was_used(clock: Clock) -> None:
     ticket.close(is_refused=False)
     unbounded = Tenant(name="t")
     admission.enter(unbounded).charge(10**6, 0, lambda: 0)
+
+
+async def test_bounds_follow_the_number_of_replicas_that_share_them() -> None:
+    admission = Admission(AdmissionLimits(max_running=4, max_waiting=4, num_replicas=2))
+    tenant = Tenant(name="acme", max_concurrent_requests=4)
+    inside = [admission.enter(tenant) for _ in range(2)]
+    with pytest.raises(ApiError, match="acme has 2 requests under way"):
+        admission.enter(tenant)
+    assert [ticket.start_at_once() for ticket in inside] == [True, True]
+    waiting = admission.enter(EVERYBODY)
+    assert not waiting.start_at_once()
+    start = asyncio.create_task(waiting.start("interactive"))
+    await asyncio.sleep(0)
+    assert not start.done()
+    admission.share_among(1)  # the other one is gone
+    await asyncio.wait_for(start, 1)
+    assert admission.enter(tenant)
+    admission.share_among(4)
+    with pytest.raises(ApiError) as full:
+        admission.enter(EVERYBODY)
+    assert full.value.code == "overloaded"
+    assert admission.num_running == 3, "who is inside stays"
+
+
+async def test_a_share_that_shrinks_does_not_hold_up_who_wants_many_places() -> None:
+    admission = Admission(AdmissionLimits(max_running=4, max_waiting=9))
+    first, many = admission.enter(EVERYBODY), admission.enter(EVERYBODY)
+    assert first.start_at_once()
+    start = asyncio.create_task(many.start("interactive", num_choices=4))
+    await asyncio.sleep(0)
+    admission.share_among(2)
+    first.close(is_refused=False)
+    await asyncio.wait_for(start, 1)
+    assert admission.num_running == 2
