@@ -1,24 +1,25 @@
 """The adversarial set: cases of the other suites, each beside its variants.
 
-Contracts worded in the standard manner and notes, as their answers are settled. Code and essays would take part with
-paraphrases and formats of one line alone.
+Contracts worded in the standard manner, notes, and functions of the library. Essays are left out: no answer to them is
+settled.
 """
 
 from __future__ import annotations
 
+from evaluation.quality.builtin.code_cases import library_cases
 from evaluation.quality.builtin.contract_cases import contract_cases
 from evaluation.quality.builtin.prose_cases import note_cases
 from evaluation.quality.families import Expansion, expand, families_for
 from evaluation.quality.suite import Case
 
 SEED = 20_261_125
-NUM_OF_EACH = 60
+NUM_OF_EACH = 50
 
 
 def chosen_cases() -> list[Case]:
     """Return the cases that variants are made of."""
     standard = [case for case in contract_cases() if case.metadata["manner"] == "standard"]
-    return [*standard[:NUM_OF_EACH], *note_cases(count=NUM_OF_EACH)]
+    return [case for cases in (standard, note_cases(), library_cases()) for case in cases[:NUM_OF_EACH]]
 
 
 def expansion(seed: int = SEED) -> Expansion:

@@ -7,7 +7,7 @@ import msgspec
 from evaluation.quality.scorers.code import PythonAsserts, parse_error
 from evaluation.quality.scorers.structured import JsonFields
 from evaluation.quality.scorers.text import ExactMatch, RougeL
-from evaluation.quality.scoring import Score
+from evaluation.quality.scoring import Checked, FieldScorer, Score, Scorer
 from evaluation.quality.suite import Case
 
 
@@ -55,30 +55,49 @@ def first_line(code: str) -> str:
     return next((line.strip() for line in code.splitlines() if line.strip()), "")
 
 
-class AllRight:
-    """1 if everything is right: every field of an expected object, or the expected text to the letter."""
+class ByTask:
+    """Judges each case by the scorer of its task: completions, other objects, texts."""
 
-    def __init__(self) -> None:
-        self._fields, self._text = JsonFields(), ExactMatch()
-
-    def check(self, case: Case) -> None:
-        (self._fields if isinstance(case.expected, dict) else self._text).check(case)
-
-    def __call__(self, case: Case, answer: str) -> Score:
-        if isinstance(case.expected, dict):
-            score = self._fields(case, answer)
-            return Score(float(score.value == 1.0), {"wrong": score.details.get("wrong", "")})
-        return self._text(case, answer)
-
-
-class Overlap:
-    """How much is right: F1 over the fields of an expected object, ROUGE-L against an expected text."""
-
-    def __init__(self) -> None:
-        self._fields, self._text = JsonFields(), RougeL()
+    def __init__(self, completion: Scorer, fields: Scorer, text: Scorer) -> None:
+        self._completion, self._fields, self._text = completion, fields, text
 
     def check(self, case: Case) -> None:
-        (self._fields if isinstance(case.expected, dict) else self._text).check(case)
+        scorer = self._scorer(case)
+        if isinstance(scorer, Checked):
+            scorer.check(case)
 
     def __call__(self, case: Case, answer: str) -> Score:
-        return self._fields(case, answer) if isinstance(case.expected, dict) else self._text(case, answer)
+        return self._scorer(case)(case, answer)
+
+    def _scorer(self, case: Case) -> Scorer:
+        if not isinstance(case.expected, dict):
+            return self._text
+        return self._completion if {"head", "body"} <= case.expected.keys() else self._fields
+
+
+class AllFields:
+    """1 if every field of an expected object is right, and no other is there."""
+
+    def __init__(self) -> None:
+        self._fields = JsonFields()
+
+    def check(self, case: Case) -> None:
+        self._fields.check(case)
+
+    def __call__(self, case: Case, answer: str) -> Score:
+        score = self._fields(case, answer)
+        return Score(float(score.value == 1.0), {"wrong": score.details.get("wrong", "")})
+
+
+class AllRight(ByTask):
+    """1 if everything is right: a completion's asserts or first line, every field of an object, a text exactly."""
+
+    def __init__(self) -> None:
+        super().__init__(CompletionRight(), AllFields(), ExactMatch())
+
+
+class Overlap(ByTask):
+    """How much is right: ROUGE-L against a completion's body or a text, F1 over the fields of an object."""
+
+    def __init__(self) -> None:
+        super().__init__(FieldScorer(RougeL(), "body"), JsonFields(), RougeL())

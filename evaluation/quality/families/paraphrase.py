@@ -27,12 +27,12 @@ FRAMES = (
     "Be so kind and {i}.",
     "Kindly {i}. Thank you.",
 )
-# A sentence with one of these leans on the one before it; neither is moved.
+# A sentence with one of these leans on the one before it; neither is moved. An "It" at its beginning is another matter:
+# such sentences speak of one thing, and may change places among themselves.
 LEANING = re.compile(
-    r"\b(?:that|this|these|those|such|which|then|thus|hence|next|however|therefore|also|too|first|second|finally|later|"
-    r"afterwards?|before|since|instead|otherwise|former|latter|same|another|other|still|it turned)\b|^(?:He|She|They|"
-    r"We|I|You|His|Her|Their|But|And|Or|So|Of)\b",
-    flags=re.IGNORECASE,
+    r"(?i:\b(?:that|this|these|those|such|which|then|thus|hence|next|however|therefore|also|too|first|second|finally|"
+    r"later|afterwards?|before|since|instead|otherwise|former|latter|same|another|other|still|it turned)\b)"
+    r"|\b(?:it|its|he|she|him|her|his|they|them|their)\b|^(?:He|She|They|We|I|You|His|Her|Their|But|And|Or|So|Of)\b"
 )
 # An instruction with one of these says where the material is.
 POINTING = re.compile(r"\b(?:above|below|following|follows|next|underneath)\b|:$", flags=re.IGNORECASE)

@@ -7,11 +7,13 @@ from evaluation.quality.suite import DomainEvalSuite, Generation, ScorerSpec
 def suite() -> DomainEvalSuite:
     return DomainEvalSuite(
         name="adversarial",
-        description="Contracts and notes with their paraphrases, other formats, rare values and second candidates.",
+        description=(
+            "Contracts, notes and functions, each with a paraphrase, another format, a rare value, a second candidate."
+        ),
         cases=tuple(adversarial_cases()),
         scorers=(
             ScorerSpec(name="evaluation.quality.builtin.scorers:AllRight", label="all_right"),
             ScorerSpec(name="evaluation.quality.builtin.scorers:Overlap", label="overlap"),
         ),
-        generation=Generation(max_tokens=192),
+        generation=Generation(max_tokens=160),
     )

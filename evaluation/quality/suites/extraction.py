@@ -11,7 +11,7 @@ def suite() -> DomainEvalSuite:
         cases=tuple(contract_cases()),
         scorers=(
             ScorerSpec(name="json_fields"),
-            ScorerSpec(name="evaluation.quality.builtin.scorers:AllRight", label="exact_match"),
+            ScorerSpec(name="evaluation.quality.builtin.scorers:AllFields", label="exact_match"),
         ),
         generation=Generation(max_tokens=160),
     )

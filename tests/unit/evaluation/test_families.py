@@ -130,6 +130,7 @@ class TestParaphrase:
         found = ["One.", "Ships sail.", "Trains run.", "This is slow.", "Cars drive.", "Birds fly.", "It ends."]
         assert movable_runs(found) == [(4, 6)]
         assert movable_runs(["One.", "It is red.", "It is old.", "Cars drive."]) == [(1, 3)]
+        assert movable_runs(["One.", "Ships sail.", "Event: it sank.", "Cars drive."]) == []
 
     def test_an_instruction_that_points_stays_in_its_place(self) -> None:
         pointing = INVOICE.replace("the invoice as JSON", "the terms below as JSON")
@@ -229,6 +230,7 @@ class TestEdgeCases:
             ("The term is two years", {"months": 24}),
             ("A and A", {"first": "A", "second": "A"}),
             (CODE, "    return 10"),
+            (CODE, {"head": "def mean(values):", "values": "mean"}),
         ],
     )
     def test_what_does_not_stand_there_once_is_no_fact(self, text: str, expected: JsonValue) -> None:
