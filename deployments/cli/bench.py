@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, and return the exit status."""
+    from evaluation.client import EndpointError
     from evaluation.load.bench import FULL, QUICK, BenchOptions, run_bench, to_stderr
-    from evaluation.load.endpoint import EndpointError
     from evaluation.load.report import describe_environment, to_json, to_markdown
     from evaluation.load.server import ServerError
 

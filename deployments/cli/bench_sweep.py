@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sweep, print tables, and return the exit status; 130 after Ctrl-C, with what was measured by then."""
-    from evaluation.load.endpoint import EndpointError
+    from evaluation.client import EndpointError
     from evaluation.load.server import ServerError
     from evaluation.load.sweep_plot import PlotError
 

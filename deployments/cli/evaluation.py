@@ -11,6 +11,7 @@ from importlib import import_module
 
 ACTIONS = {
     "run": "deployments.cli.evaluation_run",
+    "load": "deployments.cli.evaluation_load",
     "report": "deployments.cli.evaluation_report",
     "compare": "deployments.cli.evaluation_compare",
     "suites": "deployments.cli.evaluation_suites",

@@ -18,17 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the comparison as Markdown; returns the exit status."""
-    from evaluation.quality.report import tables
-    from evaluation.quality.report.writing import Section, markdown_of
     from evaluation.quality.results import compare_runs
+    from evaluation.report import quality_tables
+    from evaluation.report.page import MARKDOWN, Page, Section, rendered
 
     limits = limits_of(args)
     found = compare_runs(args.first, args.second, limits)
     if not found:
         raise ValueError(f"{args.first} and {args.second} have no variant in common")
     sections = [
-        Section("Scores", tables.verdicts(found, limits.margin)),
-        Section("Tokens", tables.tokens(found)),
+        Section("Scores", quality_tables.verdicts(found, limits.margin)),
+        Section("Tokens", quality_tables.tokens(found)),
     ]
-    print(markdown_of(f"{args.second} against {args.first}", "", [], sections))
+    print(rendered(MARKDOWN, Page(title=f"{args.second} against {args.first}", sections=sections)))
     return 0

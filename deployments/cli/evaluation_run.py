@@ -33,17 +33,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("suite", help="a .yaml or .py file, or the name of a built-in suite")
+    add_endpoint(parser)
+    parser.add_argument("--out", type=Path, help="folder of answers, results and report (default eval-SUITE)")
+    parser.add_argument("--concurrency", type=positive, default=8, help="requests in flight at most (default 8)")
+    parser.add_argument("--attempts", type=positive, default=6, help="how often a busy endpoint is asked (default 6)")
+    parser.add_argument("--limit", type=positive, help="only the suite's first cases, with their variants")
+    parser.add_argument("--families", help="adversarial families to add, separated by commas, or `all`")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the families (default 0)")
+    add_variants(parser)
+    add_limits(parser)
+
+
+def add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """Whom to ask, and how long to wait."""
     parser.add_argument("--url", required=True, help="an OpenAI-compatible endpoint, Outrider's or another")
     parser.add_argument("--api-key", help="by default OUTRIDER_API_KEY or OPENAI_API_KEY of the environment")
     parser.add_argument("--model", help="by default the first that the endpoint lists")
-    parser.add_argument("--out", type=Path, help="folder of answers, results and report (default eval-SUITE)")
-    parser.add_argument("--concurrency", type=positive, default=8, help="requests in flight at most (default 8)")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one request may take (default 300)")
-    parser.add_argument("--attempts", type=positive, default=6, help="how often a busy endpoint is asked (default 6)")
-    parser.add_argument("--limit", type=positive, help="only the suite's first cases")
+
+
+def key_of(args: argparse.Namespace) -> str | None:
+    """The key; better from the environment, since every process on the machine can read a command line."""
+    return args.api_key or os.environ.get("OUTRIDER_API_KEY") or os.environ.get("OPENAI_API_KEY")
+
+
+def add_variants(parser: argparse.ArgumentParser) -> None:
+    """What is compared with the base, which is speculation off unless it is given."""
     parser.add_argument("--variants", type=Path, help="YAML file of variants by name")
     parser.add_argument("--variant", action="append", default=[], metavar="NAME=JSON", help="one variant; repeatable")
-    add_limits(parser)
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from evaluation.quality.variants import read_variants
 
     limits = limits_of(args)
-    suite = prepared(load_suite(args.suite), args)
+    suite, left_out = prepared(load_suite(args.suite), args)
     folder = args.out or Path(f"eval-{suite.name}")
     plan = Plan(
         suite=suite.name,
@@ -68,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
         url=base_url(args.url),
         model=args.model,
         variants=read_variants(args.variants, args.variant),
+        left_out=left_out,
     )
     settings = Settings(
-        # Better from the environment, since every process on the machine can read a command line.
-        api_key=args.api_key or os.environ.get("OUTRIDER_API_KEY") or os.environ.get("OPENAI_API_KEY"),
+        api_key=key_of(args),
         concurrency=args.concurrency,
         patience=Patience(timeout_s=args.timeout, num_attempts=args.attempts),
     )
@@ -86,19 +103,25 @@ def run(args: argparse.Namespace) -> int:
     return finish(folder, limits, own_command())
 
 
-def prepared(suite: DomainEvalSuite, args: argparse.Namespace) -> DomainEvalSuite:
-    """The suite's cases that were asked for."""
-    return msgspec.structs.replace(suite, cases=suite.cases[: args.limit]) if args.limit else suite
+def prepared(suite: DomainEvalSuite, args: argparse.Namespace) -> tuple[DomainEvalSuite, dict[str, int]]:
+    """The cases that were asked for, and how many the families left out, by reason."""
+    from evaluation.quality.adversarial import with_families
+
+    if args.limit:
+        kept = [case.id for case in suite.cases if case.family is None][: args.limit]
+        cases = tuple(case for case in suite.cases if (case.variant_of or case.id) in kept)
+        suite = msgspec.structs.replace(suite, cases=cases)
+    return with_families(suite, args.families, args.seed) if args.families else (suite, {})
 
 
 def finish(folder: Path, limits: Limits, command: str) -> int:
     """Score the folder's answers, write the report and print it."""
     from evaluation.load.report import describe_environment
-    from evaluation.quality.report import write_report
     from evaluation.quality.results import evaluate
+    from evaluation.report.writing import write_report
 
-    results = evaluate(folder, describe_environment(command), limits)
-    files = write_report(folder, results)
+    evaluate(folder, describe_environment(command), limits)
+    files = write_report(folder)
     print(files[0].read_text(encoding="utf-8"))
     print(f"written: {', '.join(str(file) for file in files)}", file=sys.stderr)
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from evaluation.client import EndpointError
 from evaluation.load.metrics import parse_sums, round_overhead_ms
 from evaluation.load.samples import Sample
 from evaluation.pocket.records import Example
@@ -17,10 +18,6 @@ from evaluation.pocket.records import Example
 REQUEST_TIMEOUT_S = 300.0
 SETTLE_S = 1.5
 """Routers report their sums to the ingress once a second: wait this long before reading them."""
-
-
-class EndpointError(RuntimeError):
-    """The endpoint answered with an error, or with something that is no completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +130,11 @@ def speculation_of(body: dict[str, Any]) -> tuple[int, int]:
     if not speculation.get("num_draft_tokens", 0):
         return 0, 0
     return speculation.get("num_spec_steps", 0), speculation.get("num_accepted_draft_tokens", 0)
+
+
+def histogram_of(body: dict[str, Any]) -> list[int]:
+    """How many rounds accepted so many drafted tokens, by that number; empty where the endpoint does not tell."""
+    return ((body.get("metrics") or {}).get("speculative_decoding") or {}).get("acceptance_histogram") or []
 
 
 def served_model(url: str, headers: Mapping[str, str] | None = None) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 
-from evaluation.load.endpoint import EndpointError, request_of, speculation_of
+from evaluation.client import EndpointError
+from evaluation.load.endpoint import histogram_of, request_of, speculation_of
 from evaluation.load.sweep_records import Lookahead, Trace
 from evaluation.pocket.records import Example
 
@@ -40,27 +41,32 @@ async def stream(
     An endpoint without room (429, 503) is part of the measurement; every other error is an EndpointError.
     """
     path, body = request_of(example, target.model, target.max_tokens)
-    body["stream"] = True
-    body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     if lookahead != "auto":
         body["speculation"] = {"num_speculative_tokens": lookahead}
+    await follow(client, target.url, (path, body), trace)
+
+
+async def follow(client: httpx.AsyncClient, url: str, asked: tuple[str, dict[str, Any]], trace: Trace) -> None:
+    """The same for any request, of which `asked` is path and body."""
+    path, body = asked
+    body = {**body, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     try:
-        async with client.stream("POST", path, json=body) as response:
+        async with client.stream("POST", f"{url}{path}", json=body) as response:
             if response.status_code in _NO_ROOM:
                 trace.has_failed = True
             elif response.status_code != httpx.codes.OK:
                 text = (await response.aread()).decode(errors="replace")
-                raise EndpointError(f"{target.url} answered {response.status_code}: {text[:500]}")
+                raise EndpointError(f"{url} answered {response.status_code}: {text[:500]}")
             else:
                 async for line in response.aiter_lines():
-                    _take(target, line, trace)
+                    _take(url, line, trace)
     except httpx.TransportError as error:
-        raise EndpointError(f"{target.url}: {error!r}") from error
+        raise EndpointError(f"{url}: {error!r}") from error
     if not trace.is_done and not trace.has_failed:
-        raise EndpointError(f"{target.url} ended an answer without [DONE]")
+        raise EndpointError(f"{url} ended an answer without [DONE]")
 
 
-def _take(target: Target, line: str, trace: Trace) -> None:
+def _take(url: str, line: str, trace: Trace) -> None:
     if not line.startswith("data: "):
         return
     if line == "data: [DONE]":
@@ -69,10 +75,12 @@ def _take(target: Target, line: str, trace: Trace) -> None:
     try:
         chunk: dict[str, Any] = json.loads(line[6:])
     except ValueError as error:
-        raise EndpointError(f"{target.url}: an event is no JSON: {line[:200]}") from error
+        raise EndpointError(f"{url}: an event is no JSON: {line[:200]}") from error
     if "error" in chunk:
-        raise EndpointError(f"{target.url}: {str(chunk['error'])[:500]}")
-    now_s, num_tokens = time.perf_counter(), (chunk.get("usage") or {}).get("completion_tokens", 0)
+        raise EndpointError(f"{url}: {str(chunk['error'])[:500]}")
+    usage = chunk.get("usage") or {}
+    now_s, num_tokens = time.perf_counter(), usage.get("completion_tokens", 0)
+    trace.num_prompt_tokens = usage.get("prompt_tokens", trace.num_prompt_tokens)
     if any(_text_of(choice) for choice in chunk.get("choices", ())):
         trace.chunks.append((now_s, max(num_tokens, trace.num_tokens)))
     elif trace.chunks and num_tokens > trace.num_tokens:
@@ -81,6 +89,8 @@ def _take(target: Target, line: str, trace: Trace) -> None:
     num_rounds, num_accepted = speculation_of(chunk)
     trace.num_rounds += num_rounds
     trace.num_accepted_tokens += num_accepted
+    for i, count in enumerate(histogram_of(chunk) if num_rounds else ()):
+        trace.histogram[i] = trace.histogram.get(i, 0) + count
 
 
 def _text_of(choice: dict[str, Any]) -> str:

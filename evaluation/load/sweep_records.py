@@ -48,7 +48,8 @@ class Slo:
 class Trace:
     """One request: when it was due, when chunks came and how many tokens were there by then. Seconds on one clock.
 
-    `is_done` says that the answer came to its end; `has_failed` that the endpoint had no room for it.
+    `is_done` says that the answer came to its end; `has_failed` that the endpoint had no room for it. `histogram` has
+    the rounds by their number of accepted tokens.
     """
 
     due_s: float
@@ -57,6 +58,8 @@ class Trace:
     has_failed: bool = False
     num_rounds: int = 0
     num_accepted_tokens: int = 0
+    num_prompt_tokens: int = 0
+    histogram: dict[int, int] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from evaluation.quality.adversarial import FamilyFound, found_in
 from evaluation.quality.aggregates import Aggregate, aggregate, slices
 from evaluation.quality.answers import Answer, AnswerFile, text_of
 from evaluation.quality.paired import Comparison, Parting, compare, part
@@ -64,6 +65,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     num_refused: dict[str, int]
     summaries: tuple[Summary, ...]
     against: tuple[Against, ...]
+    families: tuple[FamilyFound, ...]
     scores: tuple[Scored, ...]
 
     def values(self, variant: str, metric: str) -> dict[str, float]:
@@ -108,6 +110,7 @@ def evaluate(folder: Path, environment: Mapping[str, str], limits: Limits) -> Re
         },
         summaries=tuple(summarise(suite, scores, [variant.name for variant in plan.variants])),
         against=tuple(against(name, suite, sides[BASE], sides[name], limits) for name in sides if name != BASE),
+        families=tuple(families(suite, scores, [variant.name for variant in plan.variants])),
         scores=tuple(scores),
     )
     (folder / RESULTS).write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
@@ -154,6 +157,14 @@ def summarise(suite: DomainEvalSuite, scores: Sequence[Scored], variants: Sequen
                 slices=slices(own.values(), values),
                 worst=tuple(worst[:NUM_WORST]),
             )
+
+
+def families(suite: DomainEvalSuite, scores: Sequence[Scored], variants: Sequence[str]) -> Iterator[FamilyFound]:
+    """What the suite's adversarial families show; nothing where it has none."""
+    values: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for one in scores:
+        values[one.variant, one.metric][one.case] = one.value
+    return found_in(suite.cases, values, variants, [spec.metric for spec in suite.scorers])
 
 
 def _parts(group: Sequence[Scored]) -> dict[str, float]:

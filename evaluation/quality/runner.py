@@ -17,6 +17,8 @@ from evaluation.quality.suite import Case, DomainEvalSuite, JsonValue
 from evaluation.quality.variants import Variant
 
 ANSWERS, RUN, SUITE = "answers.jsonl", "run.json", "suite.json"
+BESIDE = ("throughput.json", "report.md", "report.html")
+"""What a throughput measurement may have left in the folder already."""
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 EXTRAS: dict[str, dict[str, dict[str, JsonValue]]] = {
@@ -31,13 +33,17 @@ class ResumeError(ValueError):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run asks of whom: equal plans share a folder. No key is in it."""
+    """What a run asks of whom: equal plans share a folder. No key is in it.
+
+    `left_out` are the cases that adversarial families refused, counted by family and reason.
+    """
 
     suite: str
     digest: str
     url: str
     model: str | None
     variants: tuple[Variant, ...]
+    left_out: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,7 @@ def open_folder(folder: Path, plan: Plan, suite: DomainEvalSuite) -> AnswerFile:
             if getattr(kept, name) != getattr(plan, name):
                 what = "the suite's cases or generation parameters" if name == "digest" else name
                 raise ResumeError(f"{folder} holds a run that differs in {what}: choose another --out, or remove it")
-    elif any(folder.iterdir()):
+    elif any(path.name not in BESIDE for path in folder.iterdir()):
         raise ResumeError(f"{folder} is not empty and holds no run: choose another --out")
     file.write_bytes(msgspec.json.format(msgspec.json.encode(plan)) + b"\n")
     # What is expected may have changed since: answers are scored by the suite of this run.
@@ -82,15 +88,13 @@ def jobs(suite: DomainEvalSuite, variants: tuple[Variant, ...]) -> Iterator[tupl
             yield case, variant
 
 
-def request_body(suite: DomainEvalSuite, case: Case, model: str) -> dict[str, Any]:
-    """What every endpoint understands of a case's request."""
+def asked_of(suite: DomainEvalSuite, case: Case) -> dict[str, Any]:
+    """The part of a request's body that is the case's input."""
     if suite.api == "completions":
-        asked: dict[str, Any] = {"prompt": case.input}
-    elif isinstance(case.input, str):
-        asked = {"messages": [{"role": "user", "content": case.input}]}
-    else:
-        asked = {"messages": [{"role": message.role, "content": message.content} for message in case.input]}
-    return {"model": model, **asked, **suite.generation.to_body()}
+        return {"prompt": case.input}
+    if isinstance(case.input, str):
+        return {"messages": [{"role": "user", "content": case.input}]}
+    return {"messages": [{"role": message.role, "content": message.content} for message in case.input]}
 
 
 class Runner:
@@ -170,7 +174,8 @@ class Runner:
 
     def _body(self, case: Case, variant: Variant) -> dict[str, Any]:
         model = variant.model or self._models[self._url(variant)]
-        return {**request_body(self.suite, case, model), **variant.to_body()}
+        asked = asked_of(self.suite, case)
+        return {"model": model, **asked, **self.suite.generation.to_body(), **variant.to_body()}
 
     def _url(self, variant: Variant) -> str:
         return base_url(variant.url or self.plan.url)

@@ -127,6 +127,35 @@ def test_two_runs_are_compared(suite: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["eval", "compare", str(tmp_path / "a"), str(tmp_path / "none")]) == 1
 
 
+def test_families_are_added_and_memorisation_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "notes.yaml"
+    notes = [
+        f"Summarise the note below. The {what} stopped on Monday. Anna found a full disk. She freed some space."
+        for what in ("mail gateway", "search index", "build server")
+    ]
+    cases = [{"id": f"n{i}", "input": note, "expected": f"answer {i}"} for i, note in enumerate(notes)]
+    file.write_text(json.dumps({"name": "notes", "scorers": ["exact_match"], "cases": cases}))
+
+    def by_heart(path: str, body: dict[str, Any]) -> Reply:
+        asked = prompt_of(body)
+        return chat(f"answer {notes.index(asked)}" if asked in notes else "what?")
+
+    with scripted_endpoint(by_heart) as endpoint:
+        assert evaluate(file, endpoint.url, tmp_path / "out", "--families", "paraphrase", "--seed", "3") == 0
+        printed = capsys.readouterr().out
+        # The families' cases do not water down the suite's own figures.
+        assert "| exact_match | base | 1.000 (1.000 to 1.000) | 1.000 | 0.0 % | 3 |" in printed
+        (row,) = [line for line in printed.splitlines() if line.startswith("| exact_match | base | paraphrase |")]
+        assert row.startswith("| exact_match | base | paraphrase | 0.0 % | 3 | 0.0 % | 3 | 0 | n0~paraphrase, ")
+        num_asked = len(endpoint.requests)
+        assert num_asked == 6
+        assert evaluate(file, endpoint.url, tmp_path / "out", "--families", "paraphrase", "--seed", "3") == 0
+        assert len(endpoint.requests) == num_asked  # the same variants by the same seed
+        capsys.readouterr()
+        assert evaluate(file, endpoint.url, tmp_path / "other", "--families", "riddle") == 1
+    assert "no family 'riddle'; there are paraphrase" in capsys.readouterr().err
+
+
 def test_kept_answers_are_scored_anew(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with scripted_endpoint(right) as endpoint:
         evaluate(suite, endpoint.url, tmp_path / "out")

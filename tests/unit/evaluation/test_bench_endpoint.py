@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from evaluation.client import EndpointError
 from evaluation.load import endpoint
-from evaluation.load.endpoint import EndpointError, EndpointSystem, read_answer, served_model
+from evaluation.load.endpoint import EndpointSystem, read_answer, served_model
 from evaluation.load.metrics import parse_sums, round_overhead_ms
 from evaluation.pocket.records import Example, ask
 from tests.support.fake_endpoint import fake_endpoint

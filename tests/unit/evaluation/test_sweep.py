@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from evaluation.load.endpoint import EndpointError
+from evaluation.client import EndpointError
 from evaluation.load.sweep import FULL, QUICK, Sweep, SweepPlan, SweepResults, prompt_stream
 from evaluation.load.sweep_client import Target
 from evaluation.load.sweep_load import Run, Timing, arrivals, measure_cell

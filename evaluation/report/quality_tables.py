@@ -1,24 +1,17 @@
-"""The report's tables: rows of texts, the same for Markdown and HTML."""
+"""The report's tables about quality."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+from evaluation.quality.adversarial import FamilyFound
 from evaluation.quality.aggregates import Aggregate, Interval
 from evaluation.quality.paired import Kind
 from evaluation.quality.results import Against, Results, Scored, Summary
+from evaluation.quality.variants import Variant
+from evaluation.report.page import Table
 
 MAX_TEXT_CHARS = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A title row and rows of cells; `note` stands below."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
 
 
 def span(interval: Interval) -> str:
@@ -111,6 +104,39 @@ def _first_differences(one: Against) -> str:
     return "; ".join(texts) + ("; …" if len(parted) > 5 else "")
 
 
+def families(found: Sequence[FamilyFound]) -> Table:
+    """What adversarial families show."""
+    return Table(
+        ("metric", "variant", "family", "pass rate", "variants", "consistency", "lost", "won", "memorised"),
+        tuple(
+            (
+                one.metric,
+                one.variant,
+                one.found.family,
+                f"{100 * one.found.pass_rate:.1f} %",
+                str(one.found.num_variants),
+                f"{100 * one.found.consistency:.1f} %",
+                str(len(one.found.lost)),
+                str(len(one.found.won)),
+                named(one.found.lost) if one.found.is_memorisation else "",
+            )
+            for one in found
+        ),
+        "A variant passes with a score of at least 0.5. Consistency: a case and its variant both pass or both fail. "
+        "Lost: the case passes, the variant does not; under paraphrase that is memorisation. Won: the reverse.",
+    )
+
+
+def named(ids: Sequence[str]) -> str:
+    """The first few, and that there are more."""
+    return ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+
+
+def left_out(reasons: Mapping[str, int]) -> Table:
+    """Cases of which a family made no variant."""
+    return Table(("left out", "cases"), tuple((reason, str(count)) for reason, count in reasons.items()))
+
+
 def worst(ones: Iterable[Scored], texts: dict[tuple[str, str], tuple[str, str, str]]) -> Table:
     """Cases with the lowest scores; `texts` are input, expected and answer by (case, variant)."""
     rows = []
@@ -136,10 +162,15 @@ def configuration(results: Results) -> Table:
         ("suite", f"{plan.suite} (digest {plan.digest})"),
         ("endpoint", plan.url),
         ("model", plan.model or "the endpoint's first"),
-        *((f"variant {one.name}", _asked(one.to_body(), one.url, one.model)) for one in plan.variants),
+        *variant_rows(plan.variants),
         *results.environment.items(),
     ]
-    return Table(("", ""), tuple((name, str(value)) for name, value in rows))
+    return Table(("", ""), tuple(rows))
+
+
+def variant_rows(variants: Iterable[Variant]) -> list[tuple[str, str]]:
+    """What each variant asks."""
+    return [(f"variant {one.name}", _asked(one.to_body(), one.url, one.model)) for one in variants]
 
 
 def _asked(body: Mapping[str, object], url: str | None, model: str | None) -> str:

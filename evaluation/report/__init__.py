@@ -1,0 +1,1 @@
+"""Reports: quality and throughput of a folder on one page."""
