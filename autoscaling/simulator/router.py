@@ -14,7 +14,7 @@ from deployments.messages import DrafterName, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.drafter_options import LOOKUP
-from deployments.policy.planner import Planner, Speculation, SpeculationSettings
+from deployments.policy.planner import Forecast, Planner, Speculation, SpeculationSettings
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +45,8 @@ class _Session:
     draft_ms: float = 0.0
     num_proposed: int = 0
     is_probe: bool = False
+    forecast: Forecast | None = None
+    asked_forecast: Forecast | None = None
     choice: SessionChoice | None = None
     proposed_by: str = ""
 
@@ -151,6 +153,7 @@ class Router:
             session = self._sessions.get(item.session)
             if session is not None:
                 self._on_decided(planner, session, item, report)
+        planner.refresh()
 
     def _on_decided(self, planner: Planner, session: _Session, item: Decided, report: StepReport) -> None:
         now_ms, length = self._events.now_ms, session.request.text.length
@@ -163,7 +166,14 @@ class Router:
             self._count(session, item)
             acceptance = session.plan.acceptance_of(session.proposed_by or session.plan.kind)
             acceptance.observe(item.num_held, item.num_drafted, is_next_held=item.is_next_held)
-            planner.on_round(session.plan, item.num_held, item.num_drafted)
+            planner.on_round(
+                session.plan,
+                item.num_held,
+                item.num_drafted,
+                session.forecast,
+                len(planner.sessions),
+                gap_ms + report.step_ms,
+            )
         session.round_started_ms = now_ms
         num_new = min(item.num_held + 1, length - session.position)
         session.position += num_new
@@ -224,6 +234,7 @@ class Router:
             self._choosing.before_round(planner, session.plan, session.choice, room + 1)
         session.lookahead = min(planner.lookahead(session.plan), room)
         session.is_probe = session.plan.is_probe
+        session.forecast, session.asked_forecast = session.asked_forecast, session.plan.forecast
         asked = Asked(
             session=session.id,
             context_len=session.request.num_prompt_tokens + position,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_FALL, _RISE = 0.2, 0.05
+_FALL, _RISE = 0.3, 0.01
+"""The least is wanted: what rounds take beyond it is in round_times.py."""
 _STOOD_STILL_MS = 0.05
 
 

@@ -9,7 +9,7 @@ session and round is the same at any number of sessions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -17,9 +17,11 @@ import msgspec
 from deployments.messages import PolicyName, Priority, RequestClass, SessionId
 from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
 from deployments.policy.costs import DraftCosts, StepCosts
+from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
-from deployments.policy.lookahead import Candidate, CycleTimes, choose, rate_of
-from deployments.policy.waiting import SPLIT_MARGIN
+from deployments.policy.lookahead import Candidate, Choice, Search
+from deployments.policy.probing import Probing
+from deployments.policy.round_times import RoundTimes
 from deployments.timing import StepShape
 
 _WEIGHTS: Mapping[Priority, float] = {"interactive": 1.0, "batch": 0.4}
@@ -27,7 +29,12 @@ _HYSTERESIS = 1.003
 """A plan stays unless another one promises more than this."""
 _PLANS_PER_ROUND = 4
 """At most so many plans in the time in which every session has one round."""
-_PROBE_EVERY, _PROBE_AT_MOST_EVERY = 32, 256
+_BEGINS, _ENDS = 1.02, 1.005
+"""Drafting begins where it promises more than the one, and ends where it promises less than the other."""
+_DEEPER_EVERY = 32.0
+"""Cycles between two looks beyond what pays."""
+_PROBE_ROUNDS = 3
+"""Rounds of a probe: the first one after a pause pays for what the drafter has missed, and is not counted."""
 _FULL, _SCARCE = 1.0, 0.85
 """Use of the KV cache above which lookaheads shrink, down to 0 when it is full."""
 
@@ -44,11 +51,30 @@ class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_speculative_tokens: int = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time."""
+
+    num_sessions: int
+    is_drafted: bool
+    cycle_ms: float
+
+
+@dataclass(slots=True)
+class Probe:
+    """A lookahead that is tried for a few rounds, to see what comes of it."""
+
+    lookahead: int
+    num_rounds: int
+    forecast: Forecast | None
+
+
 @dataclass(slots=True, kw_only=True)
 class Speculation:
     """One session as the planner knows it. `requested` None leaves the lookahead to the policy.
 
     `drafters` is what is known of each kind of drafter, shared by all sessions; `kind` drafts for this one.
+    `forecast` is what the model says of the round that it was given a lookahead for last.
     """
 
     drafters: dict[str, DrafterAcceptance]
@@ -59,7 +85,9 @@ class Speculation:
     priority: Priority = "interactive"
     lookahead: int | None = None
     heuristic: int = 0
+    probe: Probe | None = None
     is_probe: bool = False
+    forecast: Forecast | None = None
     num_rounds_off: int = 0
     by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
 
@@ -87,7 +115,6 @@ class PlannerStats:
     """Counters since the planner began."""
 
     num_plans: int = 0
-    num_probes: int = 0
     rate: float = 0.0
     cap: int = 0
 
@@ -122,12 +149,13 @@ class Planner:
     stats: PlannerStats = field(default_factory=PlannerStats)
     kv_usage: float = 0.0
     _batch: _Batch = field(default_factory=_Batch)
+    round_times: RoundTimes = field(default_factory=RoundTimes)
+    probing: Probing = field(default_factory=Probing)
     _num_rounds_since_plan: int = 0
-    _steps_to_probe: int = _PROBE_EVERY
-    _probe_every: int = _PROBE_EVERY
-    _is_probe: bool = False
+    _cycles_to_deeper: float = _DEEPER_EVERY
     _threshold: float = 0.0
     _cap: int = 0
+    _forecast: Forecast | None = None
 
     # -- observations -------------------------------------------------------------------------
 
@@ -136,10 +164,26 @@ class Planner:
         self.costs.observe(shape, step_ms)
         self._batch.observe(shape, num_own, num_own_tokens)
         self._num_rounds_since_plan += num_own
-        self._steps_to_probe -= 1
+        num_cycles = num_own / max(1, len(self.sessions))
+        self._cycles_to_deeper -= num_cycles
+        self.probing.passed(num_cycles)
 
-    def on_round(self, session: Speculation, num_held: int, num_looked_at: int, is_next_held: bool = False) -> None:
-        """A round of this session has ended."""
+    def on_round(
+        self,
+        session: Speculation,
+        num_held: int,
+        num_looked_at: int,
+        forecast: Forecast | None,
+        num_sessions: int,
+        round_ms: float,
+    ) -> None:
+        """A round of this session has ended, one of so many on the verifier; `forecast` is what it was asked with."""
+        # The first round with drafts after a pause pays for what the drafter has missed, and tells nothing of others.
+        is_like_others = forecast is not None and (
+            num_looked_at > 0 and not session.num_rounds_off if forecast.is_drafted else not num_looked_at
+        )
+        if forecast is not None and is_like_others and forecast.num_sessions == num_sessions:
+            self.round_times.observe(num_sessions, forecast.is_drafted, forecast.cycle_ms, round_ms)
         if num_looked_at:
             session.num_rounds_off = 0
             was_whole = num_held >= num_looked_at
@@ -161,12 +205,30 @@ class Planner:
         if settings.policy == "heuristic":
             session.heuristic = session.heuristic or max(1, settings.num_speculative_tokens)
             return session.heuristic
-        if self._num_rounds_since_plan * _PLANS_PER_ROUND >= len(self.sessions) or not self.stats.num_plans:
-            self._plan()
+        if session.lookahead is None:
+            self._num_rounds_since_plan += 1
+            self.refresh()
+        session.is_probe = session.probe is not None
+        if session.probe is not None:
+            return self._tried(session, session.probe)
         if session.lookahead is None:
             survival = session.acceptance.survival[: self._cap]
             session.lookahead = sum(chance >= self._threshold for chance in survival)
+        session.forecast = self._forecast
         return session.lookahead
+
+    def refresh(self) -> None:
+        """Plan anew if enough rounds have come in, and sessions begun, since the last plan."""
+        is_open = self.settings.policy == "adaptive" and self.sessions
+        if is_open and self._num_rounds_since_plan * _PLANS_PER_ROUND >= len(self.sessions):
+            self._plan()
+
+    def _tried(self, session: Speculation, probe: Probe) -> int:
+        probe.num_rounds -= 1
+        if not probe.num_rounds:
+            session.probe = None
+        session.forecast = probe.forecast
+        return probe.lookahead
 
     def _plan(self) -> None:
         self._num_rounds_since_plan = 0
@@ -182,37 +244,78 @@ class Planner:
                 settled.append(Candidate((), weight * (1.0 + sum(survival[: one.requested or 0]))))
         if not sessions:
             return
-        everyone = candidates + settled
+        search = self._search(candidates + settled, limit)
+        bare, drafted = search.best()
+        chosen, rival = self._better(bare, drafted)
+        before = tuple(min(one.lookahead or 0, limit) for one in sessions)
+        is_other = before != chosen.lookaheads[: len(sessions)] and all(one.lookahead is not None for one in sessions)
+        if is_other and sum(before) <= search.max_tokens:
+            chosen = _unless_as_good(chosen, search.score(before + (0,) * len(settled)))
+        for session, lookahead in zip(sessions, chosen.lookaheads, strict=False):
+            session.lookahead = lookahead
+        self._threshold, self._cap = chosen.threshold, chosen.cap
+        self._forecast = self._forecast_of(chosen)
+        self.stats.rate, self.stats.cap = self._rate(chosen), chosen.cap
+        if rival is not None:
+            self._probe(sessions, chosen, rival, search)
+        if chosen.cap:
+            self._look_deeper(sessions, limit)
+
+    def _search(self, candidates: Sequence[Candidate], limit: int) -> Search:
         room = max(0, self.max_step_tokens - len(self.sessions))
         num_pairs = min(room, sum(len(one.survival) for one in candidates))
-        cycle_ms = self._cycle(num_pairs, limit)
-        choice = choose(everyone, cycle_ms, limit, num_pairs)
-        lookaheads = choice.lookaheads[: len(sessions)]
-        before = tuple(min(one.lookahead or 0, limit) for one in sessions)
-        if before != lookaheads and sum(before) <= num_pairs and all(one.lookahead is not None for one in sessions):
-            vector = before + (0,) * len(settled)
-            if choice.rate < _HYSTERESIS * rate_of(vector, everyone, cycle_ms):
-                lookaheads = before
-        for session, lookahead in zip(sessions, lookaheads, strict=True):
-            session.lookahead, session.is_probe = lookahead, False
-        self._threshold, self._cap = choice.threshold, choice.cap
-        self.stats.rate, self.stats.cap = choice.rate, max(lookaheads)
-        self._probe(sessions, limit)
+        cycle = self._cycle(num_pairs, limit)
+        is_alone = len(candidates) == 1 and not candidates[0].is_free
+        return Search(candidates, cycle, limit, num_pairs, cycle.alone(num_pairs) if is_alone else ())
 
-    def _probe(self, sessions: list[Speculation], limit: int) -> None:
-        """Now and then a few sessions look one token further than pays, so that what has changed is seen."""
-        if self._steps_to_probe > 0:
+    # -- what was seen against what the model says ------------------------------------------------
+
+    def _rate(self, choice: Choice) -> float:
+        """Tokens per ms, by the time that such rounds take."""
+        return choice.rate / self.round_times.factor(len(self.sessions), self._is_drafted(choice))
+
+    def _is_drafted(self, choice: Choice) -> bool:
+        return choice.cap > 0 or any(one.requested for one in self.sessions.values())
+
+    def _forecast_of(self, choice: Choice) -> Forecast:
+        return Forecast(len(self.sessions), self._is_drafted(choice), choice.cycle_ms)
+
+    def _better(self, bare: Choice, drafted: Choice | None) -> tuple[Choice, Choice | None]:
+        """The better of two kinds of rounds, and the other."""
+        if drafted is None:
+            return bare, None
+        margin = _ENDS if self._cap else _BEGINS
+        if self._rate(drafted) > margin * self._rate(bare):
+            return drafted, bare
+        return bare, drafted
+
+    def _probe(self, sessions: Sequence[Speculation], chosen: Choice, rival: Choice, search: Search) -> None:
+        """Now and then try the other kind of rounds: all sessions where it is unknown, else as few as will do."""
+        probing, rate = self.probing, self._rate(chosen)
+        num_seen = self.round_times.num_cycles(len(self.sessions), self._is_drafted(rival))
+        probe = rival
+        if not probing.is_untried(num_seen):
+            if not probing.may_be_due:
+                return
+            if rival.cap:
+                probe = search.score(_of_the_longest_off(sessions, rival.lookaheads))
+            num_cycles = _PROBE_ROUNDS * probe.cycle_ms / chosen.cycle_ms
+            if not probing.is_due(rate, self._rate(probe), num_cycles, num_seen):
+                return
+        probing.begins()
+        forecast = self._forecast_of(probe)
+        for session, lookahead in zip(sessions, probe.lookaheads, strict=False):
+            if lookahead != session.lookahead:
+                session.probe = Probe(lookahead, _PROBE_ROUNDS, forecast)
+
+    def _look_deeper(self, sessions: Sequence[Speculation], limit: int) -> None:
+        """Now and then a few sessions look one token further than pays, so that a change is seen."""
+        if self._cycles_to_deeper > 0.0:
             return
-        is_off = self.stats.cap == 0
-        self._probe_every = min(2 * self._probe_every, _PROBE_AT_MOST_EVERY) if is_off else _PROBE_EVERY
-        self._steps_to_probe = self._probe_every
-        sessions = sorted(sessions, key=lambda one: -one.num_rounds_off)
-        for session in sessions[: max(1, len(sessions) // 16)]:
-            assert session.lookahead is not None
-            if session.lookahead < limit:
-                session.lookahead += 1
-                session.is_probe = True
-                self.stats.num_probes += 1
+        self._cycles_to_deeper = _DEEPER_EVERY
+        for session in sorted(sessions, key=_rounds_off)[: max(1, len(sessions) // 16)]:
+            if session.probe is None and session.lookahead is not None and session.lookahead < limit:
+                session.probe = Probe(session.lookahead + 1, 1, self._forecast)
 
     def _limit(self) -> int:
         most = self.settings.max_speculative_tokens
@@ -220,39 +323,23 @@ class Planner:
             return most
         return int(most * max(0.0, _FULL - self.kv_usage) / (_FULL - _SCARCE))
 
-    def _cycle(self, num_pairs: int, limit: int) -> CycleTimes:
-        """The time in which every session has one round.
-
-        Either all of them share a step, or two halves take turns: one drafts while the other is verified, which
-        hides the drafts and reads the weights twice. The verifier does the better of both.
-        """
+    def _cycle(self, num_pairs: int, limit: int) -> Cycle:
         num_sessions, batch = len(self.sessions), self._batch
         fixed = [one.requested for one in self.sessions.values() if one.requested]
         num_sequences = num_sessions * (1.0 + batch.other_sequences)
         num_tokens = num_sequences + sum(fixed) + num_sessions * batch.other_drafted
         first_ms, step_ms, token_ms = self._draft_parts()
-        floor = min(max(fixed, default=0), limit)
-        away_ms = self.exposure.by_cap(first_ms, step_ms, limit)
-        whole = self.costs.curve(self._shape(num_sequences, num_tokens), num_pairs)
-        joint = [one + token_ms * i for i, one in enumerate(whole)]
-        half = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2 + 1)
-        halves = [(one, one + token_ms * i, 2 * token_ms * i) for i, one in enumerate(half)]
-
-        def cycle_ms(cap: int, most: int) -> list[float]:
-            waits_ms = away_ms[max(cap, floor)]
-            if cap == 0:
-                return [one + waits_ms for one in whole[: most + 1]]
-            together = [one + waits_ms for one in joint[: most + 1]]
-            if not self.can_split:
-                return together
-            drafts_ms = 2 * (first_ms + step_ms * cap)
-            turns = [
-                SPLIT_MARGIN * max(2 * one, alone + waits_ms, drafts_ms + tokens)
-                for one, alone, tokens in halves[: most // 2 + 1]
-            ]
-            return [one if one <= turns[i >> 1] else turns[i >> 1] / SPLIT_MARGIN for i, one in enumerate(together)]
-
-        return cycle_ms
+        half_ms: Sequence[float] = ()
+        if self.can_split and num_sequences >= 2.0:
+            half_ms = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2 + 1)
+        return Cycle(
+            whole_ms=self.costs.curve(self._shape(num_sequences, num_tokens), num_pairs),
+            half_ms=half_ms,
+            away_ms=self.exposure.by_cap(first_ms, step_ms, limit),
+            draft_ms=[first_ms + step_ms * cap for cap in range(limit + 1)],
+            token_ms=token_ms,
+            floor=min(max(fixed, default=0), limit),
+        )
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:
         sequences = max(1, round(num_sequences))
@@ -265,3 +352,22 @@ class Planner:
         parts = [costs.parts for costs in self.draft_costs.values()] or [DraftCosts().parts]
         first, step, token = (sum(column) / len(parts) for column in zip(*parts, strict=True))
         return first, step, token / len(parts)
+
+
+def _unless_as_good(chosen: Choice, before: Choice) -> Choice:
+    """What there was before, if it is of the same kind and next to as good."""
+    is_same_kind = (before.cap > 0) == (chosen.cap > 0)
+    if is_same_kind and chosen.rate < _HYSTERESIS * before.rate:
+        return before._replace(threshold=chosen.threshold)
+    return chosen
+
+
+def _rounds_off(session: Speculation) -> int:
+    return -session.num_rounds_off
+
+
+def _of_the_longest_off(sessions: Sequence[Speculation], lookaheads: Sequence[int]) -> tuple[int, ...]:
+    """The same lookaheads, for one in eight of the sessions alone: those that have not been drafted for the longest."""
+    order = sorted((i for i, _ in enumerate(sessions) if lookaheads[i]), key=lambda i: _rounds_off(sessions[i]))
+    few = set(order[: max(1, len(sessions) // 8)])
+    return tuple(lookahead if i in few else 0 for i, lookahead in enumerate(lookaheads))

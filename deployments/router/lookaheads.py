@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean as mean
+from typing import NamedTuple
 
-from deployments.messages import Costs, Proposal, Verdict, VerdictItem
+from deployments.messages import Costs, DrafterName, Proposal, Verdict, VerdictItem
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.patience import after_skipped_round
-from deployments.policy.planner import Planner, Speculation, SpeculationSettings
-from deployments.router.peers import LastStep, VerifierPeer
+from deployments.policy.planner import Forecast, Planner, Speculation, SpeculationSettings
+from deployments.router.peers import VerifierPeer
 from deployments.router.session import Session
+
+
+class Round(NamedTuple):
+    """A session's round, from verdict to verdict; `draft_ms` None if no drafter drafted in it."""
+
+    plan: Speculation
+    num_sessions: int
+    num_held: int
+    num_looked_at: int
+    is_next_held: bool
+    drafted_by: DrafterName
+    confidences: tuple[float, ...]
+    draft_ms: float | None
+    gap_ms: float
+    forecast: Forecast | None
 
 
 class Lookaheads:
@@ -62,29 +78,48 @@ class Lookaheads:
             costs = self._draft_costs.setdefault(drafter, DraftCosts())
             costs.observe(proposal.longest, proposal.num_tokens, proposal.draft_ms)
 
-    def on_step(self, verifier: VerifierPeer, verdict: Verdict, items: Sequence[VerdictItem]) -> None:
-        """A step has run, in which `items` were this router's."""
-        verifier.planner.kv_usage = verdict.kv_usage
-        verifier.last_step = LastStep(verdict.step_ms, verdict.idle_ms, not any(item.num_drafted for item in items))
-        if verdict.step_ms > 0.0:
-            num_tokens = sum(1 + item.num_drafted for item in items)
-            verifier.planner.on_step(verdict.shape, verdict.step_ms, len(items), num_tokens)
+    def observe(self, verifier: VerifierPeer, session: Session, item: VerdictItem, gap_ms: float) -> Round:
+        """What there is to learn from a session's round that has just ended; `gap_ms` is its time outside the step.
 
-    def on_round(self, verifier: VerifierPeer, session: Session, item: VerdictItem, gap_ms: float) -> None:
-        """A session's round has ended; `gap_ms` is its time outside the step."""
-        planner, step = verifier.planner, verifier.last_step
-        if gap_ms > 0.0 and session.proposal and session.proposed_by != "prompt_lookup":
-            planner.exposure.observe_drafted(gap_ms, session.draft_s * 1e3, step.idle_ms)
-        elif gap_ms > 0.0 and step.is_bare:
-            planner.exposure.observe_bare(gap_ms, step.idle_ms)
-        plan = self.plan_of(session)
+        It is kept for `learn`, as the session goes on before that.
+        """
         drafted, looked_at = session.proposal, item.num_drafted
-        is_next_held = item.num_accepted == looked_at < len(drafted) and drafted[looked_at] == item.next_token
-        confidences = session.confidences[: len(drafted)]
-        plan.acceptance_of(session.proposed_by).observe(
-            item.num_accepted, looked_at, is_next_held=is_next_held, confidences=confidences
+        is_free = session.proposed_by == "prompt_lookup"
+        return Round(
+            plan=self.plan_of(session),
+            num_sessions=len(verifier.planner.sessions),
+            num_held=item.num_accepted,
+            num_looked_at=looked_at,
+            is_next_held=item.num_accepted == looked_at < len(drafted) and drafted[looked_at] == item.next_token,
+            drafted_by=session.proposed_by,
+            confidences=session.confidences[: len(drafted)],
+            draft_ms=session.draft_s * 1e3 if drafted and not is_free else None,
+            gap_ms=gap_ms,
+            forecast=session.forecast,
         )
-        planner.on_round(plan, item.num_accepted, looked_at)
+
+    def learn(self, verifier: VerifierPeer, verdict: Verdict, num_own_tokens: int, rounds: Sequence[Round]) -> None:
+        """Take a step of a verifier and the rounds that ended with it, and plan what follows from them.
+
+        Called when everything that others wait for has been sent: this takes as long as a hop.
+        """
+        planner = verifier.planner
+        planner.kv_usage = verdict.kv_usage
+        if verdict.step_ms > 0.0:
+            planner.on_step(verdict.shape, verdict.step_ms, len(verdict.items), num_own_tokens)
+        is_bare = num_own_tokens == len(verdict.items)
+        for one in rounds:
+            if one.gap_ms > 0.0 and one.draft_ms is not None:
+                planner.exposure.observe_drafted(one.gap_ms, one.draft_ms, verdict.idle_ms)
+            elif one.gap_ms > 0.0 and is_bare:
+                planner.exposure.observe_bare(one.gap_ms, verdict.idle_ms)
+            one.plan.acceptance_of(one.drafted_by).observe(
+                one.num_held, one.num_looked_at, is_next_held=one.is_next_held, confidences=one.confidences
+            )
+            planner.on_round(
+                one.plan, one.num_held, one.num_looked_at, one.forecast, one.num_sessions, one.gap_ms + verdict.step_ms
+            )
+        planner.refresh()
 
     def ask(self, planner: Planner, session: Session) -> int:
         """The lookahead of the session's next round, its room aside."""
@@ -95,6 +130,7 @@ class Lookaheads:
         planner.sessions.setdefault(session.id, plan)
         lookahead = planner.lookahead(plan)
         session.is_probe, session.asks_probe = session.asks_probe, plan.is_probe
+        session.forecast, session.asked_forecast = session.asked_forecast, plan.forecast
         return 0 if patience.num_rounds_to_skip else lookahead
 
     def survival_percent(self, session: Session) -> tuple[int, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from deployments.link import Link, send_or_drop
 from deployments.messages import Attach, Close, Detach, DrafterKind, DrafterName, Epoch, SessionId
@@ -34,14 +33,6 @@ class DrafterPeer:
     is_bypassed: bool = False
 
 
-class LastStep(NamedTuple):
-    """What the latest step was like: its time, the verifier's idle time before it, whether nothing was drafted."""
-
-    step_ms: float = 0.0
-    idle_ms: float = 0.0
-    is_bare: bool = True
-
-
 @dataclass(slots=True)
 class VerifierPeer:
     """A verifier, the sessions placed on it, and what it has been asked for and not answered yet."""
@@ -53,7 +44,6 @@ class VerifierPeer:
     steps: list[set[SessionId]] = field(default_factory=list)
     kv_usage: float = 0.0
     num_waiting: int = 0
-    last_step: LastStep = field(default_factory=LastStep)
 
     @property
     def has_room(self) -> bool:

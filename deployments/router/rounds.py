@@ -30,7 +30,7 @@ from deployments.policy.limits import room_for_proposal
 from deployments.policy.planner import SpeculationSettings
 from deployments.router.choosing import Choosing
 from deployments.router.drafting import Drafts
-from deployments.router.lookaheads import Lookaheads
+from deployments.router.lookaheads import Lookaheads, Round
 from deployments.router.peers import Peers, VerifierPeer
 from deployments.router.session import Phase, Session
 from deployments.router.stats import RouterStats
@@ -132,10 +132,11 @@ class Rounds:
             session = self._sessions.get(item.session)
             if session is not None and item.session in verifier.sessions and session.awaits_verdict(item):
                 awaited.append((session, item))
-        self.lookaheads.on_step(verifier, verdict, [item for _, item in awaited])
+        rounds = []
         for session, item in awaited:
             verifier.settle(item.session)
-            self._learn(verifier, session, item)
+            if session.round_started_s and verdict.step_ms:  # the first one of a placement read a prompt
+                rounds.append(self._ended_round(verifier, session, item, verdict.step_ms))
             self._commit(session, item, verdict.step_ms / 1e3)
         for peer, commits in self._commits.items():
             if link := self._peers.ingresses.get(peer):
@@ -143,6 +144,8 @@ class Rounds:
         self._commits.clear()
         self._drafts.send()
         self.pump(verifier)
+        num_own_tokens = sum(1 + item.num_drafted for item in verdict.items)
+        self.lookaheads.learn(verifier, verdict, num_own_tokens, rounds)
 
     def on_wait(self, verifier: VerifierPeer, session: Session) -> None:
         """The session waits for room at its verifier, and others need not wait for it."""
@@ -205,15 +208,13 @@ class Rounds:
         verifier.steps.append({session.id for session in sessions})
         send_or_drop(verifier.link, Verify(items=tuple(self._verify_item(session) for session in sessions)))
 
-    def _learn(self, verifier: VerifierPeer, session: Session, item: VerdictItem) -> None:
-        """Tell the planner how the round went; the first one of a placement read a prompt and says nothing."""
-        step_ms = verifier.last_step.step_ms
-        if session.round_started_s and step_ms:
-            gap_ms = (self._clock() - session.round_started_s) * 1e3 - step_ms
-            self.lookaheads.on_round(verifier, session, item, gap_ms)
-            drafter = self._peers.drafters.get(session.drafter)
-            if drafter is not None and item.num_drafted and session.proposed_by == drafter.kind:
-                drafter.canary.observe(item.num_accepted > 0)
+    def _ended_round(self, verifier: VerifierPeer, session: Session, item: VerdictItem, step_ms: float) -> Round:
+        """What there is to learn from a round; the drafter's canary learns at once."""
+        drafter = self._peers.drafters.get(session.drafter)
+        if drafter is not None and item.num_drafted and session.proposed_by == drafter.kind:
+            drafter.canary.observe(item.num_accepted > 0)
+        gap_ms = (self._clock() - session.round_started_s) * 1e3 - step_ms
+        return self.lookaheads.observe(verifier, session, item, gap_ms)
 
     def _commit(self, session: Session, item: VerdictItem, verify_s: float) -> None:
         now_s = self._clock()

@@ -25,7 +25,7 @@ from deployments.messages import (
 from deployments.policy.drafter_choice import Choice, LookupWatch
 from deployments.policy.limits import cut_at_end, room_for_proposal
 from deployments.policy.patience import Patience
-from deployments.policy.planner import Speculation
+from deployments.policy.planner import Forecast, Speculation
 from deployments.router.prompt_lookup import PromptLookup
 
 
@@ -82,6 +82,8 @@ class Session:
     asked_lookahead: int = 0
     is_probe: bool = False
     asks_probe: bool = False
+    forecast: Forecast | None = None
+    asked_forecast: Forecast | None = None
     round_started_s: float = 0.0
     draft_s: float = 0.0
     sent_len: int = 0

@@ -27,15 +27,12 @@ from deployments.link import Identity
 from deployments.logs import set_up
 from deployments.messages import DrafterKind
 from deployments.metering import Meter
-from deployments.pacing import Pace, PacedService
-from deployments.policy.hardware import pairs, timings
 from deployments.replica import ServedReplica, end_process
 from deployments.service_host import Service
 from deployments.signals import verifier_reader
 from deployments.verifier.engine import VerifierEngine
 from deployments.verifier.parallel_engine import ParallelEngine, RankListener
-from deployments.verifier.service import VerifierService, VerifierSettings
-from deployments.verifier.warm_up import time_steps
+from deployments.verifier.serving import build_service
 
 BuildDrafter = Callable[[OutriderConfig, DrafterKind, Meter, DistributionStore], Service]
 
@@ -62,7 +59,7 @@ class Verifier(ServedReplica):
 
         def build(meter: Meter) -> Service:
             store = DistributionStore()
-            verifier = build_service(settings, meter, store, ranks)
+            verifier = build_service(settings, build_engine(settings, ranks), meter, store)
             if not settings.colocated_kinds:
                 return verifier
             drafters = {kind: build_drafter(settings, kind, meter, store) for kind in settings.colocated_kinds}
@@ -130,35 +127,11 @@ def _serve_share(fields: dict[str, Any], folder: str, rank: int) -> None:
     serve_share(fields, folder, rank)
 
 
-def build_service(
-    config: OutriderConfig, meter: Meter, store: DistributionStore, ranks: Ranks | None = None
-) -> Service:
-    """Load the target, here or in the ranks, and put an engine and a service around it."""
-    engine: VerifierEngine
+def build_engine(config: OutriderConfig, ranks: Ranks | None) -> VerifierEngine:
+    """Load the target, here or in the ranks, and put an engine around it."""
     if ranks is not None:
-        engine = ranks.engine()
-    else:
-        # Here, not above: the process that builds the application never loads torch.
-        from deployments.verifier.building import build_engine
+        return ranks.engine()
+    # Here, not above: the process that builds the application never loads torch.
+    from deployments.verifier.building import build_engine as build_here
 
-        engine = build_engine(config)
-    verifier = config.verifier
-    settings = VerifierSettings(
-        max_step_tokens=verifier.max_step_tokens,
-        prompt_tokens=verifier.prompt_tokens,
-        max_lookahead=config.speculation.max_speculative_tokens,
-        reuses_prefixes=verifier.prefix_reuse,
-        # Drafts inside this process do not run beside its steps.
-        can_split=not config.colocated_kinds,
-    )
-    if verifier.paced is not None:
-        pair = pairs()[verifier.paced]
-        pace = Pace(verifier.paced, "verifier", pair.verify.predict, meter)
-        return PacedService(VerifierService(engine, settings, meter, timings(pair), store, pace), pace)
-    measured = time_steps(
-        engine,
-        max_step_tokens=settings.max_step_tokens,
-        max_lookahead=settings.max_lookahead,
-        budget_s=verifier.warm_up_s,
-    )
-    return VerifierService(engine, settings, meter, measured, store)
+    return build_here(config)

@@ -22,7 +22,6 @@ from deployments.timing import StepShape
 from tests.support.fake_link import FakeLink
 
 PROMPT = (5, 6, 7)
-SHAPE = StepShape(num_sequences=3, num_tokens=9, num_context_tokens=30)
 
 
 class Rig:
@@ -60,7 +59,9 @@ class Rig:
         return VerdictItem(session=asked.session, num_accepted=num_accepted, next_token=next_token, **fields)
 
     def verdicts(self, items: list[VerdictItem], verifier: int = 0) -> None:
-        verdict = Verdict(items=tuple(items), step_ms=5.0, shape=SHAPE, num_waiting=0, kv_usage=0.5)
+        num_tokens = sum(1 + item.num_drafted for item in items)
+        shape = StepShape(num_sequences=len(items), num_tokens=num_tokens, num_context_tokens=10 * len(items))
+        verdict = Verdict(items=tuple(items), step_ms=5.0, shape=shape, num_waiting=0, kv_usage=0.5)
         self.router.received(self.verifiers[verifier], verdict)
 
     def propose(self, asked: Open | VerifyItem, context_len: int, tokens: tuple[int, ...], drafter: int = 0) -> None:

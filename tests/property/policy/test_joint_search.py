@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.policy.lookahead import Candidate, choose, rate_of
+from deployments.policy.lookahead import Candidate, choose, score
 
 rates = st.floats(0.0, 1.0)
 
@@ -61,7 +61,7 @@ def test_no_vector_of_lookaheads_is_better(
 
     choice = choose(candidates, cycle_ms, 3, room)
     best = brute_force(candidates, step_ms, away_ms, room)
-    found = rate_of(choice.lookaheads, candidates, cycle_ms)
+    found = score(choice.lookaheads, candidates, cycle_ms).rate
     assert sum(choice.lookaheads) <= room
     # Positions that hold less than once in a hundred are left out, which is what the last per cent is for.
     assert found >= 0.99 * best

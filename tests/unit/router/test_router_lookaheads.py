@@ -14,8 +14,8 @@ def play(rig: Rig, rounds: int, *, accepted: int) -> list[tuple[int, int]]:
     asked, context_len, played = rig.opened(), 4, []
     rig.verdict(asked, 0, 11)
     for _ in range(rounds):
-        rig.now_s += 0.002
         if asked.lookahead:
+            rig.now_s += 0.002
             rig.propose(asked, context_len, tuple(range(20, 20 + asked.lookahead)))
         (verify,) = rig.verifiers[0].take(Verify)
         (asked,) = verify.items

@@ -1,0 +1,47 @@
+"""When to try what the plan says does not pay: evidence costs speed, and so much may it cost."""
+
+from __future__ import annotations
+
+_SPENT = 0.003
+"""The share of all tokens that probes may cost, where much is known of what they try."""
+_LITTLE_KNOWN = 6.0
+"""Cycles of a kind; while fewer than these were seen, its probes may cost more."""
+_LEAST_CYCLES, _MOST_CYCLES = 48.0, 2048.0
+"""Cycles of all sessions between two probes."""
+_FIRST_AFTER_CYCLES = 4.0
+_ENOUGH_CYCLES = 3.0
+"""Cycles of a kind that have to be seen in a company, whatever the model says."""
+
+
+class Probing:
+    """Counts cycles of all sessions since the other kind of rounds was tried."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._next = _LEAST_CYCLES
+        self.num_probes = 0
+
+    def passed(self, num_cycles: float) -> None:
+        """So many cycles have gone by."""
+        self._since += num_cycles
+
+    @property
+    def may_be_due(self) -> bool:
+        """Whether it is time to find out what a probe would cost."""
+        return self._since >= self._next
+
+    def is_untried(self, num_seen: float) -> bool:
+        """Whether a kind of which so many cycles were seen has to be tried by everybody now."""
+        return num_seen < _ENOUGH_CYCLES and self._since >= _FIRST_AFTER_CYCLES
+
+    def is_due(self, plan_rate: float, probe_rate: float, num_cycles: float, num_seen: float) -> bool:
+        """Whether enough time has gone by to run so many of the plan's cycles at the rate of a probe."""
+        lost_cycles = num_cycles * max(0.0, 1.0 - probe_rate / plan_rate)
+        spent = _SPENT * (1.0 + _LITTLE_KNOWN / max(1.0, num_seen))
+        self._next = min(_MOST_CYCLES, max(_LEAST_CYCLES, lost_cycles / spent))
+        return self.may_be_due
+
+    def begins(self) -> None:
+        """A probe begins."""
+        self._since = 0.0
+        self.num_probes += 1
