@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -22,9 +22,8 @@ from deployments.checkpoint import (
 )
 from deployments.config_checks import CHECKS
 from deployments.config_parts import AutoscalingConfig, KernelsConfig, LogsConfig, Name, Part, Port, StreamsConfig
-from deployments.distributions import Acceptance
 from deployments.kernels.library import Kernels, usable_cores
-from deployments.messages import DrafterKind, DrafterName, PolicyName
+from deployments.messages import Acceptance, DrafterKind, DrafterName, PolicyName
 
 __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
 
@@ -54,13 +53,15 @@ class SpeculationConfig(Part):
     """Who drafts for requests that leave it open, and how far ahead.
 
     `drafter` auto leaves that to the router, session by session. `drafters` are the kinds that are
-    loaded; "auto": the one that `drafter` names, mtp where it names none. With `acceptance`
-    rejection a remote drafter draws from its `max_distribution_tokens` likeliest tokens.
+    loaded; "auto": the one that `drafter` names, mtp where it names none. `acceptance` is that of
+    requests that leave it open, `acceptances` what they may ask for; for rejection a remote drafter
+    draws from its `max_distribution_tokens` likeliest tokens.
     """
 
     drafter: DrafterName = "mtp"
     drafters: tuple[DrafterKind, ...] | Auto = "auto"
     acceptance: Acceptance = "coupled"
+    acceptances: Annotated[tuple[Acceptance, ...], Field(min_length=1)] = get_args(Acceptance)
     max_distribution_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
     policy: PolicyName = "adaptive"
     num_speculative_tokens: Annotated[int, Field(ge=0)] = 4
@@ -266,6 +267,11 @@ class OutriderConfig(Part):
     def drafters(self) -> tuple[DrafterName, ...]:
         """What a request may ask for here."""
         return ("auto", *self.drafter_kinds, "prompt_lookup", "none")
+
+    @property
+    def acceptances(self) -> tuple[Acceptance, ...]:
+        """What a request may ask for here, first what it gets if it leaves it open."""
+        return tuple(dict.fromkeys((self.speculation.acceptance, *self.speculation.acceptances)))
 
     @model_validator(mode="after")
     def _check(self) -> OutriderConfig:

@@ -107,6 +107,13 @@ def _autoscaling(config: OutriderConfig) -> str | None:
     return None
 
 
+def _acceptance(config: OutriderConfig) -> str | None:
+    acceptance, served = config.speculation.acceptance, config.speculation.acceptances
+    if acceptance not in served:
+        return f"speculation.acceptances: {list(served)} lacks speculation.acceptance {acceptance!r}; add it"
+    return None
+
+
 def _admission(config: OutriderConfig) -> str | None:
     ingress, running = config.ingress, config.max_running_requests
     if running < ingress.num_replicas:
@@ -123,4 +130,4 @@ def _admission(config: OutriderConfig) -> str | None:
     return None
 
 
-CHECKS = (_lookahead, _drafters, _step, _cache, _streams, _gpu_shares, _paced, _autoscaling, _admission)
+CHECKS = (_lookahead, _drafters, _acceptance, _step, _cache, _streams, _gpu_shares, _paced, _autoscaling, _admission)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
-
-Acceptance = Literal["coupled", "rejection"]
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

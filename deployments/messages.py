@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Literal
 
 from deployments.distributions import Distribution
+from deployments.records import Acceptance as Acceptance
 from deployments.records import Record as Record
 from deployments.records import SamplingParams as SamplingParams
 from deployments.records import Token as Token

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 Token = int
+Acceptance = Literal["coupled", "rejection"]
+"""Which drafted tokens hold: those that the verifier chooses itself, or as many as leave the target's distribution."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -23,6 +27,8 @@ class SamplingParams(Record):
 
     `num_logprobs` likeliest tokens are reported with every chosen one (None: no report), and with
     `scores_prompt` with those of the prompt: log-probabilities of the target, before anything above.
+
+    `acceptance` says which drafted tokens hold.
     """
 
     temperature: float = 0.0
@@ -40,6 +46,12 @@ class SamplingParams(Record):
     banned_before: int = 0
     num_logprobs: int | None = None
     scores_prompt: bool = False
+    acceptance: Acceptance = "coupled"
+
+    @property
+    def draws_to_reject(self) -> bool:
+        """Whether drafters draw by noise of their own and say from what; greedy requests go by equality anyway."""
+        return self.acceptance == "rejection" and self.temperature > 0
 
     @property
     def has_penalties(self) -> bool:

@@ -1,12 +1,12 @@
 """How a drafter draws its tokens: by the noise that it shares with the verifier, or for rejection sampling.
 
-Shapes: R = rows, V = vocabulary, K = tokens of a truncated distribution.
+Shapes: R = rows, V = vocabulary, N = rows under rejection sampling, K = tokens of a truncated distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -20,66 +20,67 @@ from deployments.distributions import Distribution
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One token per row; `confidences_R` is empty under rejection sampling, `distributions` where noise is shared.
+    """One token per row; under rejection sampling also what it was drawn from, by row.
 
-    Under rejection sampling nobody may learn how likely the drawn token was: who decides by that
-    whether to verify it bends the distribution.
+    Nobody may look at the confidence of a row that has a distribution: who decides by how likely the
+    drawn token was whether to verify it bends the distribution.
     """
 
     tokens_R: Tensor
     confidences_R: Tensor
-    distributions: Sequence[Distribution] = ()
+    distributions: Mapping[int, Distribution] = field(default_factory=dict)
 
 
 class Draw(Protocol):
-    """Draws one token per row; `salts` tell apart draws for the same position."""
+    """Draws one token per row: coupled where its salt is None, else for rejection sampling.
 
-    def __call__(self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int]) -> Drawn:
+    A salt tells apart draws for the same position, and is at least 0.
+    """
+
+    def __call__(self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int | None]) -> Drawn:
         """The tokens of these rows."""
 
 
-def draw_coupled(logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int]) -> Drawn:
-    """Guess the verifier's own choice: the same noise decides."""
-    choice = choose(logits_RV, rows)
-    return Drawn(choice.tokens_R, choice.confidences_R)
-
-
 @dataclass(frozen=True, slots=True)
-class DrawForRejection:
-    """Draw by noise of the drafter's own, and keep what was drawn from: its `max_tokens` likeliest tokens, or all.
+class Drawer:
+    """Coupled rows guess the verifier's own choice, by the same noise. The others draw by noise of the drafter's own.
 
-    Truncated before a token is drawn, so that what is kept is exactly what it was drawn from.
+    What those draw from is kept: their `max_tokens` likeliest tokens, or all. It is truncated before a token is
+    drawn, so that what is kept is exactly what it was drawn from.
     """
 
     max_tokens: int | None = None
 
-    def __call__(self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int]) -> Drawn:
-        """The tokens of these rows; a greedy row's is the likeliest."""
-        scores_RV = warp(logits_RV, rows)
-        nothing = torch.empty(0)
-        if rows.is_all_greedy:
-            return Drawn(argmax(logits_RV), nothing, _one_hot(argmax(logits_RV)))
-        key_R = child_key(rows.key_R, torch.tensor([DRAFT + salt for salt in salts], device=rows.key_R.device))
-        if self.max_tokens is None or self.max_tokens >= scores_RV.shape[1]:
-            tokens_R = argmax(gumbel_RV(key_R, scores_RV.shape[1]).add_(scores_RV))
-            distributions = [_as_distribution(None, row_V) for row_V in scores_RV.softmax(-1).cpu()]
-        else:
-            scores_RK, ids_RK = scores_RV.topk(self.max_tokens)
-            noise_RK = gumbel_at(key_R.repeat_interleave(self.max_tokens), ids_RK.flatten()).view_as(scores_RK)
-            tokens_R = ids_RK.gather(1, (scores_RK + noise_RK).argmax(-1, keepdim=True)).squeeze(1)
-            distributions = _as_sparse(ids_RK, scores_RK.softmax(-1))
-        if not rows.is_all_sampled:
-            tokens_R = torch.where(rows.temperature_R > 0, tokens_R, argmax(logits_RV))
-        return Drawn(tokens_R, nothing, distributions)
+    def __call__(self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int | None]) -> Drawn:
+        """The tokens of these rows; a row with a salt is a sampled one."""
+        picked = [row for row, salt in enumerate(salts) if salt is not None]
+        if len(picked) == len(salts):
+            tokens_N, distributions = self._draw(logits_RV, rows, [salt for salt in salts if salt is not None])
+            return Drawn(tokens_N, torch.ones(len(salts)), dict(enumerate(distributions)))
+        choice = choose(logits_RV, rows)
+        if not picked:
+            return Drawn(choice.tokens_R, choice.confidences_R)
+        index_N = torch.tensor(picked, device=logits_RV.device)
+        chosen = [salt for salt in salts if salt is not None]
+        tokens_N, distributions = self._draw(logits_RV[index_N], rows.take(index_N), chosen)
+        tokens_R = choice.tokens_R.index_copy(0, index_N, tokens_N)
+        return Drawn(tokens_R, choice.confidences_R, dict(zip(picked, distributions, strict=True)))
+
+    def _draw(self, logits_NV: Tensor, rows: SamplingRows, salts: Sequence[int]) -> tuple[Tensor, list[Distribution]]:
+        scores_NV = warp(logits_NV, rows)
+        key_N = child_key(rows.key_R, torch.tensor([DRAFT + salt for salt in salts], device=rows.key_R.device))
+        if self.max_tokens is None or self.max_tokens >= scores_NV.shape[1]:
+            tokens_N = argmax(gumbel_RV(key_N, scores_NV.shape[1]).add_(scores_NV))
+            return tokens_N, [_as_distribution(None, row_V) for row_V in scores_NV.softmax(-1).cpu()]
+        scores_NK, ids_NK = scores_NV.topk(self.max_tokens)
+        noise_NK = gumbel_at(key_N.repeat_interleave(self.max_tokens), ids_NK.flatten()).view_as(scores_NK)
+        tokens_N = ids_NK.gather(1, (scores_NK + noise_NK).argmax(-1, keepdim=True)).squeeze(1)
+        return tokens_N, _as_sparse(ids_NK, scores_NK.softmax(-1))
 
 
-def _as_sparse(ids_RK: Tensor, probabilities_RK: Tensor) -> list[Distribution]:
-    rows = zip(ids_RK.int().cpu(), probabilities_RK.cpu(), strict=True)
+def _as_sparse(ids_NK: Tensor, probabilities_NK: Tensor) -> list[Distribution]:
+    rows = zip(ids_NK.int().cpu(), probabilities_NK.cpu(), strict=True)
     return [_as_distribution(ids_K[row_K > 0], row_K[row_K > 0]) for ids_K, row_K in rows]
-
-
-def _one_hot(tokens_R: Tensor) -> list[Distribution]:
-    return _as_sparse(tokens_R[:, None], torch.ones(len(tokens_R), 1))
 
 
 def _as_distribution(ids_K: Tensor | None, probabilities_K: Tensor) -> Distribution:

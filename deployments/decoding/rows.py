@@ -77,8 +77,8 @@ class SamplingRows:
         """R, the number of rows."""
         return self.temperature_R.shape[0]
 
-    def take(self, index: slice) -> SamplingRows:
-        """The rows at `index`, as views."""
+    def take(self, index: slice | Tensor) -> SamplingRows:
+        """The rows at `index`; a slice's are views."""
         return SamplingRows(
             temperature_R=self.temperature_R[index],
             top_k_R=self.top_k_R[index],

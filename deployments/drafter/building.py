@@ -16,7 +16,7 @@ from deployments.policy.hardware import pairs
 from deployments.service_host import Service
 
 if TYPE_CHECKING:
-    from deployments.decoding.drawing import Draw
+    from deployments.decoding.drawing import Drawer
 
 
 def build_service(
@@ -50,7 +50,7 @@ def mtp_service(config: OutriderConfig, meter: Meter, store: DistributionStore |
         device=_device(config, config.drafter),
         kernels=config.kernels_for(config.drafter),
     )
-    engine.draw = _draw(config, store)
+    engine.draw = _drawer(config, store)
     settings = DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions)
     hardware = config.drafter.paced
     if hardware is None:
@@ -83,7 +83,7 @@ def draft_model_service(config: OutriderConfig, meter: Meter, store: Distributio
         device=_device(config, section),
         kernels=config.kernels_for(section),
     )
-    engine.draw = _draw(config, store)
+    engine.draw = _drawer(config, store)
     settings = TokenDrafterSettings(
         max_batch_sessions=section.max_sessions,
         prompt_tokens=section.prompt_tokens,
@@ -96,10 +96,8 @@ def _device(config: OutriderConfig, role: DrafterConfig | DraftModelConfig) -> s
     return role.device if role.placement == "remote" else config.verifier.device
 
 
-def _draw(config: OutriderConfig, store: DistributionStore | None) -> Draw:
+def _drawer(config: OutriderConfig, store: DistributionStore | None) -> Drawer:
     """With a store, what was drawn from meets no wire and is kept whole."""
-    from deployments.decoding.drawing import DrawForRejection, draw_coupled
+    from deployments.decoding.drawing import Drawer
 
-    if config.speculation.acceptance == "coupled":
-        return draw_coupled
-    return DrawForRejection(None if store is not None else config.speculation.max_distribution_tokens)
+    return Drawer(None if store is not None else config.speculation.max_distribution_tokens)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
-from deployments.decoding.drawing import Draw, draw_coupled
+from deployments.decoding.drawing import Draw, Drawer
 from deployments.decoding.rows import SamplingRows
 from deployments.distributions import Distribution
 from deployments.drafter.engine import Draft
@@ -67,13 +67,13 @@ class _Drafted:
 class DraftModelEngine:
     """Implements `TokenDrafterEngine` with any causal decoder; `vocab_size` is the target's.
 
-    `draw` says how tokens are drawn; it must go with the verifier's acceptance.
+    `draw` says how tokens are drawn.
     """
 
     def __init__(
         self, model: Target, limits: DraftCacheLimits, *, vocab_size: int, kernels: Kernels | None = None
     ) -> None:
-        self.draw: Draw = draw_coupled
+        self.draw: Draw = Drawer()
         text_config = model.text_config
         self._device = str(model.model.device)
         self._limits = limits
@@ -176,13 +176,18 @@ class DraftModelEngine:
         ]
         if groups:
             logits_BV = adjust(logits_BV, groups)
-        drawn = self.draw(logits_BV, rows, [request.start + len(request.tokens) for request in requests])
+        drawn = self.draw(logits_BV, rows, [self._salt(request) for request in requests])
         confidences = drawn.confidences_R.tolist()
         for row, (request, token) in enumerate(zip(requests, drawn.tokens_R.tolist(), strict=True)):
             draft = drafts[request.session]
             draft.tokens.append(token)
-            draft.confidences.extend(confidences[row : row + 1])
-            draft.distributions.extend(drawn.distributions[row : row + 1])
+            if row in drawn.distributions:
+                draft.distributions.append(drawn.distributions[row])
+            else:
+                draft.confidences.append(confidences[row])
+
+    def _salt(self, request: ReadRequest) -> int | None:
+        return request.context_len if self._sessions[request.session].params.draws_to_reject else None
 
     def _make_room(self, request: ReadRequest) -> bool:
         """Roll the session's cache back to where the request starts; reserve it first where there is none."""

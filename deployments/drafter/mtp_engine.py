@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
-from deployments.decoding.drawing import Draw, Drawn, draw_coupled
+from deployments.decoding.drawing import Draw, Drawer, Drawn
 from deployments.decoding.rows import SamplingRows
 from deployments.drafter.attention_inputs import AttentionInputs, separate, stacked
 from deployments.drafter.compiled_forward import CompiledForward, can_run_compiled
@@ -50,11 +50,11 @@ _MAX_STACKED_BYTES = 4 << 20
 class MtpEngine:
     """A DrafterEngine that holds an assistant, the embedding's part in it, and shadows.
 
-    `draw` says how tokens are drawn; it must go with the verifier's acceptance.
+    `draw` says how tokens are drawn.
     """
 
     def __init__(self, forward: AssistantForward, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu") -> None:
-        self.draw: Draw = draw_coupled
+        self.draw: Draw = Drawer()
         self._forward = forward
         self._spec = spec
         self._device = torch.device(device)
@@ -124,7 +124,10 @@ class MtpEngine:
         drawn: list[Drawn] = []
         for step in range(requests[0].lookahead):
             rows = self._rows(requests, step)
-            salts = [request.context_len for request in requests[: len(rows)]]
+            salts = [
+                request.context_len if self._params[request.session].draws_to_reject else None
+                for request in requests[: len(rows)]
+            ]
             logits_BV = self._adjusted(steps.step(tokens_B[: len(rows)]), requests, drawn)
             drawn.append(self.draw(logits_BV, rows, salts))
             tokens_B = drawn[-1].tokens_R
@@ -269,18 +272,18 @@ def _as_drafts(requests: Sequence[DraftRequest], drawn: Sequence[Drawn]) -> list
     """Cut what was drafted step by step into one draft per session."""
     tokens = torch.cat([step.tokens_R for step in drawn]).tolist()
     confidences = torch.cat([step.confidences_R for step in drawn]).tolist()
-    distributions = [distribution for step in drawn for distribution in step.distributions]
     num_active = _num_active(requests)
     starts = [sum(num_active[:step]) for step in range(len(num_active))]
     drafts = []
     for row, request in enumerate(requests):
         picks = [starts[step] + row for step in range(request.lookahead)]
+        distributions = tuple(d for step in drawn[: request.lookahead] if (d := step.distributions.get(row)))
         drafts.append(
             Draft(
                 session=request.session,
                 tokens=tuple(tokens[pick] for pick in picks),
-                confidences=tuple(confidences[pick] for pick in picks) if confidences else (),
-                distributions=tuple(distributions[pick] for pick in picks) if distributions else (),
+                confidences=() if distributions else tuple(confidences[pick] for pick in picks),
+                distributions=distributions,
             )
         )
     return drafts

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from deployments.distributions import Distribution, DistributionStore, kept_or_sent
 from deployments.drafter.engine import Draft
+from deployments.drafter.token_engine import ReadRequest
 from deployments.link import Link
 from deployments.messages import Attach, DraftItem, ProposalItem, SessionId, Token
 
@@ -74,6 +75,16 @@ class Text:
         num_known = len(self.tokens)
         start = min(start, num_known + len(self.guess) - 1)
         return start, (*self.tokens[start:], *self.guess[max(0, start - num_known) :])
+
+    def reading(self, start: int, tokens: tuple[Token, ...], num_draft_tokens: int) -> ReadRequest:
+        """What the engine is to do for this text."""
+        return ReadRequest(
+            session=self.session,
+            start=start,
+            tokens=tokens,
+            num_draft_tokens=num_draft_tokens,
+            context_len=len(self.tokens),
+        )
 
     def add(self, draft: Draft, computed_len: int) -> None:
         """Lengthen the guess by what was drafted after it; the cache holds `computed_len` entries now."""

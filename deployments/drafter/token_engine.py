@@ -15,13 +15,16 @@ from deployments.messages import SamplingParams, SessionId, Token
 class ReadRequest:
     """Read `tokens`, at positions `start` onwards, then draft `num_draft_tokens` after them (0: only read).
 
-    What the session's cache held from `start` on is forgotten.
+    What the session's cache held from `start` on is forgotten. The first `context_len` tokens of the text are
+    committed: under rejection sampling the noise of a draft belongs to that as well as to its position, since what
+    became of a guess says something of the noise behind it.
     """
 
     session: SessionId
     start: int
     tokens: tuple[Token, ...]
     num_draft_tokens: int
+    context_len: int
 
 
 class TokenDrafterEngine(Protocol):

@@ -187,15 +187,12 @@ class TokenDrafterService:
                 self._rest(text)
             elif cost <= num_left:
                 num_left -= cost
-                requests.append(
-                    ReadRequest(session=text.session, start=start, tokens=tokens, num_draft_tokens=num_draft_tokens)
-                )
+                requests.append(text.reading(start, tokens, num_draft_tokens))
             else:
                 if text.asked is not None:
                     self._answer(text)
                 if num_left > 0:
-                    part = tokens[:num_left]
-                    requests.append(ReadRequest(session=text.session, start=start, tokens=part, num_draft_tokens=0))
+                    requests.append(text.reading(start, tokens[:num_left], 0))
                     num_left = 0
         return requests
 
@@ -205,7 +202,7 @@ class TokenDrafterService:
         for text in list(self._ahead.values())[: self._settings.max_batch_sessions]:
             start, tokens = text.unread(self._engine.computed_len(text.session), to_draft=True)
             if text.num_ahead > 0 and len(tokens) <= text.last_lookahead + 1:
-                requests.append(ReadRequest(session=text.session, start=start, tokens=tokens, num_draft_tokens=1))
+                requests.append(text.reading(start, tokens, 1))
             else:
                 del self._ahead[text.session]
         return requests

@@ -15,7 +15,7 @@ from deployments.ingress.exposition import Exposition
 from deployments.ingress.generation import GenerationClient
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.tokenizer import Tokenizer
-from deployments.messages import DrafterName, Token
+from deployments.messages import Acceptance, DrafterName, Token
 from deployments.metering import Meter
 from deployments.reporting import Totals, totals_of
 
@@ -91,10 +91,14 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiLimits:
-    """Bounds on what a request may ask for. `reports_speculation` is False to leave metrics out of responses."""
+    """Bounds on what a request may ask for. `reports_speculation` is False to leave metrics out of responses.
+
+    `acceptances` are those that are served, first the one of requests that leave it open.
+    """
 
     max_num_speculative_tokens: int = 16
     drafters: tuple[DrafterName, ...] = get_args(DrafterName)
+    acceptances: tuple[Acceptance, ...] = get_args(Acceptance)
     max_body_bytes: int = 4 << 20
     max_body_s: float = 30.0
     max_prompt_tokens: int | None = None

@@ -52,6 +52,7 @@ class Ingress:
             limits=ApiLimits(
                 max_num_speculative_tokens=settings.speculation.max_speculative_tokens,
                 drafters=settings.drafters,
+                acceptances=settings.acceptances,
                 max_body_bytes=settings.ingress.max_body_bytes,
                 max_prompt_tokens=settings.ingress.max_prompt_tokens,
                 max_output_tokens=settings.ingress.max_output_tokens,

@@ -22,7 +22,7 @@ from deployments.ingress.errors import ApiError, context_length_exceeded, invali
 from deployments.ingress.generation import GenerateRequest
 from deployments.ingress.schemas import ChatRequest, CompletionRequest, Message
 from deployments.ingress.tenants import Tenant
-from deployments.messages import DrafterName, Priority, RequestClass, SamplingParams, Token
+from deployments.messages import Acceptance, DrafterName, Priority, RequestClass, SamplingParams, Token
 from deployments.policy.classes import classify
 
 _LONG_PROMPT_CHARS = 20_000
@@ -37,6 +37,7 @@ class Asked:
     tenant: Tenant
     lookahead: int | None
     drafter: DrafterName
+    acceptance: Acceptance
     request_class: RequestClass
     priority: Priority
     num_choices: int
@@ -58,17 +59,22 @@ def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant
         raise invalid(param, message, "invalid_value")
     permissions.check_lookahead(tenant, body.speculation)
     drafter = permissions.drafter_for(tenant, body.speculation)
-    if drafter not in limits.drafters:
-        param = "speculation.drafter"
-        message = f"{param!r} is {drafter!r}, which is not served here; "
-        message += f"one of {', '.join(limits.drafters)} is."
-        raise invalid(param, message, "invalid_value")
+    _check_served("speculation.drafter", drafter, limits.drafters)
+    asked = body.speculation.acceptance
+    acceptance = limits.acceptances[0] if asked == "auto" else asked
+    _check_served("speculation.acceptance", acceptance, limits.acceptances)
     num_prompts = len(body.prompts) if isinstance(body, CompletionRequest) else 1
     if (num_choices := num_prompts * body.n) > limits.max_choices:
         message = f"{num_prompts} prompts with 'n' {body.n} are {num_choices} choices; at most {limits.max_choices} "
         raise invalid("n" if num_prompts == 1 else "prompt", message + "are possible in one request.", "invalid_value")
     priority = permissions.priority_for(tenant, body.speculation)
-    return Asked(tenant, lookahead, drafter, class_of(body), priority, num_choices)
+    return Asked(tenant, lookahead, drafter, acceptance, class_of(body), priority, num_choices)
+
+
+def _check_served(param: str, value: str, served: Sequence[str]) -> None:
+    if value not in served:
+        message = f"{param!r} is {value!r}, which is not served here; one of {', '.join(served)} is."
+        raise invalid(param, message, "invalid_value")
 
 
 def class_of(body: ChatRequest | CompletionRequest) -> RequestClass:
@@ -130,7 +136,7 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
                 id=f"{response_id}-{len(choices)}",
                 prompt=prompt.tokens,
                 max_context_tokens=max_context_tokens,
-                params=msgspec.structs.replace(params, choice_index=index),
+                params=msgspec.structs.replace(params, choice_index=index, acceptance=asked.acceptance),
                 stop_token_ids=stop_token_ids,
                 num_speculative_tokens=asked.lookahead,
                 drafter=asked.drafter,

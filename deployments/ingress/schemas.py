@@ -15,7 +15,7 @@ from deployments.ingress.parameters import (
     unsupported,
     without_neutral,
 )
-from deployments.messages import DrafterName, Priority, RequestClass
+from deployments.messages import Acceptance, DrafterName, Priority, RequestClass
 
 MAX_JSON_DEPTH = 64
 MAX_STOPS = 16
@@ -33,10 +33,14 @@ class Strict(BaseModel):
 
 
 class Speculation(Strict):
-    """How a request wants to be drafted for. It changes the speed, never the output."""
+    """How a request wants to be drafted for.
+
+    It changes the speed, never the output; but with `acceptance` rejection only the output's distribution is kept.
+    """
 
     num_speculative_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     drafter: DrafterName = "auto"
+    acceptance: Acceptance | Literal["auto"] = "auto"
     request_class: RequestClass | Literal["auto"] = "auto"
     priority: Priority | Literal["auto"] = "auto"
 

@@ -48,7 +48,8 @@ class Batching:
     def select(self, active: Collection[Session]) -> list[Session]:
         """The sessions that the next step is planned from, their proposals shortened to what is worth its place.
 
-        Acceptance is coupled, so no text changes by that.
+        No text or, under rejection sampling, distribution of texts changes by that: there nothing is known of how
+        likely the drawn tokens were.
         """
         sessions = list(active)
         ready = self._ready(active)

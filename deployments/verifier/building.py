@@ -34,5 +34,4 @@ def build_engine(config: OutriderConfig) -> PagedEngine:
             block_size=verifier.kv_cache.block_size,
         ),
         config.kernels_for(verifier),
-        config.speculation.acceptance,
     )

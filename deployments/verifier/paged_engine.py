@@ -11,13 +11,11 @@ from itertools import islice
 
 import torch
 
-from deployments.decoding.acceptance import accept
 from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.logprobs import logprobs
 from deployments.decoding.rejection import verify
 from deployments.decoding.rows import SamplingRows
-from deployments.decoding.sampling import choose
-from deployments.distributions import Acceptance
+from deployments.distributions import Distribution
 from deployments.kernels.library import Kernels
 from deployments.messages import KvRange, SamplingParams, SessionId, Token, TokenLogprobs
 from deployments.models.loading import ShadowSpec, Target, shadow_spec
@@ -58,10 +56,8 @@ class PagedEngine:
         target: Target,
         limits: CacheLimits,
         kernels: Kernels | None = None,
-        acceptance: Acceptance = "coupled",
     ) -> None:
         _check(limits, target)
-        self._acceptance = acceptance
         model, text_config = target.model, target.text_config
         device = str(model.device)
         num_blocks = -(-limits.num_kv_tokens // limits.block_size)
@@ -215,18 +211,16 @@ class PagedEngine:
             return []
         rows: list[tuple[SamplingParams, int]] = []
         drafts: list[tuple[Token, ...]] = []
+        distributions: list[tuple[Distribution, ...] | None] = []
         for chunk in chunks:
             params = self._sessions[chunk.session].params
             stop = chunk.start + len(chunk.tokens)
             rows.extend((params, position) for position in range(stop - chunk.num_drafted, stop + 1))
             drafts.append(chunk.tokens[len(chunk.tokens) - chunk.num_drafted :])
+            distributions.append(chunk.distributions if params.draws_to_reject else None)
         sampling_rows = SamplingRows.build(rows, output.logits_RV.device)
         logits_RV = self._adjusted(chunks, output.logits_RV)
-        if self._acceptance == "rejection":
-            accepted = verify(logits_RV, sampling_rows, drafts, [chunk.distributions for chunk in chunks])
-        else:
-            choice = choose(logits_RV, sampling_rows, with_confidences=False)
-            accepted = accept(choice.tokens_R, drafts)
+        accepted = verify(logits_RV, sampling_rows, drafts, distributions)
         outcomes = [
             Outcome(session=chunk.session, num_accepted=num_accepted, next_token=next_token)
             for chunk, (num_accepted, next_token) in zip(chunks, accepted, strict=True)

@@ -25,7 +25,7 @@ from deployments.drafter.draft_model_engine import DraftCacheLimits, load_draft_
 from deployments.drafter.engine import DraftRequest
 from deployments.drafter.mtp_engine import load_mtp_engine
 from deployments.drafter.token_engine import ReadRequest
-from deployments.messages import SamplingParams, Token
+from deployments.messages import SamplingParams, SessionId, Token
 from deployments.models.loading import load_target
 from deployments.paged.chunk import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
@@ -47,7 +47,7 @@ class Tape:
 
     logits: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int]) -> Drawn:
+    def __call__(self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int | None]) -> Drawn:
         """The likeliest token of the only row."""
         self.logits.append(logits_RV[0].clone())
         return Drawn(logits_RV.argmax(-1), torch.ones(len(logits_RV)))
@@ -97,9 +97,14 @@ class Bench:
         )
         self.mtp.draft([request])
         read = self.draft_model.computed_len(SESSION)
-        self.draft_model.draft(
-            [ReadRequest(session=SESSION, start=read, tokens=tuple(text[read:]), num_draft_tokens=1)]
-        )
+        self.draft_model.draft([reading(SESSION, text, read, 1)])
+
+
+def reading(session: SessionId, text: Sequence[Token], start: int, lookahead: int) -> ReadRequest:
+    """Read a text from `start` on, then draft."""
+    return ReadRequest(
+        session=session, start=start, tokens=tuple(text[start:]), num_draft_tokens=lookahead, context_len=len(text)
+    )
 
 
 @torch.inference_mode()

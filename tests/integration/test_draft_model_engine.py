@@ -37,7 +37,13 @@ def some_tokens(length: int, seed: int) -> list[Token]:
 
 
 def read(session: int, start: int, tokens: Sequence[Token], num_draft_tokens: int) -> ReadRequest:
-    return ReadRequest(session=session, start=start, tokens=tuple(tokens), num_draft_tokens=num_draft_tokens)
+    return ReadRequest(
+        session=session,
+        start=start,
+        tokens=tuple(tokens),
+        num_draft_tokens=num_draft_tokens,
+        context_len=start + len(tokens),
+    )
 
 
 def assert_right(reference: Reference, text: Sequence[Token], params: SamplingParams, draft: Draft) -> None:

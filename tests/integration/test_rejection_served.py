@@ -10,12 +10,12 @@ import asyncio
 import itertools
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-import torch
 
 from deployments.decoding import rejection
-from deployments.decoding.drawing import DrawForRejection
+from deployments.decoding.drawing import Drawer
 from deployments.distributions import DistributionStore
 from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
@@ -29,7 +29,7 @@ from tests.support.pocket import TARGET, draft_model_engine, drafter_engine, tok
 from tests.support.rig import running_rig
 
 NUM_REQUESTS, AT_ONCE, TOP_K = 1200, 48, 3
-PARAMS = SamplingParams(temperature=1.6, top_k=TOP_K)
+PARAMS = SamplingParams(temperature=1.6, top_k=TOP_K, acceptance="rejection")
 PROMPT = tuple(tokenizer().encode("1, 2, 1, 2, 1, 2, 1, 2, 1,"))
 
 
@@ -49,9 +49,7 @@ def expected() -> dict[tuple[int, ...], float]:
 
 @pytest.fixture(scope="module")
 def engine() -> PagedEngine:
-    engine = verifier_engine()
-    engine._acceptance = "rejection"
-    return engine
+    return verifier_engine()
 
 
 def drafting(drafter: DrafterName, placement: str) -> dict[str, Any]:
@@ -61,7 +59,7 @@ def drafting(drafter: DrafterName, placement: str) -> dict[str, Any]:
     is_inside = placement == "colocated"
     store = DistributionStore() if is_inside else None
     made = drafter_engine() if drafter == "mtp" else draft_model_engine()
-    made.draw = DrawForRejection(None if is_inside else 24)
+    made.draw = Drawer(None if is_inside else 24)
     if not is_inside:
         return {"drafters" if drafter == "mtp" else "token_drafters": [made]}
     service: DrafterService | TokenDrafterService
@@ -82,7 +80,7 @@ async def first_tokens(engine: PagedEngine, drafter: DrafterName, placement: str
         async def ask() -> None:
             nonlocal num_accepted
             while (seed := next(seeds)) < NUM_REQUESTS:
-                params = SamplingParams(temperature=PARAMS.temperature, top_k=TOP_K, seed=seed)
+                params = msgspec.structs.replace(PARAMS, seed=seed)
                 request = GenerateRequest(
                     id=f"r{seed}",
                     prompt=PROMPT,
@@ -125,6 +123,6 @@ async def test_texts_follow_the_target(engine, expected, drafter: DrafterName, p
 
 @pytest.mark.parametrize(("drafter", "placement"), [("mtp", "remote"), ("draft_model", "colocated")])
 async def test_a_broken_residual_is_noticed(engine, expected, drafter: DrafterName, placement: str, monkeypatch):
-    monkeypatch.setattr(rejection, "_residual", lambda target_V, draft_V: torch.ones_like(target_V) * (target_V > 0))
+    monkeypatch.setattr(rejection, "_surplus", lambda target_KV, draft_KV, may_keep_K: target_KV * may_keep_K[:, None])
     texts, _ = await first_tokens(engine, drafter, placement)
     assert quality(texts, expected) < SIGNIFICANCE

@@ -52,6 +52,10 @@ def test_a_resolved_configuration_has_no_auto_and_stays_as_it_is() -> None:
         ({"drafter": {"num_replicas": 0}}, r"drafter\.num_replicas: .*greater than 0 \(got 0\)"),
         ({"ingress": {"port": 70_000}}, r"ingress\.port: .*65535 \(got 70000\)"),
         ({"speculation": {"drafter": "eagle"}}, r"speculation\.drafter: .*'mtp'.*\(got 'eagle'\)"),
+        (
+            {"speculation": {"acceptance": "rejection", "acceptances": ["coupled"]}},
+            r"speculation\.acceptances: \['coupled'\] lacks speculation\.acceptance 'rejection'; add it",
+        ),
         ({"speculation": {"num_speculative_tokens": 20}}, r"speculation\.num_speculative_tokens: 20 .*lower it"),
         ({"verifier": {"max_step_tokens": 100}}, r"verifier\.max_step_tokens: 100 .*raise it"),
         (

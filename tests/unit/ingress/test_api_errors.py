@@ -110,6 +110,7 @@ BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"speculation": {"num_speculative_tokens": 9}}, 400, SPECULATION + "num_speculative_tokens", "invalid_value"),
     ({"speculation": {"num_speculative_tokens": "5"}}, 400, SPECULATION + "num_speculative_tokens", "invalid_value"),
     ({"speculation": {"drafter": "eagle"}}, 400, SPECULATION + "drafter", "invalid_value"),
+    ({"speculation": {"acceptance": "typical"}}, 400, SPECULATION + "acceptance", "invalid_value"),
     ({"speculation": {"priority": "urgent"}}, 400, SPECULATION + "priority", "invalid_value"),
     ({"speculation": {"request_class": "verse"}}, 400, SPECULATION + "request_class", "invalid_value"),
 ]
@@ -269,3 +270,21 @@ async def test_a_drafter_that_is_not_served_is_refused_by_name(tmp_path: Path, c
     assert "one of auto, prompt_lookup, none is" in error["message"]
     assert taken.status_code == 200
     assert [request.drafter for request in client.requests] == ["prompt_lookup"]
+
+
+async def test_a_request_chooses_how_drafts_are_accepted_among_what_is_served(tmp_path, client: ScriptedClient) -> None:
+    for served, default in ((("rejection", "coupled"), "rejection"), (("coupled",), "coupled")):
+        context = make_context(tmp_path, client, ApiLimits(acceptances=served))
+        client.tokens, client.requests = plain_ids(context, ANSWER), []
+        transport = httpx.ASGITransport(app=create_app(context))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            for body in ({}, {"acceptance": "auto"}, {"acceptance": "coupled"}):
+                answer = await http.post("/v1/chat/completions", json={**CHAT, "speculation": body})
+                assert answer.status_code == 200
+            last = await http.post("/v1/chat/completions", json={**CHAT, "speculation": {"acceptance": "rejection"}})
+        assert [request.params.acceptance for request in client.requests[:3]] == [default, default, "coupled"]
+        if "rejection" in served:
+            assert client.requests[3].params.acceptance == "rejection"
+        else:
+            assert (last.status_code, last.json()["error"]["param"]) == (400, "speculation.acceptance")
+            assert "'rejection', which is not served here; one of coupled is" in last.json()["error"]["message"]
