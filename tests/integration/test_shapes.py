@@ -1,11 +1,14 @@
-"""Every shape that Gemma 4 is published in, and other decoders, over real streams: the library's own text."""
+"""Every shape that Gemma 4 is published in, and other decoders, over real streams: the library's own text.
+
+tests/support/cells.py lists the cells; those under rejection sampling are in test_shapes_rejection.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,100 +16,101 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMultimodalLM
 
-from deployments.drafter.mtp_engine import MtpEngine, load_mtp_engine
-from deployments.ingress.generation import GenerateRequest
-from deployments.messages import SamplingParams, Token
+from deployments.drafter.mtp_engine import load_mtp_engine
+from deployments.messages import Token
 from deployments.models.loading import load_assistant, load_config, load_embedding_table, load_target, shadow_spec
-from deployments.verifier.paged_engine import CacheLimits, PagedEngine
+from tests.support.cells import GEMMA_SHAPES, REFUSED, SERVED, Cell
 from tests.support.equality import Reference, Tally
 from tests.support.rig import Rig, running_rig
-from tests.support.shapes import GEMMA_4, VOCAB_SIZE, save_decoder, save_pair
+from tests.support.served_shapes import (
+    GREEDY,
+    NUM_TOKENS,
+    SAMPLED,
+    SMALL_STEPS,
+    WINDOW,
+    SeenSteps,
+    check,
+    drafting,
+    generated,
+    mtp_engine,
+    save_shape,
+    some_prompts,
+    verifier_engine,
+)
+from tests.support.shapes import GEMMA_4, save_pair
 from tests.support.tiny_drafters import TinyPair, draft_request, kv_ranges, reference_draft
 
-NUM_TOKENS = 24
-GREEDY = SamplingParams()
-SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, seed=2**60 + 5)
-LENGTHS = (2, 9, 13, 30, 75, 140)
-"""Prompts inside the sliding window of 12, at its edge, and far past it; the longest take several steps to read."""
-SMALL_STEPS = {"max_step_tokens": 32, "prompt_tokens": 12, "max_lookahead": 8}
+COUPLED = [cell for cell in SERVED if cell.acceptance == "coupled"]
+WITH_REPLICAS = [cell for cell in COUPLED if cell.place in ("remote", "colocated")]
+Folders = Callable[[str], Path]
 
 
-@pytest.fixture(scope="module", params=GEMMA_4)
-def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    name: str = request.param
-    return save_pair(tmp_path_factory.mktemp(name), GEMMA_4[name])
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """The folder of a shape's target, written when it is first asked for."""
+    return cache(lambda shape: save_shape(tmp_path_factory.mktemp(shape.replace(" ", "-")), shape))
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3"])
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_decoder(tmp_path_factory.mktemp(request.param), request.param)
+@pytest.fixture(params=GEMMA_SHAPES)
+def target(request: pytest.FixtureRequest, folders: Folders) -> Path:
+    return folders(request.param)
 
 
-def verifier_engine(folder: Path) -> PagedEngine:
-    loaded = load_target(str(folder), dtype=torch.float32, device="cpu")
-    return PagedEngine(loaded, CacheLimits(max_context_tokens=256, num_kv_tokens=4096, max_lookahead=8, block_size=4))
-
-
-def drafter_engine(folder: Path) -> MtpEngine:
-    return load_mtp_engine(str(folder), f"{folder}-assistant", dtype=torch.float32, shadow_bytes=1 << 22)
-
-
-def some_prompts(seed: int) -> list[tuple[Token, ...]]:
-    generator = random.Random(seed)
-    return [tuple(generator.randrange(3, VOCAB_SIZE) for _ in range(length)) for length in LENGTHS]
-
-
-async def generated(rig: Rig, prompts: Sequence[tuple[Token, ...]], params: SamplingParams) -> list[list[Token]]:
-    """All prompts at once, each with a lookahead of its own."""
-    made = [
-        GenerateRequest(
-            id=f"r{index}",
-            prompt=prompt,
-            max_context_tokens=len(prompt) + NUM_TOKENS,
-            params=params,
-            num_speculative_tokens=(0, 1, 3, 8)[index % 4],
-        )
-        for index, prompt in enumerate(prompts)
-    ]
-    return await asyncio.wait_for(asyncio.gather(*(rig.generate(request) for request in made)), 120)
-
-
-async def check(rig: Rig, folder: Path) -> None:
-    """Outputs of one mixed batch, greedy and sampled, against the library's model."""
-    reference = Reference(folder)
-    tally = Tally(reference)
-    for params in (GREEDY, SAMPLED):
-        prompts = some_prompts(seed=1)
-        expected = [reference.generate(prompt, params, NUM_TOKENS) for prompt in prompts]
-        for prompt, wanted, got in zip(prompts, expected, await generated(rig, prompts, params), strict=True):
-            tally.check(prompt, params, wanted, got)
-    tally.close()
-
-
-async def test_the_text_is_the_librarys_with_and_without_speculation(target: Path) -> None:
-    engine = verifier_engine(target)
-    async with running_rig(verifiers=[engine], drafters=[drafter_engine(target)], verifier=SMALL_STEPS) as rig:
-        await check(rig, target)
-        assert rig.of("drafter")[0].service.stats.num_draft_tokens > 0
+@pytest.mark.parametrize("cell", COUPLED, ids=str)
+async def test_the_text_is_the_librarys_with_and_without_speculation(folders: Folders, cell: Cell) -> None:
+    """In mixed batches of prompts that are read in parts, far past the window, with proposals that are rolled back."""
+    folder = folders(cell.shape)
+    engine, made, seen = verifier_engine(folder), drafting(cell, folder), SeenSteps()
+    seen.watch(engine)
+    async with running_rig(verifiers=[engine], verifier=SMALL_STEPS, **made.options) as rig:
+        await check(rig, folder, cell.drafter)
+        assert (made.num_draft_tokens(rig) > 0) == (cell.place in ("remote", "colocated"))
     engine.check_integrity()
+    assert seen.has_part
+    assert seen.longest > 10 * WINDOW
+    if cell.drafter == "none":
+        assert seen.num_rejected == seen.num_accepted == 0
+    else:
+        assert seen.num_rejected > 0
+        assert seen.most_drafting > 1
+    if cell.drafter == "draft_model":
+        assert seen.num_accepted > 0
 
 
-async def test_a_drafter_replaced_in_the_middle_changes_no_token(target: Path) -> None:
-    reference = Reference(target)
+@pytest.mark.parametrize("cell", WITH_REPLICAS, ids=str)
+async def test_a_drafter_lost_in_the_middle_changes_no_token(folders: Folders, cell: Cell) -> None:
+    """A remote one is replaced by another; one inside a verifier goes with it, and its sessions move."""
+    folder = folders(cell.shape)
+    reference = Reference(folder)
     prompts = some_prompts(seed=2)
     expected = [reference.generate(prompt, SAMPLED, NUM_TOKENS) for prompt in prompts]
-    drafters = [drafter_engine(target), drafter_engine(target)]
-    async with running_rig(verifiers=[verifier_engine(target)], drafters=drafters, verifier=SMALL_STEPS) as rig:
-        running = asyncio.create_task(generated(rig, prompts, SAMPLED))
-        while rig.of("verifier")[0].service.num_steps < 16 and not running.done():
-            await asyncio.sleep(0.001)
-        assert not running.done()
-        rig.of("drafter")[0].kill()
+    is_inside = cell.place == "colocated"
+    made = drafting(cell, folder, count=2)
+    verifiers = [verifier_engine(folder) for _ in range(2 if is_inside else 1)]
+    async with running_rig(verifiers=verifiers, verifier=SMALL_STEPS, **made.options) as rig:
+        running = asyncio.create_task(generated(rig, prompts, SAMPLED, cell.drafter))
+        await until_busy(rig, running)
+        rig.of("verifier" if is_inside else "drafter")[0].kill()
         got = await running
     tally = Tally(reference)
     for prompt, wanted, output in zip(prompts, expected, got, strict=True):
         tally.check(prompt, SAMPLED, wanted, output)
     tally.close()
+
+
+async def until_busy(rig: Rig, running: asyncio.Task[list[list[Token]]]) -> None:
+    """Some tokens are there, and not all."""
+    while rig.of("verifier")[0].service.num_steps < 16 and not running.done():  # type: ignore[union-attr]
+        await asyncio.sleep(0.001)
+    assert not running.done()
+
+
+@pytest.mark.parametrize("cell", REFUSED, ids=str)
+def test_what_cannot_draft_for_a_shape_is_refused(folders: Folders, cell: Cell) -> None:
+    with pytest.raises(ValueError, match="MTP drafting needs the Gemma 4 target itself"):
+        load_mtp_engine(
+            str(folders(cell.shape)), f"{folders('31B')}-assistant", dtype=torch.float32, shadow_bytes=1 << 22
+        )
 
 
 def test_proposals_are_those_of_the_librarys_modules(target: Path) -> None:
@@ -117,17 +121,12 @@ def test_proposals_are_those_of_the_librarys_modules(target: Path) -> None:
         load_embedding_table(str(target), dtype=torch.float32, device="cpu"),
         spec,
     )
-    engine = drafter_engine(target)
+    engine = mtp_engine(target)
     for session, (tokens, params) in enumerate(zip(some_prompts(seed=3), [GREEDY, SAMPLED] * 3, strict=True)):
         engine.attach(session, params)
         engine.extend(session, kv_ranges(pair, tokens, 0, len(tokens) - 1))
         (draft,) = engine.draft([draft_request(pair, session, tokens, 4)])
         assert list(draft.tokens) == reference_draft(pair, tokens, 4, params)[0]
-
-
-async def test_other_decoders_serve_without_an_assistant(decoder: Path) -> None:
-    async with running_rig(verifiers=[verifier_engine(decoder)], drafters=[], verifier=SMALL_STEPS) as rig:
-        await check(rig, decoder)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:

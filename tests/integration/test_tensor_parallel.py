@@ -19,10 +19,10 @@ from deployments.messages import KvRange, SamplingParams, Token
 from deployments.verifier.building import build_engine
 from deployments.verifier.engine import Chunk, VerifierEngine
 from deployments.verifier.rank_calls import RankLost
-from tests.integration.test_shapes import check
 from tests.support.equality import POCKET
 from tests.support.ranks import running_ranks
 from tests.support.rig import running_rig
+from tests.support.served_shapes import check
 from tests.support.shapes import GEMMA_4, save_pair
 
 SAMPLED = SamplingParams(temperature=0.9, seed=11)

@@ -88,25 +88,35 @@ GEMMA_4 = {
 
 
 def save_pair(folder: Path, shape: Shape, *, seed: int = 0) -> Path:
-    """Write `folder`/target and `folder`/target-assistant; returns the first."""
+    """Write `folder`/target, `folder`/target-assistant and `folder`/target-draft; returns the first."""
     torch.manual_seed(seed)
     target = _target(shape)
     _save(target, folder / "target")
     _save(_assistant(shape, target.config.text_config), folder / "target-assistant")
+    _save_nearly(target, folder / "target-draft")
     return folder / "target"
 
 
 def save_decoder(folder: Path, model_type: str, *, seed: int = 0) -> Path:
-    """Write a random Llama- or Qwen-shaped decoder."""
+    """Write a random Llama- or Qwen-shaped decoder as `folder`/target, and `folder`/target-draft; returns the first."""
     torch.manual_seed(seed)
     sizes = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 1}
-    if model_type == "llama":
+    if model_type == "Llama":
         model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
     else:
         model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, head_dim=8))
-    _save(model, folder)
-    return folder
+    _save(model, folder / "target")
+    _save_nearly(model, folder / "target-draft")
+    return folder / "target"
+
+
+def _save_nearly(model: PreTrainedModel, folder: Path) -> None:
+    """A draft model that is right now and then: the target itself, with noise in its weights."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.add_(torch.randn_like(parameter), alpha=0.04)
+    model.save_pretrained(folder, max_shard_size=SHARDS)
 
 
 def _save(model: PreTrainedModel, folder: Path) -> None:
