@@ -72,7 +72,7 @@ async def test_the_text_is_the_librarys_with_and_without_speculation(folders: Fo
         assert seen.num_rejected == seen.num_accepted == 0
     else:
         assert seen.num_rejected > 0
-        assert seen.most_drafting > 1
+        assert seen.most_drafting > 1 or cell.drafter == "prompt_lookup"
     if cell.drafter == "draft_model":
         assert seen.num_accepted > 0
 

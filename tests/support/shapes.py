@@ -115,7 +115,7 @@ def _save_nearly(model: PreTrainedModel, folder: Path) -> None:
     """A draft model that is right now and then: the target itself, with noise in its weights."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            parameter.add_(torch.randn_like(parameter), alpha=0.04)
+            parameter.add_(torch.randn_like(parameter), alpha=0.08)
     model.save_pretrained(folder, max_shard_size=SHARDS)
 
 
