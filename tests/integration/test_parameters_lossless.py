@@ -8,11 +8,19 @@ import msgspec
 import pytest
 import torch
 
+from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.ingress.generation import GenerateRequest
 from deployments.messages import Commit, DeltaItem, SamplingParams
 from deployments.verifier.scheduler import StepBudget
 from tests.support.equality import Reference, Tally
-from tests.support.pocket import TARGET, chat_prompts, drafter_engine, stop_token_ids, verifier_engine
+from tests.support.pocket import (
+    TARGET,
+    chat_prompts,
+    draft_model_engine,
+    drafter_engine,
+    stop_token_ids,
+    verifier_engine,
+)
 from tests.support.rig import Rig, running_rig
 
 NUM_TOKENS = 28
@@ -95,6 +103,31 @@ async def test_every_parameter_alone_and_in_mixed_company(engines, reference: Re
                 tally.check(prompt, params, one, other)
     tally.close()
     engines[0].check_integrity()
+
+
+@pytest.mark.parametrize("place", ["remote", "colocated"])
+async def test_a_draft_model_applies_every_parameter(engines, reference: Reference, place: str) -> None:
+    """All of them in one batch, greedy and sampled, each with a lookahead of its own."""
+    prompts = chat_prompts(2 * len(ASKED), seed=5)
+    cases = [
+        (prompt, asking(GREEDY if i % 2 else SAMPLED, asked, len(prompt)))
+        for i, (prompt, asked) in enumerate(zip(prompts, [*ASKED.values()] * 2, strict=True))
+    ]
+    drafter = draft_model_engine()
+    options: dict[str, object] = {"token_drafters": [drafter]}
+    if place == "colocated":
+        inside = TokenDrafterService(drafter, TokenDrafterSettings(drafts_ahead=False))
+        options = {"inside": lambda: {"draft_model": inside}}
+    tally, num_accepted = Tally(reference), 0
+    async with running_rig(verifiers=[engines[0]], router={"drafter": "draft_model"}, **options) as rig:  # type: ignore[arg-type]
+        made = [make(i, *case, (3, 8, 1)[i % 3]) for i, case in enumerate(cases)]
+        runs = await asyncio.gather(*(commits(rig, one) for one in made))
+    for (prompt, params), run in zip(cases, runs, strict=True):
+        expected = reference.generate(prompt, params, NUM_TOKENS, stop=reference.eos_token_ids)
+        tally.check(prompt, params, expected, [token for commit in run for token in commit.tokens])
+        num_accepted += sum(commit.num_accepted for commit in run if commit.drafter == "draft_model")
+    tally.close()
+    assert num_accepted > 50
 
 
 async def test_a_drafter_applies_what_the_verifier_applies(engines, reference: Reference) -> None:

@@ -35,6 +35,10 @@ PROMPT = tuple(tokenizer().encode("1, 2, 1, 2, 1, 2, 1, 2, 1,"))
 
 @pytest.fixture(scope="module")
 def expected() -> dict[tuple[int, ...], float]:
+    return distribution()
+
+
+def distribution() -> dict[tuple[int, ...], float]:
     """The probability of each text of three tokens."""
     reference = Reference(TARGET)
     chances: dict[tuple[int, ...], float] = {(): 1.0}
