@@ -6,23 +6,20 @@ loop. Nothing here can change an output: what is missing, late or wrong only cos
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deployments.distributions import DistributionStore, kept_or_sent
+from deployments.drafter.attached import AttachedSessions, Attachment, about_attached
 from deployments.drafter.engine import DrafterEngine, DraftRequest
-from deployments.drafter.stats import DrafterStats
 from deployments.link import Link, send_or_drop
-from deployments.logs import about, epoch_name, session_name
+from deployments.logs import about
 from deployments.messages import (
     Attach,
     Delta,
     DeltaItem,
-    Detach,
-    Introduce,
     Message,
     Need,
     Proposal,
@@ -43,8 +40,10 @@ class DrafterSettings:
     max_held_deltas: int = 256
 
 
-class DrafterService:
+class DrafterService(AttachedSessions[Attachment]):
     """An Endpoint for links from routers and verifiers."""
+
+    kind = "mtp"
 
     def __init__(
         self,
@@ -54,83 +53,47 @@ class DrafterService:
         store: DistributionStore | None = None,
         pace: Pace[Sequence[int]] | None = None,
     ) -> None:
+        super().__init__(meter)
         self._store = store
         self._pace = pace
         self._engine = engine
         self._settings = settings
-        self._attached: dict[SessionId, tuple[Link, Attach]] = {}
         self._held: dict[SessionId, tuple[Link, DeltaItem]] = {}
         self._ready: dict[SessionId, tuple[DraftRequest, float]] = {}
         """What is to be drafted, and since when."""
-        self._work = asyncio.Event()
-        meter = meter or Meter()
-        self.stats = DrafterStats(meter)
-        meter.before_reading(lambda: self.stats.refresh(len(self._attached)))
-
-    @property
-    def num_sessions(self) -> int:
-        """Sessions that are attached."""
-        return len(self._attached)
-
-    # -- Endpoint -----------------------------------------------------------------------------
-
-    def link_opened(self, link: Link) -> None:
-        """A router learns what it can be given here; nothing is owed to a verifier yet."""
-        if link.role == "router":
-            send_or_drop(link, Introduce(kind="mtp"))
 
     def link_closed(self, link: Link) -> None:
         """A router that is gone takes its sessions along; of a verifier, only what was held is dropped."""
-        for session in [s for s, (router, _) in self._attached.items() if router is link]:
-            self._drop(session)
+        super().link_closed(link)
         for session in [s for s, (verifier, _) in self._held.items() if verifier is link]:
             del self._held[session]
 
-    def received(self, link: Link, message: Message) -> None:
-        """Take one message; drafting itself happens in `run`."""
-        match message:
-            case Delta():
-                for item in message.items:
-                    self._on_delta(link, item)
-            case Attach():
-                self._on_attach(link, message)
-            case Detach():
-                known = self._attached.get(message.session)
-                if known is not None and message.epoch >= known[1].epoch:
-                    self._drop(message.session)
-            case _:
-                raise ValueError(f"a drafter does not take {type(message).__name__} from a {link.role}")
+    def _take(self, link: Link, message: Message) -> None:
+        if not isinstance(message, Delta):
+            raise ValueError(f"a drafter does not take {type(message).__name__} from a {link.role}")
+        for item in message.items:
+            self._on_delta(link, item)
 
-    async def run(self) -> None:
-        """Draft while there are go-aheads, until cancelled."""
-        while True:
-            await self._work.wait()
-            if not self._ready:
-                self._work.clear()
-                continue
-            await self._draft_batch()
-            # The first turn of the loop polls the sockets, the second runs what they brought.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+    async def _turn(self) -> bool:
+        if not self._ready:
+            return False
+        await self._draft_batch()
+        return True
 
     # -- shadows ------------------------------------------------------------------------------
 
-    def _on_attach(self, link: Link, message: Attach) -> None:
-        known = self._attached.get(message.session)
-        if known is not None and message.epoch < known[1].epoch:
-            return
+    def _begin(self, link: Link, message: Attach) -> None:
         self._ready.pop(message.session, None)
-        self._attached[message.session] = (link, message)
-        logger.info("session attached", extra=_about(message, router=link.peer))
+        self._attached[message.session] = Attachment(link, message)
         self._engine.attach(message.session, message.params)
         if held := self._held.pop(message.session, None):
             self._on_delta(*held)
 
     def _on_delta(self, link: Link, item: DeltaItem) -> None:
         known = self._attached.get(item.session)
-        if known is None or item.epoch > known[1].epoch:
+        if known is None or item.epoch > known.attach.epoch:
             self._hold(link, item)
-        elif item.epoch == known[1].epoch and self._extend(link, item, known[1]) and item.lookahead > 0:
+        elif item.epoch == known.attach.epoch and self._extend(link, item, known.attach) and item.lookahead > 0:
             request = DraftRequest(
                 session=item.session,
                 context_len=item.context_len,
@@ -162,13 +125,13 @@ class DrafterService:
             self._engine.extend(item.session, item.ranges, item.tokens)
         except ValueError as error:
             self.stats.bad_deltas.add()
-            logger.warning("a delta does not fit and is dropped: %s", error, extra=_about(attach, peer=link.peer))
+            logger.warning(
+                "a delta does not fit and is dropped: %s", error, extra=about_attached(attach, peer=link.peer)
+            )
             return False
         return self._engine.have_len(item.session) == item.context_len - 1
 
-    def _drop(self, session: SessionId) -> None:
-        _, attach = self._attached.pop(session)
-        logger.info("session detached", extra=_about(attach))
+    def _forget(self, session: SessionId) -> None:
         self._ready.pop(session, None)
         self._held.pop(session, None)
         self._engine.detach(session)
@@ -196,11 +159,11 @@ class DrafterService:
         self.stats.add_batch(batch_s, (started_s - since_s for _, since_s in ready), num_tokens)
         proposals: dict[Link, list[ProposalItem]] = {}
         for request, draft in zip(requests, drafts, strict=True):
-            link, attach = self._attached[request.session]
-            proposals.setdefault(link, []).append(
+            known = self._attached[request.session]
+            proposals.setdefault(known.link, []).append(
                 ProposalItem(
                     session=request.session,
-                    epoch=attach.epoch,
+                    epoch=known.attach.epoch,
                     context_len=request.context_len,
                     tokens=draft.tokens,
                     confidences=draft.confidences,
@@ -217,8 +180,3 @@ class DrafterService:
                     num_tokens=num_tokens,
                 ),
             )
-
-
-def _about(attach: Attach, **more: str | None) -> dict[str, dict[str, object]]:
-    """What a log line about an attached session says of it."""
-    return about(session=session_name(attach.session), request=attach.request, epoch=epoch_name(attach.epoch), **more)

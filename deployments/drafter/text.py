@@ -18,7 +18,7 @@ class Text:
     A guess stays good as long as what is committed agrees with it, since the noise behind each token
     is that of its position: what was drafted beyond a proposal need not be drafted again. The first
     `num_cached` tokens of both together have their entries in the engine's cache, unless it evicted
-    them.
+    them. `drafted_s` has for each token of the guess what it took to draft while nobody waited for it.
     """
 
     link: Link
@@ -27,6 +27,7 @@ class Text:
     guess: list[Token] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
     distributions: list[Distribution] = field(default_factory=list)
+    drafted_s: list[float] = field(default_factory=list)
     num_cached: int = 0
     asked: DraftItem | None = None
     asked_s: float | None = None
@@ -59,7 +60,9 @@ class Text:
             self.guess.clear()
             self.confidences.clear()
             self.distributions.clear()
-        del self.guess[: len(new)], self.confidences[: len(new)], self.distributions[: len(new)]
+            self.drafted_s.clear()
+        for column in (self.guess, self.confidences, self.distributions, self.drafted_s):
+            del column[: len(new)]
         self.tokens.extend(new)
         self.asked, self.asked_s = (item, now_s) if item.lookahead > 0 else (None, None)
         self.last_lookahead = item.lookahead
@@ -86,12 +89,21 @@ class Text:
             context_len=len(self.tokens),
         )
 
-    def add(self, draft: Draft, computed_len: int) -> None:
-        """Lengthen the guess by what was drafted after it; the cache holds `computed_len` entries now."""
+    @property
+    def hidden_s(self) -> float:
+        """How much of the time behind the answer to what was asked nobody has waited for."""
+        return 0.0 if self.asked is None else sum(self.drafted_s[: self.asked.lookahead])
+
+    def add(self, draft: Draft, computed_len: int, hidden_s: float) -> None:
+        """Lengthen the guess by what was drafted after it; the cache holds `computed_len` entries now.
+
+        Of each token's time nobody has waited for `hidden_s`.
+        """
         self.num_cached = computed_len
         self.guess.extend(draft.tokens)
         self.confidences.extend(draft.confidences)
         self.distributions.extend(draft.distributions)
+        self.drafted_s.extend(hidden_s for _ in draft.tokens)
 
     def proposal(self, store: DistributionStore | None) -> ProposalItem:
         """Answer what was asked with the guess, as far as it goes, and with what it was drawn from."""

@@ -7,23 +7,20 @@ one token at a time: a guess that comes true is answered at once. Nothing here c
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deployments.distributions import DistributionStore
-from deployments.drafter.stats import DrafterStats
+from deployments.drafter.attached import AttachedSessions
 from deployments.drafter.text import Text
 from deployments.drafter.token_engine import ReadRequest, TokenDrafterEngine
 from deployments.link import Link, send_or_drop
 from deployments.messages import (
     Attach,
-    Detach,
     Draft,
     DraftItem,
-    Introduce,
     Message,
     Need,
     Proposal,
@@ -47,8 +44,10 @@ class TokenDrafterSettings:
     drafts_ahead: bool = True
 
 
-class TokenDrafterService:
+class TokenDrafterService(AttachedSessions[Text]):
     """An Endpoint for links from routers."""
+
+    kind = "draft_model"
 
     def __init__(
         self,
@@ -57,76 +56,33 @@ class TokenDrafterService:
         meter: Meter | None = None,
         store: DistributionStore | None = None,
     ) -> None:
+        super().__init__(meter)
         self._store = store
         self._engine = engine
         self._settings = settings
-        self._texts: dict[SessionId, Text] = {}
         self._unread: dict[SessionId, Text] = {}
         self._ahead: dict[SessionId, Text] = {}
         self._proposals: dict[Link, list[ProposalItem]] = {}
-        self._work = asyncio.Event()
-        meter = meter or Meter()
-        self.stats = DrafterStats(meter)
-        self.num_questions = 0
-        self.num_hits = 0
-        meter.before_reading(lambda: self.stats.refresh(len(self._texts)))
 
-    @property
-    def num_sessions(self) -> int:
-        """Sessions that are attached."""
-        return len(self._texts)
+    def _take(self, link: Link, message: Message) -> None:
+        if not isinstance(message, Draft):
+            raise ValueError(f"a drafter of tokens does not take {type(message).__name__} from a {link.role}")
+        for item in message.items:
+            self._on_draft(link, item)
 
-    # -- Endpoint -----------------------------------------------------------------------------
-
-    def link_opened(self, link: Link) -> None:
-        """A router learns what it can be given here."""
-        if link.role == "router":
-            send_or_drop(link, Introduce(kind="draft_model"))
-
-    def link_closed(self, link: Link) -> None:
-        """A router that is gone takes its sessions along."""
-        for session in [s for s, text in self._texts.items() if text.link is link]:
-            self._drop(session)
-
-    def received(self, link: Link, message: Message) -> None:
-        """Take one message; reading and drafting happen in `run`."""
-        match message:
-            case Draft():
-                for item in message.items:
-                    self._on_draft(link, item)
-            case Attach():
-                self._on_attach(link, message)
-            case Detach():
-                text = self._texts.get(message.session)
-                if text is not None and message.epoch >= text.attach.epoch:
-                    self._drop(message.session)
-            case _:
-                raise ValueError(f"a drafter of tokens does not take {type(message).__name__} from a {link.role}")
-
-    async def run(self) -> None:
-        """Read and draft while there is something to, until cancelled."""
-        while True:
-            await self._work.wait()
-            if not self._step():
-                self._work.clear()
-                continue
-            # The first turn of the loop polls the sockets, the second runs what they brought.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+    async def _turn(self) -> bool:
+        return self._step()
 
     # -- what routers send --------------------------------------------------------------------
 
-    def _on_attach(self, link: Link, message: Attach) -> None:
-        known = self._texts.get(message.session)
-        if known is not None and message.epoch < known.attach.epoch:
-            return
+    def _begin(self, link: Link, message: Attach) -> None:
         self._unread.pop(message.session, None)
         self._ahead.pop(message.session, None)
-        self._texts[message.session] = Text(link, message)
+        self._attached[message.session] = Text(link, message)
         self._engine.attach(message.session, message.params, message.max_context_tokens)
 
     def _on_draft(self, link: Link, item: DraftItem) -> None:
-        text = self._texts.get(item.session)
+        text = self._attached.get(item.session)
         if text is None or text.link is not link or item.epoch != text.attach.epoch:
             return
         have_len = len(text.tokens)
@@ -144,8 +100,7 @@ class TokenDrafterService:
             self._unread[item.session] = text
             self._work.set()
 
-    def _drop(self, session: SessionId) -> None:
-        del self._texts[session]
+    def _forget(self, session: SessionId) -> None:
         self._unread.pop(session, None)
         self._ahead.pop(session, None)
         self._engine.detach(session)
@@ -158,7 +113,7 @@ class TokenDrafterService:
         is_ahead = not requests and not self._proposals
         if is_ahead:
             requests = self._plan_ahead()
-        draft_ms = self._draft(requests) if requests else 0.0
+        draft_ms = self._draft(requests, is_ahead) if requests else 0.0
         has_answered = bool(self._proposals)
         for link, items in self._proposals.items():
             lengths = [len(item.tokens) for item in items]
@@ -178,8 +133,7 @@ class TokenDrafterService:
                 break
             num_draft_tokens = text.num_to_draft
             if text.asked is not None and num_draft_tokens == 0:
-                self.num_hits += 1
-                self._answer(text)
+                self._answer(text, is_at_once=True)
             start, tokens = text.unread(self._engine.computed_len(text.session), to_draft=num_draft_tokens > 0)
             # What one round commits is read whatever else is: only prompts share the slices.
             cost = max(0, len(tokens) - (text.last_lookahead + 1))
@@ -207,16 +161,18 @@ class TokenDrafterService:
                 del self._ahead[text.session]
         return requests
 
-    def _draft(self, requests: Sequence[ReadRequest]) -> float:
+    def _draft(self, requests: Sequence[ReadRequest], is_ahead: bool) -> float:
         """Run the engine and note what came of it; returns the time it took."""
         started_s = time.perf_counter()
-        waited_s = [started_s - asked_s for r in requests if (asked_s := self._texts[r.session].asked_s) is not None]
+        waited_s = [started_s - asked_s for r in requests if (asked_s := self._attached[r.session].asked_s) is not None]
         drafts = self._engine.draft(requests)
         batch_s = time.perf_counter() - started_s
-        self.stats.add_batch(batch_s, waited_s, sum(len(draft.tokens) for draft in drafts))
+        num_tokens = sum(len(draft.tokens) for draft in drafts)
+        self.stats.add_batch(batch_s, waited_s, num_tokens)
+        hidden_s = batch_s / max(1, num_tokens) if is_ahead else 0.0
         for request, draft in zip(requests, drafts, strict=True):
-            text = self._texts[request.session]
-            text.add(draft, self._engine.computed_len(request.session))
+            text = self._attached[request.session]
+            text.add(draft, self._engine.computed_len(request.session), hidden_s)
             if not draft.tokens:
                 self._ahead.pop(text.session, None)  # there is no room for it
             if text.asked is not None and request.num_draft_tokens > 0:
@@ -225,8 +181,8 @@ class TokenDrafterService:
                 self._rest(text)  # it has what it asked for, or there is no room for it
         return batch_s * 1e3
 
-    def _answer(self, text: Text) -> None:
-        self.num_questions += 1
+    def _answer(self, text: Text, *, is_at_once: bool = False) -> None:
+        self.stats.add_answer(text.hidden_s, is_at_once=is_at_once)
         self._proposals.setdefault(text.link, []).append(text.proposal(self._store))
 
     def _rest(self, text: Text) -> None:

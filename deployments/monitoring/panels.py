@@ -180,6 +180,15 @@ _DRAFTER = Row(
         Panel("Sessions attached", "short", (Query(combined("sum", m.DRAFTER_SESSIONS), "sessions"),)),
         Panel("Tokens drafted", "ops", (Query(rate(m.DRAFTED_TOKENS), "tokens"),)),
         Panel(
+            "Drafted ahead",
+            "percentunit",
+            (
+                Query(f"{rate(m.DRAFT_ANSWERS_AHEAD)} / {rate(m.DRAFT_ANSWERS)}", "of answers"),
+                Query(f"{rate(m.DRAFT_HIDDEN_SECONDS)} / {rate(m.BATCH_SECONDS, suffix='_sum')}", "of drafting time"),
+            ),
+            "What a draft model had guessed before it was asked, and how much of its time that hid.",
+        ),
+        Panel(
             "Deltas that were no use",
             "ops",
             (Query(rate(m.SHADOW_GAPS), "asked for again"), Query(rate(m.BAD_DELTAS), "dropped")),

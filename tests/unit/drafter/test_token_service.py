@@ -170,7 +170,8 @@ def test_a_guess_that_was_drafted_ahead_is_answered_without_drafting():
     rig.service._step()
     assert rig.proposals()[-1].tokens == (9, 10)
     assert len(rig.engine.batches) == num_batches
-    assert rig.service.num_hits == 1
+    assert (rig.service.stats.num_answers, rig.service.stats.num_answers_ahead) == (2, 1)
+    assert 0 < rig.service.stats.hidden_s < rig.service.stats.batches_s
     rig.settle()
     rig.ask(6, (40,), 2)
     rig.settle()
