@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from deployments.records import Acceptance as Acceptance
+
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Exactly what one token was drawn from: int32 ids and float32 probabilities that add up to 1, little endian.

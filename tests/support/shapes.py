@@ -102,7 +102,7 @@ def save_decoder(folder: Path, model_type: str, *, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     sizes = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 1}
-    if model_type == "Llama":
+    if model_type.lower() == "llama":
         model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
     else:
         model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, head_dim=8))
