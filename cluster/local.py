@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 
+from cluster.front import Front
 from cluster.processes import processes, processes_below
 
 OBJECT_STORE_BYTES = 256 << 20
@@ -19,6 +20,7 @@ _LINGER_S = 3.0
 _START_ATTEMPTS = 3
 
 logger = logging.getLogger(__name__)
+_front = Front()
 
 
 class ClusterFailed(RuntimeError):
@@ -43,14 +45,18 @@ def check_ports(host: str, ports: dict[str, int]) -> None:
                 ) from None
 
 
-def start(*, dashboard_port: int, num_cpus: int | None = None) -> None:
-    """Start Ray here, with its dashboard on 127.0.0.1; quiet, and without reporting usage anywhere."""
+def start(*, dashboard_port: int, num_cpus: int | None = None, longest_request_s: float = 600.0) -> None:
+    """Start Ray here, with its dashboard on 127.0.0.1; quiet, and without reporting usage anywhere.
+
+    No request may take longer than `longest_request_s` once the ingress's replicas have changed.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Ray's own ports are open on every interface: its token keeps others out (said aloud, so that Ray does not warn).
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray would run every replica at niceness 15, behind whatever else this machine does.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    _front.open(longest_request_s)
     import ray
 
     for attempt in range(1, _START_ATTEMPTS + 1):
@@ -69,14 +75,20 @@ def start(*, dashboard_port: int, num_cpus: int | None = None) -> None:
             return
         except Exception as error:
             # Ray gives its own processes 30 s, which a busy machine exceeds; then it tells so with a bare Exception.
-            stop()
+            _stop_ray()
             if attempt == _START_ATTEMPTS:
+                _front.close()
                 raise ClusterFailed(f"Ray does not start: {error}") from error
             logger.warning("Ray did not start (%s); trying again", error)
 
 
 def stop() -> None:
     """Stop the cluster at once; returns when every process below this one is gone. Safe to call at any time."""
+    _stop_ray()
+    _front.close()
+
+
+def _stop_ray() -> None:
     import ray
 
     below = processes_below(os.getpid())

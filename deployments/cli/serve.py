@@ -86,7 +86,7 @@ def _serve_here(dashboard_port: int, config: OutriderConfig, stopping: threading
     begun_s = time.monotonic()
     try:
         _say("starting a local Ray cluster")
-        local.start(dashboard_port=dashboard_port)
+        local.start(dashboard_port=dashboard_port, longest_request_s=config.ingress.max_request_s)
         application.start_serve(host=config.ingress.host, port=config.ingress.port)
         _deploy(config, stopping, deadline_s, lambda: [config.ingress.host])
         if not stopping.is_set():

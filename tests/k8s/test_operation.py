@@ -137,6 +137,16 @@ def test_every_drain_waits_longer_than_the_longest_request(manifests: list[Manif
     assert service["spec"]["rayClusterDeletionDelaySeconds"] > config.ingress.max_request_s
 
 
+def test_every_node_has_haproxy_and_a_reload_cuts_no_request(manifests: list[Manifest]) -> None:
+    service = ray_service(manifests)
+    cluster = service["spec"]["rayClusterConfig"]
+    templates = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
+    for template in templates:
+        environment = {entry["name"]: entry.get("value") for entry in template["spec"]["containers"][0]["env"]}
+        assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        assert float(environment["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) > config_of(service).ingress.max_request_s
+
+
 def test_spot_drafters_are_gone_before_their_machine_is(overlay: str, manifests: list[Manifest]) -> None:
     spot = [group for group in groups(ray_service(manifests)).values() if group["labels"].get("ray.io/market-type")]
     assert [group["groupName"] for group in spot] == (["drafters"] if overlay != "gemma4-e4b" else [])

@@ -38,6 +38,7 @@ def fake_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         "RAY_AUTH_MODE",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
         "RAY_worker_niceness",
+        "RAY_SERVE_ENABLE_HA_PROXY",
     ):
         monkeypatch.setenv(name, "")  # restored afterwards, whatever `start` sets
     return fake
