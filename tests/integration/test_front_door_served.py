@@ -8,7 +8,7 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,12 +119,22 @@ async def test_a_flood_is_served_or_told_when_to_come_back_and_admitted_streams_
 
 
 @pytest.mark.parametrize(("key", "status"), [(FEW_KEY, b"413"), (WRONG_KEY, b"401")], ids=["too large", "a stranger's"])
-async def test_a_body_that_never_ends_is_hung_up_on_behind_serves_proxy(
-    guarded: Server, key: str, status: bytes
-) -> None:
+async def test_a_body_that_never_ends_is_hung_up_on_behind_haproxy(guarded: Server, key: str, status: bytes) -> None:
     for _ in range(3):
         received = await upload(guarded, "/v1/completions", f"authorization: Bearer {key}\r\n", 0.0)
-        assert received.startswith(b"HTTP/1.1 " + status)
+        # Whoever goes on sending to a closed connection may lose the answer to the reset that this earns.
+        assert not received or received.startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_chunked_body_that_ends_too_late_is_answered_behind_haproxy(guarded: Server) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range((4 << 20) // 1024 + 1):
+            yield b" " * 1024
+
+    async with client(guarded) as http:
+        headers = {"authorization": f"Bearer {ANY_KEY}", "content-type": "application/json"}
+        response = await http.post("/v1/completions", content=parts(), headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
 
 
 async def test_keys_are_rotated_on_a_running_server(guarded: Server) -> None:
