@@ -49,6 +49,8 @@ class JointPolicy:
         self, max_sessions: int, scaling: Mapping[str, Any], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._rules = Rules(scaling=AutoscalingConfig.model_validate(scaling), max_sessions=max_sessions)
+        # Here, as Serve pickles this module by value. Decisions are few, and worth a line whatever Serve's own level.
+        logger.setLevel(logging.INFO)
         self._clock = clock
         self._decided_s: float | None = None
 

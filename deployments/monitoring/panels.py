@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments import measures as m
-from deployments.monitoring.expressions import busy_share, combined, mean, quantile, rate
+from deployments.monitoring.expressions import APPLICATION, busy_share, combined, mean, quantile, rate
 
 Unit = Literal["s", "short", "percentunit", "Bps", "reqps", "ops"]
 
@@ -45,6 +45,7 @@ def _quantiles(metric: m.Metric, *by: str) -> tuple[Query, ...]:
 
 ACCEPTANCE = f"{rate(m.ACCEPTED_TOKENS)} / {rate(m.DRAFT_TOKENS)}"
 ACCEPTANCE_LENGTH = f"1 + {rate(m.ACCEPTED_TOKENS)} / {rate(m.DRAFTS)}"
+WANTED_REPLICAS = f'sum by (deployment) (ray_serve_autoscaling_desired_replicas{{application=~"{APPLICATION}"}})'
 OUTSIDE_MODELS = (
     f"({rate(m.ROUND_SECONDS, suffix='_sum')} - {rate(m.ROUND_VERIFY_SECONDS)} - {rate(m.ROUND_DRAFT_SECONDS)})"
     f" / {rate(m.ROUND_SECONDS, suffix='_count')}"
@@ -240,6 +241,12 @@ _FLEET = Row(
             "Received on streams",
             "Bps",
             (Query(rate(m.LINK_RECEIVED_BYTES, "role", "peer_role"), "{{peer_role}} to {{role}}"),),
+        ),
+        Panel(
+            "Replicas wanted by autoscaling",
+            "short",
+            (Query(WANTED_REPLICAS, "{{deployment}}"),),
+            "As Serve has it from the policy, before bounds; empty without autoscaling.",
         ),
         Panel(
             "Paced steps",

@@ -36,13 +36,16 @@ class Options:
     """A ramp: hardware to keep the time of, nodes, and sessions of one verifier."""
 
     hardware: str = "h100x2-l4-31b"
+    lookahead: int = 4
     max_verifiers: int = 3
     max_drafters: int = 3
     max_sessions: int = 8
-    peak: int = 18
-    climb_s: float = 60.0
-    hold_s: float = 60.0
-    idle_s: float = 60.0
+    peak: int = 16
+    climb_s: float = 50.0
+    hold_s: float = 50.0
+    rest: int = 3
+    rest_s: float = 30.0
+    idle_s: float = 40.0
     max_tokens: int = 96
     num_cases: int = 24
     scaling: dict[str, float] = field(
@@ -64,7 +67,7 @@ def configuration(options: Options, port: int) -> dict[str, Any]:
         return {"node_labels": {"outrider/group": group}, "num_cpus": num_cpus, "num_threads": 1, **more}
 
     return {
-        "speculation": {"num_speculative_tokens": 4, "policy": "constant"},
+        "speculation": {"num_speculative_tokens": options.lookahead, "policy": "constant"},
         "ingress": on("control", 0.5, port=port),
         "router": on("control", 0.5),
         "verifier": on("verifiers", 1.0, paced=options.hardware, max_sessions=options.max_sessions),
@@ -101,7 +104,8 @@ class Trial:
             text=True,
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
@@ -110,13 +114,15 @@ class Trial:
                 self.replicas.append(json.loads(line))
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Return once it answers; RuntimeError if it does not come up."""
+        """Return once it answers and every role runs; RuntimeError if it does not come up."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
             if self.process.poll() is not None:
                 break
+            told = self.replicas[-1]["replicas"] if self.replicas else {}
+            has_all = bool(told) and all(states.get("RUNNING") for states in told.values())
             with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/ready", timeout=5).status_code == httpx.codes.OK:
+                if has_all and httpx.get(f"{self.url}/ready", timeout=5).status_code == httpx.codes.OK:
                     return
             time.sleep(0.5)
         told = Path(self._log.name).read_text(errors="replace")[-4000:]
@@ -129,6 +135,9 @@ class Trial:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(60)
         stop(self.process)  # type: ignore[arg-type]
+        self._listening.join(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
         self._log.close()
 
 
@@ -138,7 +147,14 @@ def run(options: Options, folder: Path, cases: list[Case] | None = None) -> dict
     try:
         trial.wait_ready()
         chosen = cases or asyncio.run(cases_of(trial.url, options.num_cases, options.max_tokens))
-        profile = Profile(peak=options.peak, climb_s=options.climb_s, hold_s=options.hold_s, idle_s=options.idle_s)
+        profile = Profile(
+            peak=options.peak,
+            climb_s=options.climb_s,
+            hold_s=options.hold_s,
+            rest=options.rest,
+            rest_s=options.rest_s,
+            idle_s=options.idle_s,
+        )
         before = parse_sums(httpx.get(f"{trial.url}/metrics", timeout=30).text)
         ramp = Ramp(trial.url, profile, chosen)
         begun_s = time.time()
@@ -172,6 +188,9 @@ def _summary(grown: dict[str, float], metrics: str) -> dict[str, float]:
         "verify_step_ms": round(step_ms, 3),
         "draft_queue_ms": round(queue_ms, 3),
         "draft_queue_share": round(queue_ms / step_ms, 4) if step_ms else 0.0,
+        "drain_s": round(
+            grown.get("outrider_drain_seconds_sum", 0.0) / max(1.0, grown.get("outrider_drain_seconds_count", 0.0)), 3
+        ),
         "sessions_moved": sum(n for name, n in grown.items() if name == "outrider_epoch_changes_total"),
         "late_paced_steps": late / max(1.0, grown.get("outrider_paced_steps_total", 0.0)),
     }
@@ -182,9 +201,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m evaluation.load.ramp", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("ramp"), help="folder to write to (%(default)s)")
     parser.add_argument("--hardware", default=Options.hardware, help="whose time to keep (%(default)s)")
-    for name in ("peak", "max_verifiers", "max_drafters", "max_sessions"):
+    for name in ("lookahead", "peak", "rest", "max_verifiers", "max_drafters", "max_sessions"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Options, name))
-    for name in ("climb_s", "hold_s", "idle_s"):
+    for name in ("climb_s", "hold_s", "rest_s", "idle_s"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(Options, name))
     args = vars(parser.parse_args())
     out: Path = args.pop("out")

@@ -22,29 +22,34 @@ SAMPLED = {"temperature": 0.8, "seed": 2**40 + 3}
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Streams in flight: up to `peak` within `climb_s`, there for `hold_s`, down again, then none for `idle_s`."""
+    """Streams in flight: up to `peak` within `climb_s`, there for `hold_s`, down again, `rest` for `rest_s`, then none
+    for `idle_s`.
+    """
 
     peak: int
     climb_s: float
     hold_s: float
+    rest: int
+    rest_s: float
     idle_s: float
 
     @property
     def load_s(self) -> float:
-        """When the last request may begin."""
+        """When the fall is over."""
         return 2 * self.climb_s + self.hold_s
 
     @property
     def whole_s(self) -> float:
         """When the ramp is over."""
-        return self.load_s + self.idle_s
+        return self.load_s + self.rest_s + self.idle_s
 
     def at(self, time_s: float) -> int:
         """Streams that should be in flight."""
-        if not 0 <= time_s < self.load_s:
+        if not 0 <= time_s < self.load_s + self.rest_s:
             return 0
         share = min(time_s / self.climb_s, 1.0, (self.load_s - time_s) / self.climb_s)
-        return max(1, round(share * self.peak))
+        least = 1 if time_s < self.load_s - self.climb_s else self.rest
+        return max(least, round(share * self.peak))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +124,10 @@ class Ramp:
     async def _one(self, client: httpx.AsyncClient, case: Case) -> None:
         begun_s, first_s, num_tokens, text, problem = self._now_s(), 0.0, 0, "", ""
         body = {**case.fields, "stream": True, "stream_options": {"include_usage": True}}
+        path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
         is_done = False
         try:
-            async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            async with client.stream("POST", path, json=body) as response:
                 if response.status_code != httpx.codes.OK:
                     problem = f"{response.status_code}: {(await response.aread())[:300]!r}"
                 async for line in response.aiter_lines():
@@ -132,7 +138,7 @@ class Ramp:
                     chunk = json.loads(data)
                     problem = problem or str(chunk.get("error", ""))
                     for choice in chunk.get("choices", ()):
-                        if piece := choice["delta"].get("content"):
+                        if piece := choice["delta"].get("content") if "delta" in choice else choice["text"]:
                             first_s = first_s or self._now_s()
                             text += piece
                     if usage := chunk.get("usage"):

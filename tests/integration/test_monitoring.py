@@ -68,7 +68,13 @@ def wait_until_empty(left: Callable[[], list[str]], what: str) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start_server(tmp_path_factory.mktemp("serve"), {"ingress": {"num_replicas": 2}})
+    settings: dict[str, object] = {
+        "ingress": {"num_replicas": 2},
+        # Not for what they do, but so that their panels have data.
+        "verifier": {"paced": "h100x2-l4-31b"},
+        "autoscaling": {"enabled": True, "max_verifiers": 1, "max_drafters": 1},
+    }
+    server = start_server(tmp_path_factory.mktemp("serve"), settings)
     try:
         yield server
     finally:
