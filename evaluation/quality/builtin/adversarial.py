@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from evaluation.quality.builtin.code_cases import library_cases
 from evaluation.quality.builtin.contract_cases import contract_cases
+from evaluation.quality.builtin.examples import interleaved
 from evaluation.quality.builtin.prose_cases import note_cases
 from evaluation.quality.families import Expansion, expand, families_for
 from evaluation.quality.suite import Case
@@ -19,7 +20,7 @@ NUM_OF_EACH = 50
 def chosen_cases() -> list[Case]:
     """Return the cases that variants are made of."""
     standard = [case for case in contract_cases() if case.metadata["manner"] == "standard"]
-    return [case for cases in (standard, note_cases(), library_cases()) for case in cases[:NUM_OF_EACH]]
+    return interleaved(*(cases[:NUM_OF_EACH] for cases in (standard, note_cases(), library_cases())))
 
 
 def expansion(seed: int = SEED) -> Expansion:

@@ -6,7 +6,7 @@ import json
 
 from evaluation.pocket.contracts import Variant
 from evaluation.pocket.prompts import held_out_contracts
-from evaluation.quality.builtin.examples import input_of
+from evaluation.quality.builtin.examples import input_of, interleaved
 from evaluation.quality.suite import Case
 
 SEED = 20_261_125
@@ -21,6 +21,11 @@ NUM_BY_MANNER: dict[Variant, int] = {
 
 def contract_cases(seed: int = SEED) -> list[Case]:
     """Return contracts whose pair of parties was never trained on; the expected answer is a JSON object."""
+    return interleaved(*(manner_cases(manner, count, seed) for manner, count in NUM_BY_MANNER.items()))
+
+
+def manner_cases(manner: Variant, count: int, seed: int) -> list[Case]:
+    """Return contracts of one manner."""
     return [
         Case(
             id=f"contract-{manner}-{number}",
@@ -28,6 +33,5 @@ def contract_cases(seed: int = SEED) -> list[Case]:
             expected=json.loads(example.reference),
             metadata={"task": "extraction", "manner": manner},
         )
-        for manner, count in NUM_BY_MANNER.items()
         for number, example in enumerate(held_out_contracts(manner, count, seed))
     ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain, zip_longest
 from typing import Literal
 
 from evaluation.pocket.records import Example
-from evaluation.quality.suite import ChatMessage
+from evaluation.quality.suite import Case, ChatMessage
 
 ROLES: dict[str, Literal["system", "user"]] = {"system": "system", "user": "user"}
 
@@ -16,3 +18,8 @@ def input_of(example: Example) -> str | tuple[ChatMessage, ...]:
     if len(messages) == 1:
         return messages[0]["content"]
     return tuple(ChatMessage(role=ROLES[message["role"]], content=message["content"]) for message in messages)
+
+
+def interleaved(*groups: Sequence[Case]) -> list[Case]:
+    """Return all cases, the groups in turn, so that the first cases of a suite are of every kind."""
+    return [case for case in chain.from_iterable(zip_longest(*groups)) if case is not None]

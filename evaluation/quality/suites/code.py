@@ -1,6 +1,7 @@
 """Built-in: Python functions to complete."""
 
 from evaluation.quality.builtin.code_cases import library_cases, tiny_cases
+from evaluation.quality.builtin.examples import interleaved
 from evaluation.quality.suite import DomainEvalSuite, Generation, ScorerSpec
 
 
@@ -11,7 +12,7 @@ def suite() -> DomainEvalSuite:
             "Functions of held-out modules of the standard library, right if the first line of the completion is; tiny "
             "functions, right as far as their asserts pass."
         ),
-        cases=(*library_cases(), *tiny_cases()),
+        cases=tuple(interleaved(library_cases(), tiny_cases())),
         scorers=(
             ScorerSpec(name="evaluation.quality.builtin.scorers:CompletionParses", label="parses"),
             ScorerSpec(name="evaluation.quality.builtin.scorers:CompletionRight", label="right"),

@@ -15,6 +15,7 @@ from evaluation.quality.builtin import overlap
 from evaluation.quality.builtin.adversarial import adversarial_cases, chosen_cases, expansion
 from evaluation.quality.builtin.code_cases import library_cases, tiny_cases
 from evaluation.quality.builtin.contract_cases import contract_cases
+from evaluation.quality.builtin.examples import interleaved
 from evaluation.quality.builtin.overlap import NEAR_DUPLICATE, OverlapIndex, find_overlaps, shingles_of, texts_of
 from evaluation.quality.builtin.prose_cases import essay_cases, note_cases
 from evaluation.quality.builtin.scorers import AllRight, CompletionParses, CompletionRight, Overlap, first_line
@@ -68,6 +69,18 @@ def test_cases_follow_from_the_seed() -> None:
     for make in (contract_cases, note_cases, essay_cases, library_cases, tiny_cases):
         assert make(3) == make(3)
         assert make(3) != make(4)
+
+
+@pytest.mark.parametrize(("name", "key", "num_kinds"), [("extraction", "manner", 5), ("code", "kind", 2)])
+def test_the_first_cases_are_of_every_kind(name: str, key: str, num_kinds: int) -> None:
+    cases = load_suite(name).cases
+    assert len({case.metadata[key] for case in cases[:num_kinds]}) == num_kinds
+    assert len({case.id for case in cases}) == len(cases)
+
+
+def test_groups_of_unequal_length_are_interleaved_whole() -> None:
+    one, two, three = (Case(id=str(number), input="?") for number in range(3))
+    assert interleaved([one, two], [three]) == [one, three, two]
 
 
 def test_a_system_turn_is_kept() -> None:
