@@ -14,7 +14,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from cluster.discovery import request_router_config
 from deployments.config import OutriderConfig, RoleConfig, parse
-from deployments.drafter.building import build_service
+from deployments.drafter import building
 from deployments.drafter.deployment import Drafter
 from deployments.ingress.deployment import Ingress
 from deployments.roles import DEPLOYMENT_OF_KIND, replica_of
@@ -35,7 +35,7 @@ def build(args: dict[str, Any]) -> Application:
         for kind, role in config.drafter_roles.items()
     }
     verifier_options = _options("verifier", config.verifier, config)
-    verifier = serve.deployment(**verifier_options)(Verifier).bind(fields, drafters.get("mtp"), build_service)
+    verifier = serve.deployment(**verifier_options)(Verifier).bind(fields, drafters.get("mtp"), building)
     router_options = _options("router", config.router, config)
     router = serve.deployment(**router_options)(Router).bind(fields, verifier, *drafters.values())
     return serve.deployment(**_ingress_options(config))(Ingress).bind(fields, router)

@@ -77,11 +77,6 @@ def _drafters(config: OutriderConfig) -> str | None:
     drafter, kinds = config.speculation.drafter, config.drafter_kinds
     if drafter in ("mtp", "draft_model") and drafter not in kinds:
         return f"speculation.drafters: {list(kinds)} lacks speculation.drafter {drafter!r}; add it"
-    if config.colocated_kinds and config.verifier.tensor_parallel_size > 1:
-        return (
-            f"placement: a verifier of {config.verifier.tensor_parallel_size} ranks has no one process to put "
-            f"{', '.join(config.colocated_kinds)} into; set placement remote, or tensor_parallel_size 1"
-        )
     if len(set(kinds)) < len(kinds):
         return f"speculation.drafters: {list(kinds)} names a drafter twice; name each once"
     return None

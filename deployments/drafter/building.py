@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from deployments.config import DrafterConfig, DraftModelConfig, OutriderConfig
 from deployments.distributions import DistributionStore
+from deployments.drafter.engine import DrafterEngine
+from deployments.drafter.rank_engines import PROTOCOLS, Caller, MtpRankEngine, TokenRankEngine
 from deployments.drafter.service import DrafterService, DrafterSettings
+from deployments.drafter.token_engine import TokenDrafterEngine
 from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.messages import DrafterKind
 from deployments.metering import Meter
@@ -33,10 +36,29 @@ def build_service(
         bound_gpu_memory(role.max_gpu_bytes if role.device == "cuda" else None)
         torch.set_num_threads(role.num_threads or 1)
     store = store if role.placement == "colocated" else None
-    return mtp_service(config, meter, store) if kind == "mtp" else draft_model_service(config, meter, store)
+    if kind == "mtp":
+        return _mtp_service(config, load_mtp(config, store), meter, store)
+    return _draft_model_service(config, load_draft_model(config, store), meter, store)
 
 
-def mtp_service(config: OutriderConfig, meter: Meter, store: DistributionStore | None) -> Service:
+def hold_engine(config: OutriderConfig, kind: DrafterKind) -> tuple[object, type]:
+    """Load what this kind drafts with into a rank's process; the engine, and the Protocol that it implements.
+
+    What tokens were drawn from leaves the process, so it is truncated as a remote drafter's is.
+    """
+    engine = load_mtp(config, None) if kind == "mtp" else load_draft_model(config, None)
+    return engine, PROTOCOLS[kind]
+
+
+def service_over(config: OutriderConfig, kind: DrafterKind, meter: Meter, ranks: Caller) -> Service:
+    """A service over the engine that the first rank holds."""
+    call = ranks(kind, PROTOCOLS[kind])
+    if kind == "mtp":
+        return _mtp_service(config, MtpRankEngine(call), meter, None)
+    return _draft_model_service(config, TokenRankEngine(call), meter, None)
+
+
+def load_mtp(config: OutriderConfig, store: DistributionStore | None) -> DrafterEngine:
     """Load the assistant, and of the target its embedding alone."""
     import torch
 
@@ -51,6 +73,12 @@ def mtp_service(config: OutriderConfig, meter: Meter, store: DistributionStore |
         kernels=config.kernels_for(config.drafter),
     )
     engine.draw = _drawer(config, store)
+    return engine
+
+
+def _mtp_service(
+    config: OutriderConfig, engine: DrafterEngine, meter: Meter, store: DistributionStore | None
+) -> Service:
     settings = DrafterSettings(max_batch_sessions=config.drafter.max_batch_sessions)
     hardware = config.drafter.paced
     if hardware is None:
@@ -59,7 +87,7 @@ def mtp_service(config: OutriderConfig, meter: Meter, store: DistributionStore |
     return PacedService(DrafterService(engine, settings, meter, store, pace), pace)
 
 
-def draft_model_service(config: OutriderConfig, meter: Meter, store: DistributionStore | None) -> TokenDrafterService:
+def load_draft_model(config: OutriderConfig, store: DistributionStore | None) -> TokenDrafterEngine:
     """Load the draft model, with a cache of its own; of the target only the size of its vocabulary is read."""
     import torch
 
@@ -84,6 +112,13 @@ def draft_model_service(config: OutriderConfig, meter: Meter, store: Distributio
         kernels=config.kernels_for(section),
     )
     engine.draw = _drawer(config, store)
+    return engine
+
+
+def _draft_model_service(
+    config: OutriderConfig, engine: TokenDrafterEngine, meter: Meter, store: DistributionStore | None
+) -> TokenDrafterService:
+    section = config.draft_model
     settings = TokenDrafterSettings(
         max_batch_sessions=section.max_sessions,
         prompt_tokens=section.prompt_tokens,

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray.serve.handle import DeploymentHandle
 
@@ -34,7 +34,24 @@ from deployments.verifier.engine import VerifierEngine
 from deployments.verifier.parallel_engine import ParallelEngine, RankListener
 from deployments.verifier.serving import build_service
 
-BuildDrafter = Callable[[OutriderConfig, DrafterKind, Meter, DistributionStore], Service]
+
+class DraftersInside(Protocol):
+    """How drafters get into a verifier; app.py has the real one."""
+
+    def build_service(
+        self, config: OutriderConfig, kind: DrafterKind, meter: Meter, store: DistributionStore | None
+    ) -> Service:
+        """A drafter with its engine in this process."""
+
+    def hold_engine(self, config: OutriderConfig, kind: DrafterKind) -> tuple[object, type]:
+        """The engine alone, in the first rank's process, and the Protocol that it implements."""
+
+    def service_over(self, config: OutriderConfig, kind: DrafterKind, meter: Meter, ranks: Caller) -> Service:
+        """A drafter in this process over the engine that the first rank holds."""
+
+
+Caller = Callable[[str, type], Callable[..., Any]]
+"""(engine, its Protocol) -> what calls its methods."""
 
 _RANKS_START_TIMEOUT_S = 3600.0
 """Loading a large checkpoint from a cold disk takes a good part of an hour."""
@@ -43,26 +60,31 @@ _RANKS_START_TIMEOUT_S = 3600.0
 class Verifier(ServedReplica):
     """One replica of the verifier; `config` is a resolved configuration, `drafter` the drafters that it feeds.
 
-    `build_drafter` makes the services of the drafters that are inside this process.
+    `inside` makes the drafters that are inside this process, or inside its first rank's.
     """
 
     _ranks: Ranks | None = None
 
     # Serve awaits a constructor that is a coroutine; mypy knows none.
     async def __init__(  # type: ignore[misc]
-        self, config: dict[str, Any], drafter: DeploymentHandle[Any] | None, build_drafter: BuildDrafter
+        self, config: dict[str, Any], drafter: DeploymentHandle[Any] | None, inside: DraftersInside
     ) -> None:
         settings, identity = parse(config), Identity(own_name(), "verifier")
         set_up(settings.logs, identity, own_rank(), replica_handlers())
 
-        self._ranks = ranks = Ranks(settings) if settings.verifier.num_ranks > 1 else None
+        self._ranks = ranks = Ranks(settings, inside) if settings.verifier.num_ranks > 1 else None
 
         def build(meter: Meter) -> Service:
             store = DistributionStore()
             verifier = build_service(settings, build_engine(settings, ranks), meter, store)
             if not settings.colocated_kinds:
                 return verifier
-            drafters = {kind: build_drafter(settings, kind, meter, store) for kind in settings.colocated_kinds}
+            drafters = {
+                kind: inside.build_service(settings, kind, meter, store)
+                if ranks is None
+                else inside.service_over(settings, kind, meter, ranks.engine().caller)
+                for kind in settings.colocated_kinds
+            }
             return ColocatedService(identity, verifier, drafters)
 
         await self.start(
@@ -85,11 +107,12 @@ class Verifier(ServedReplica):
 class Ranks:
     """The workers of one replica, from their start until they are let go."""
 
-    def __init__(self, config: OutriderConfig) -> None:
+    def __init__(self, config: OutriderConfig, inside: DraftersInside) -> None:
         self._config = config
+        self._engine: ParallelEngine | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="outrider-ranks-")
         self._listener = RankListener(Path(self._folder.name))
-        work = partial(_serve_share, config.model_dump(mode="json"), self._folder.name)
+        work = partial(_serve_share, config.model_dump(mode="json"), self._folder.name, inside)
         self._group = WorkerGroup(work, f"verifier-{own_name()}")
         self._is_stopped = False
 
@@ -98,6 +121,8 @@ class Ranks:
 
         A rank that is lost later ends this process: Serve sees that at once, and puts another replica in its place.
         """
+        if self._engine is not None:
+            return self._engine
         verifier = self._config.verifier
         engine = self._listener.engine(
             verifier.num_ranks,
@@ -107,6 +132,7 @@ class Ranks:
             on_lost=self._on_lost,
         )
         engine.watch(asyncio.get_running_loop())
+        self._engine = engine
         return engine
 
     def _on_lost(self, reason: str) -> None:
@@ -120,11 +146,11 @@ class Ranks:
         self._folder.cleanup()
 
 
-def _serve_share(fields: dict[str, Any], folder: str, rank: int) -> None:
+def _serve_share(fields: dict[str, Any], folder: str, inside: DraftersInside, rank: int) -> None:
     # The worker imports it, and torch with it; the process that schedules does not.
     from deployments.verifier.rank_worker import serve_share
 
-    serve_share(fields, folder, rank)
+    serve_share(fields, folder, rank, inside.hold_engine)
 
 
 def build_engine(config: OutriderConfig, ranks: Ranks | None) -> VerifierEngine:

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from deployments.verifier.engine import Chunk, Outcome
 from deployments.verifier.rank_calls import Connection, RankLost, Ready, decode_result, encode_call, socket_path
 
 _POLL_S = 0.2
+Result = TypeVar("Result")
 
 
 class ParallelEngine:
@@ -105,14 +106,32 @@ class ParallelEngine:
         state: bytes = self._call("hidden", session, ranks=self._ranks[:1])[0]
         return state
 
+    def caller(self, engine: str, protocol: type) -> Callable[..., Any]:
+        """Calls another engine, which the first rank holds: (method, arguments) -> its result, or its ValueError."""
+
+        def call(name: str, *arguments: object) -> Any:
+            (data,) = self._ask(encode_call(name, arguments, engine), self._ranks[:1])
+            return self._checked(lambda: decode_result(name, data, protocol))
+
+        return call
+
     def _call(self, name: str, *arguments: object, ranks: Sequence[Connection] | None = None) -> list[Any]:
         """Ask the ranks (None: all) and gather their answers in rank order."""
-        asked = self._ranks if ranks is None else ranks
-        data = encode_call(name, arguments)
-        try:
-            for rank in asked:
+        answers = self._ask(encode_call(name, arguments), self._ranks if ranks is None else ranks)
+        return self._checked(lambda: [decode_result(name, data) for data in answers])
+
+    def _ask(self, data: bytes, ranks: Sequence[Connection]) -> list[bytes]:
+        def ask() -> list[bytes]:
+            for rank in ranks:
                 rank.send(data)
-            return [decode_result(name, rank.receive(self._timeout_s)) for rank in asked]
+            return [rank.receive(self._timeout_s) for rank in ranks]
+
+        return self._checked(ask)
+
+    def _checked(self, work: Callable[[], Result]) -> Result:
+        """What the work returns; a rank that is lost on the way is told of."""
+        try:
+            return work()
         except RankLost as error:
             self._lose(str(error))
             raise

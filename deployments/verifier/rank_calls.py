@@ -1,7 +1,8 @@
-"""A verifier engine's calls as bytes, between the process that schedules and those that hold a share of the target.
+"""Engines' calls as bytes, between the process that schedules and those that hold a share of the target.
 
-A frame is a 4-byte little-endian length and that many bytes of msgpack: [method, arguments] one way, [error, result]
-the other. Types are those of the engine's Protocol, and nothing else is decoded. The sockets are Unix sockets in a
+A frame is a 4-byte little-endian length and that many bytes of msgpack: [engine, method, arguments] one way, [error,
+result] the other. Besides the target's engine a rank may hold drafters' ones. Types are those of the engine's Protocol,
+and nothing else is decoded. The sockets are Unix sockets in a
 folder that only this user can enter.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,8 +20,9 @@ import msgspec
 
 from deployments.verifier.engine import VerifierEngine
 
-METHODS = ("can_open", "open", "grow", "close", "rollback", "step", "shadow", "hidden")
-PROPERTIES = ("kv_usage",)
+TARGET = "target"
+"""The name of the verifier's own engine."""
+_REFUSED = "refused: "
 MAX_FRAME_BYTES = 1 << 30
 _HEADER = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
@@ -88,43 +91,54 @@ def socket_path(folder: Path) -> str:
     return str(folder / "calls")
 
 
-def encode_call(name: str, arguments: Sequence[object]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An engine and the Protocol whose methods may be called on it."""
+
+    engine: object
+    protocol: type
+
+
+def encode_call(name: str, arguments: Sequence[object], engine: str = TARGET) -> bytes:
     """One call as a frame's content."""
-    return _encoder.encode((name, arguments))
+    return _encoder.encode((engine, name, arguments))
 
 
-def encode_result(result: object) -> bytes:
-    """What a call returned."""
-    return _encoder.encode(("", result))
+def perform(engines: Mapping[str, Held], data: bytes) -> bytes:
+    """Make one call and encode what came of it: a drafter's ValueError is a refusal, all else that fails a fault."""
+    engine, name, arguments = msgspec.msgpack.decode(data, type=tuple[str, str, msgspec.Raw])
+    try:
+        return _encoder.encode(("", _call(engines, engine, name, arguments)))
+    except Exception as error:
+        is_refusal = engine != TARGET and isinstance(error, ValueError)
+        return _encoder.encode((f"{_REFUSED if is_refusal else type(error).__name__ + ': '}{error}", None))
 
 
-def encode_error(error: BaseException) -> bytes:
-    """Why a call failed."""
-    return _encoder.encode((f"{type(error).__name__}: {error}", None))
+def _call(engines: Mapping[str, Held], engine: str, name: str, arguments: msgspec.Raw) -> object:
+    held = engines.get(engine)
+    if held is None or name.startswith("_") or not hasattr(held.protocol, name):
+        raise RuntimeError(f"there is no {name!r} of an engine {engine!r} here")
+    member = getattr(held.engine, name)
+    if isinstance(getattr(held.protocol, name), property):
+        return member
+    result: object = member(*msgspec.msgpack.decode(arguments, type=_types(held.protocol, name)[0]))
+    return result
 
 
-def perform(engine: VerifierEngine, data: bytes) -> object:
-    """Decode one call and make it; ValueError when it is none of an engine's."""
-    name, arguments = msgspec.msgpack.decode(data, type=tuple[str, msgspec.Raw])
-    if name in PROPERTIES:
-        return getattr(engine, name)
-    if name not in METHODS:
-        raise ValueError(f"an engine has no method {name!r}")
-    return getattr(engine, name)(*msgspec.msgpack.decode(arguments, type=_types(name)[0]))
-
-
-def decode_result(name: str, data: bytes) -> Any:
-    """What the named method returned; RankLost when it failed."""
+def decode_result(name: str, data: bytes, protocol: type = VerifierEngine) -> Any:
+    """What the named method returned; ValueError when a drafter has refused, RankLost when the call failed."""
     error, result = msgspec.msgpack.decode(data, type=tuple[str, msgspec.Raw])
+    if error.startswith(_REFUSED):
+        raise ValueError(error.removeprefix(_REFUSED))
     if error:
         raise RankLost(error)
-    return msgspec.msgpack.decode(result, type=_types(name)[1])
+    return msgspec.msgpack.decode(result, type=_types(protocol, name)[1])
 
 
 @cache
-def _types(name: str) -> tuple[Any, Any]:
+def _types(protocol: type, name: str) -> tuple[Any, Any]:
     """(tuple of the arguments' types, the result's type) as the Protocol has them."""
-    member = getattr(VerifierEngine, name)
+    member = getattr(protocol, name)
     hints = get_type_hints(member.fget if isinstance(member, property) else member)
     result = hints.pop("return")
     return tuple[tuple(hints.values())] if hints else tuple[()], result  # type: ignore[misc]

@@ -13,18 +13,11 @@ import msgspec
 import torch
 import torch.distributed
 
-from deployments.config import parse
+from deployments.config import OutriderConfig, parse
+from deployments.messages import DrafterKind
 from deployments.verifier.building import build_engine
 from deployments.verifier.engine import VerifierEngine
-from deployments.verifier.rank_calls import (
-    Connection,
-    RankLost,
-    Ready,
-    encode_error,
-    encode_result,
-    perform,
-    socket_path,
-)
+from deployments.verifier.rank_calls import TARGET, Connection, Held, RankLost, Ready, perform, socket_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +29,21 @@ class RankPlace:
     folder: str
 
 
-def serve_share(fields: Mapping[str, Any], folder: str, rank: int) -> None:
-    """What a worker process does for its whole life; `fields` are those of a resolved configuration."""
+HoldDrafter = Callable[[OutriderConfig, DrafterKind], tuple[object, type]]
+"""Loads a drafter's engine; returns it and the Protocol that it implements."""
+
+
+def serve_share(fields: Mapping[str, Any], folder: str, rank: int, hold: HoldDrafter) -> None:
+    """What a worker process does for its whole life; `fields` are those of a resolved configuration.
+
+    The first rank also holds the engines of the drafters that are inside the verifier.
+    """
     config = parse(fields)
     place = RankPlace(rank, config.verifier.num_ranks, folder)
     join(place, config.verifier.device)
-    serve_rank(place, lambda: build_engine(config))
+    engine = build_engine(config)
+    kinds = config.colocated_kinds if rank == 0 else ()
+    serve_rank(place, engine, {kind: Held(*hold(config, kind)) for kind in kinds})
 
 
 def join(place: RankPlace, device: str) -> None:
@@ -61,9 +63,9 @@ def join(place: RankPlace, device: str) -> None:
     )
 
 
-def serve_rank(place: RankPlace, build: Callable[[], VerifierEngine]) -> None:
+def serve_rank(place: RankPlace, engine: VerifierEngine, drafters: Mapping[str, Held]) -> None:
     """Answer calls in order until the scheduling process lets this one go; a call that fails is answered with why."""
-    engine = build()
+    engines = {TARGET: Held(engine, VerifierEngine), **drafters}
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(socket_path(Path(place.folder)))
     scheduler = Connection(sock, "the scheduling process")
@@ -74,8 +76,4 @@ def serve_rank(place: RankPlace, build: Callable[[], VerifierEngine]) -> None:
             data = scheduler.receive(None)  # it may be idle for days; its end closes the socket
         except RankLost:
             return
-        try:
-            answer = encode_result(perform(engine, data))
-        except Exception as error:
-            answer = encode_error(error)
-        scheduler.send(answer)
+        scheduler.send(perform(engines, data))

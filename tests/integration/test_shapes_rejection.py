@@ -18,7 +18,7 @@ from tests.support.served_shapes import SMALL_STEPS, check, drafting, save_shape
 
 REJECTION = [cell for cell in SERVED if cell.acceptance == "rejection"]
 DRAFTED = [cell for cell in REJECTION if cell.drafter != "none"]
-BROKEN = ("E2B mtp remote", "31B mtp colocated", "Llama draft_model remote", "Qwen 3 draft_model colocated")
+BROKEN = ("26B-A4B mtp remote", "31B mtp colocated", "Llama draft_model remote", "Qwen 3 draft_model colocated")
 Folders = Callable[[str], Path]
 
 

@@ -14,12 +14,16 @@ import pytest
 import torch
 
 from deployments.config import ConfigError, OutriderConfig, parse
+from deployments.drafter import building
 from deployments.drafter.mtp_engine import load_mtp_engine
+from deployments.ingress.generation import GenerateRequest
 from deployments.messages import KvRange, SamplingParams, Token
+from deployments.metering import Meter
 from deployments.verifier.building import build_engine
 from deployments.verifier.engine import Chunk, VerifierEngine
 from deployments.verifier.rank_calls import RankLost
 from tests.support.equality import POCKET
+from tests.support.pocket import chat_prompts
 from tests.support.ranks import running_ranks
 from tests.support.rig import running_rig
 from tests.support.served_shapes import check
@@ -63,6 +67,43 @@ async def test_the_text_of_two_ranks_is_the_librarys(tmp_path: Path, name: str) 
         async with running_rig(verifiers=[ranks.engine], drafters=[drafter]) as rig:
             await check(rig, target)
             assert rig.of("drafter")[0].service.stats.num_draft_tokens > 0
+        assert ranks.losses == []
+
+
+@pytest.mark.system
+async def test_drafters_inside_draft_for_all_ranks(tmp_path: Path) -> None:
+    """Both kinds in the first rank's process, their services here: the library's text, and drafts that hold."""
+    inside = {"placement": "colocated"}
+    config = parse(
+        {
+            "model": {"max_context_tokens": 256},
+            "speculation": {"drafters": ["mtp", "draft_model"]},
+            "verifier": {"tensor_parallel_size": 2, "kv_cache": {"num_tokens": 4096}},
+            "drafter": inside,
+            "draft_model": inside,
+        }
+    ).resolve()
+    with running_ranks(config, tmp_path) as ranks:
+        services = {
+            kind: building.service_over(config, kind, Meter(), ranks.engine.caller) for kind in config.colocated_kinds
+        }
+        async with running_rig(verifiers=[ranks.engine], inside=lambda: services) as rig:  # type: ignore[arg-type]
+            for kind, service in services.items():
+                await check(rig, POCKET / "target", kind)
+                assert service.stats.num_draft_tokens > 0  # type: ignore[attr-defined]
+            commits = [
+                commit
+                async for commit in rig.client.generate(
+                    GenerateRequest(
+                        id="rejection",
+                        prompt=chat_prompts(1)[0][:200],
+                        max_context_tokens=250,
+                        params=SamplingParams(temperature=0.7, seed=3, acceptance="rejection"),
+                        num_speculative_tokens=4,
+                    )
+                )
+            ]
+            assert sum(commit.num_accepted for commit in commits) > 5
         assert ranks.losses == []
 
 

@@ -14,8 +14,9 @@ from deployments.config import OutriderConfig
 from deployments.verifier.parallel_engine import ParallelEngine, RankListener
 
 _SERVE = (
-    "import json, sys; from deployments.verifier.rank_worker import serve_share; "
-    "serve_share(json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
+    "import json, sys; from deployments.drafter.building import hold_engine; "
+    "from deployments.verifier.rank_worker import serve_share; "
+    "serve_share(json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3]), hold_engine)"
 )
 START_TIMEOUT_S = 240.0
 
