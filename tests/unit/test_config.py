@@ -249,10 +249,9 @@ def test_a_colocated_drafter_has_no_replicas() -> None:
     assert config.drafter_roles == {}
 
 
-def test_a_verifier_of_several_ranks_takes_no_drafter_in() -> None:
-    fields = {"drafter": {"placement": "colocated"}, "verifier": {"tensor_parallel_size": 2}}
-    with pytest.raises(ConfigError, match=r"placement: .*2 ranks .*mtp into; set placement remote"):
-        parse(fields)
+def test_a_verifier_of_several_ranks_takes_drafters_in_too() -> None:
+    config = parse({"drafter": {"placement": "colocated"}, "verifier": {"tensor_parallel_size": 2}})
+    assert config.colocated_kinds == ("mtp",)
 
 
 def test_paced_roles_name_a_cost_table_and_have_devices_of_their_own() -> None:
