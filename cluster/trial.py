@@ -25,6 +25,7 @@ from cluster.resources import GROUP_LABEL
 
 _OBJECT_STORE_BYTES = 100 << 20
 _PERIOD_S = 1.0
+_START_ATTEMPTS = 3
 
 
 class NodeGroup(NamedTuple):
@@ -83,7 +84,7 @@ def main() -> int:
     fields: dict[str, Any] = yaml.safe_load(args.file.read_text("utf-8"))
     (name,) = (entry["name"] for entry in fields["applications"])
     with several_nodes(args.groups):
-        application.start_serve(host=fields["http_options"]["host"], port=fields["http_options"]["port"])
+        _start_serve(fields["http_options"])
         application.deploy_config(fields)
         while not _has_ended(sys.stdin, _PERIOD_S):
             if (problem := application.problem_of(name)) is not None:
@@ -91,6 +92,18 @@ def main() -> int:
                 return 1
             print(json.dumps({"time_s": time.time(), "replicas": replicas(name)}), flush=True)
     return 0
+
+
+def _start_serve(options: Mapping[str, Any]) -> None:
+    """Serve gives its proxy a fixed time, which a busy machine exceeds."""
+    for attempt in range(_START_ATTEMPTS):
+        try:
+            application.start_serve(host=options["host"], port=options["port"])
+            return
+        except Exception as error:  # whatever Ray makes of it
+            if attempt == _START_ATTEMPTS - 1:
+                raise
+            print(f"Serve did not start ({error}); trying again", file=sys.stderr, flush=True)
 
 
 def _has_ended(stream: Any, timeout_s: float) -> bool:
