@@ -1,7 +1,9 @@
 // Matrix products with weights in panels of 64 columns, K rows each, padded with zeros.
 //
 // Every output is one sum over k in order, in one accumulator, so it has the same bits whatever other
-// rows are computed beside it and by however many threads.
+// rows are computed beside it and by however many threads. Few rows stream a panel once. More rows go
+// through it in blocks of k that stay in the core's first cache while every tile of rows uses them; the
+// accumulators lie in memory between two blocks, which changes no bit.
 
 #pragma once
 
@@ -20,59 +22,110 @@ struct Matrix {
     int64_t is_brain;
 };
 
+// A tile is so many rows by so many vectors of columns: a low one reads a whole panel's width at once, a
+// high one loads and widens each weight for twice the rows. Both fit the registers with what they multiply.
 #if defined(__AVX512F__)
-constexpr int kTileVecs = 4, kTileRows = 6;  // 24 accumulators of 32 registers
+constexpr int kLowRows = 6, kLowVecs = 4, kHighRows = 10, kHighVecs = 2;  // 24 and 20 accumulators of 32
 #else
-constexpr int kTileVecs = 1, kTileRows = 4;
+constexpr int kLowRows = 4, kLowVecs = 1, kHighRows = 4, kHighVecs = 1;
 #endif
 
-template <int kRows, class Weight>
-inline void tile_product(const float* rows, int64_t stride, const Weight* panel, int64_t depth, float* tile) {
-    for (int first = 0; first < kPanel; first += kTileVecs * kLanes) {
-        Vec totals[kRows][kTileVecs] = {};
-        const Weight* weights = panel + first;
-        for (int64_t k = 0; k < depth; k++, weights += kPanel) {
-            Vec columns[kTileVecs];
-#pragma GCC unroll 4
-            for (int j = 0; j < kTileVecs; j++) columns[j] = load(weights + j * kLanes);
-#pragma GCC unroll 6
-            for (int m = 0; m < kRows; m++) {
-                const Vec x = splat(rows[m * stride + k]);
-#pragma GCC unroll 4
-                for (int j = 0; j < kTileVecs; j++) totals[m][j] += x * columns[j];
-            }
-        }
+constexpr int64_t kBlockDepth = 256;  // a block of bfloat16 weights is 32 KB
+constexpr int64_t kMaxBatch = 96;     // rows whose accumulators are kept at once
+constexpr int64_t kAhead = 8192;      // bytes: the processor's own reading ahead ends with a page of memory
+
+// What a tile asks memory for while it computes: one cache line per k, `step` bytes from the one before.
+struct Reading {
+    const char* next;
+    int64_t step;
+};
+
+template <int kRows, int kVecs, class Weight>
+inline void tile_product(
+    const float* rows, int64_t stride, const Weight* weights, int64_t depth, bool is_first, Reading reading, float* tile) {
+    Vec totals[kRows][kVecs] = {};
+    if (!is_first) {
+#pragma GCC unroll 10
         for (int m = 0; m < kRows; m++) {
-            for (int j = 0; j < kTileVecs; j++) store(tile + m * kPanel + first + j * kLanes, totals[m][j]);
+#pragma GCC unroll 4
+            for (int j = 0; j < kVecs; j++) totals[m][j] = load(tile + m * kPanel + j * kLanes);
         }
+    }
+    for (int64_t k = 0; k < depth; k++, weights += kPanel) {
+        __builtin_prefetch(reading.next, 0, 2);
+        if (kVecs * kLanes * sizeof(Weight) > 64) __builtin_prefetch(reading.next + 64, 0, 2);
+        reading.next += reading.step;
+        Vec columns[kVecs];
+#pragma GCC unroll 4
+        for (int j = 0; j < kVecs; j++) columns[j] = load(weights + j * kLanes);
+#pragma GCC unroll 10
+        for (int m = 0; m < kRows; m++) {
+            const Vec x = splat(rows[m * stride + k]);
+#pragma GCC unroll 4
+            for (int j = 0; j < kVecs; j++) totals[m][j] += x * columns[j];
+        }
+    }
+#pragma GCC unroll 10
+    for (int m = 0; m < kRows; m++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kVecs; j++) store(tile + m * kPanel + j * kLanes, totals[m][j]);
     }
 }
 
+// The tile of `num` rows, at most kRows.
+template <int kRows, int kVecs, class Weight>
+inline void some_rows(
+    int num, const float* rows, int64_t stride, const Weight* weights, int64_t depth, bool is_first, Reading reading,
+    float* tile) {
+    if (num == kRows) tile_product<kRows, kVecs>(rows, stride, weights, depth, is_first, reading, tile);
+    else if constexpr (kRows > 1) {
+        some_rows<kRows - 1, kVecs>(num, rows, stride, weights, depth, is_first, reading, tile);
+    }
+}
+
+// Outputs of up to kLowRows rows and one panel, which is read once from end to end.
 template <class Weight>
-inline void tile_product(int num, const float* rows, int64_t stride, const Weight* panel, int64_t depth, float* tile) {
-    switch (num) {
-        case 1: return tile_product<1>(rows, stride, panel, depth, tile);
-        case 2: return tile_product<2>(rows, stride, panel, depth, tile);
-        case 3: return tile_product<3>(rows, stride, panel, depth, tile);
-        case 4: return tile_product<4>(rows, stride, panel, depth, tile);
-#if defined(__AVX512F__)
-        case 5: return tile_product<5>(rows, stride, panel, depth, tile);
-        case 6: return tile_product<6>(rows, stride, panel, depth, tile);
-#endif
+inline void low_product(const float* rows, int num, int64_t depth, const Weight* panel, float* totals) {
+    constexpr int kColumns = kLowVecs * kLanes;
+    for (int first = 0; first < kPanel; first += kColumns) {
+        const Weight* weights = panel + first;
+        const Reading reading = {reinterpret_cast<const char*>(weights) + kAhead, kPanel * sizeof(Weight)};
+        some_rows<kLowRows, kLowVecs>(num, rows, depth, weights, depth, true, reading, totals + first);
+    }
+}
+
+// The same of up to kMaxBatch rows: block by block, and while one is used the next is asked for.
+template <class Weight>
+inline void high_product(const float* rows, int64_t num_rows, int64_t depth, const Weight* panel, float* totals) {
+    constexpr int kColumns = kHighVecs * kLanes;
+    const int64_t num_tiles = (num_rows + kHighRows - 1) / kHighRows;
+    const int64_t step = (kColumns * static_cast<int64_t>(sizeof(Weight)) + num_tiles - 1) / num_tiles;
+    for (int64_t k = 0; k < depth; k += kBlockDepth) {
+        const int64_t block_depth = depth - k < kBlockDepth ? depth - k : kBlockDepth;
+        Reading reading = {reinterpret_cast<const char*>(panel + (k + block_depth) * kPanel), step};
+        for (int column = 0; column < kPanel; column += kColumns) {
+            const Weight* weights = panel + k * kPanel + column;
+            for (int64_t t = 0, first = 0; t < num_tiles; t++) {
+                const int num = static_cast<int>((num_rows - first + num_tiles - t - 1) / (num_tiles - t));
+                some_rows<kHighRows, kHighVecs>(num, rows + first * depth + k, depth, weights, block_depth, k == 0,
+                                                reading, totals + first * kPanel + column);
+                reading.next += step * block_depth;
+                first += num;
+            }
+        }
     }
 }
 
 template <class Weight, class Finish>
 inline void panel_product(const float* rows, int64_t num_rows, const Matrix& matrix, int64_t p, const Finish& finish) {
-    alignas(64) float tile[kTileRows * kPanel];
+    alignas(64) float totals[kMaxBatch * kPanel];
     const Weight* panel = static_cast<const Weight*>(matrix.panels) + p * matrix.depth * kPanel;
-    const int64_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
-    int64_t first = 0;
-    for (int64_t t = 0; t < num_tiles; t++) {
-        const int num = static_cast<int>((num_rows - first + num_tiles - t - 1) / (num_tiles - t));
-        tile_product(num, rows + first * matrix.depth, matrix.depth, panel, matrix.depth, tile);
-        for (int m = 0; m < num; m++) finish(first + m, p, tile + m * kPanel);
-        first += num;
+    for (int64_t first = 0; first < num_rows; first += kMaxBatch) {
+        const int64_t num = num_rows - first < kMaxBatch ? num_rows - first : kMaxBatch;
+        const float* batch = rows + first * matrix.depth;
+        if (num <= kLowRows) low_product(batch, static_cast<int>(num), matrix.depth, panel, totals);
+        else high_product(batch, num, matrix.depth, panel, totals);
+        for (int64_t m = 0; m < num; m++) finish(first + m, p, totals + m * kPanel);
     }
 }
 
