@@ -52,7 +52,7 @@ _GPU_SLICE_ELEMENTS = 1 << 24
 
 def row_key(seed: int, choice: int, position: int) -> int:
     """The state whose outputs are the bits of a row's tokens, as a signed 64-bit integer."""
-    return to_int64(_draw(_choice_state(seed, choice), position))
+    return to_int64(_draw(choice_state(seed, choice), position))
 
 
 def gumbel_RV(key_R: Tensor, vocab_size: int) -> Tensor:
@@ -93,7 +93,8 @@ def row_slices(num_rows: int, vocab_size: int, device: torch.device) -> list[sli
 
 
 @lru_cache(maxsize=4096)
-def _choice_state(seed: int, choice: int) -> int:
+def choice_state(seed: int, choice: int) -> int:
+    """The state whose outputs are the keys of a session's rows, unsigned; output number `position` is a row's."""
     return _draw(seed, choice)
 
 

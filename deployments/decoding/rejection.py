@@ -34,7 +34,7 @@ from torch import Tensor
 from deployments.decoding.acceptance import accept
 from deployments.decoding.noise import ACCEPT, child_key, gumbel_RV, uniform
 from deployments.decoding.rows import SamplingRows
-from deployments.decoding.sampling import choose, warp
+from deployments.decoding.sampling import Choose, choose, warp
 from deployments.distributions import Distribution
 
 _TOLERANCE = 1e-3
@@ -45,6 +45,7 @@ def verify(
     rows: SamplingRows,
     drafts: Sequence[Sequence[int]],
     distributions: Sequence[Sequence[Distribution] | None],
+    choose: Choose = choose,
 ) -> list[tuple[int, int]]:
     """One (number of accepted tokens, next token) per proposal; rows as for `accept`.
 

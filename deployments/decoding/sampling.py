@@ -16,6 +16,7 @@ Shapes: R = rows, V = vocabulary, K = sorted head of a row, N = (row, token) pai
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +40,13 @@ class Choice:
 
     tokens_R: Tensor  # int64
     confidences_R: Tensor  # float32; empty when not asked for
+
+
+class Choose(Protocol):
+    """What `choose` does, by it or by kernels that decide alike."""
+
+    def __call__(self, logits_RV: Tensor, rows: SamplingRows, *, with_confidences: bool = True) -> Choice:
+        """Decide one token per row."""
 
 
 def choose(logits_RV: Tensor, rows: SamplingRows, *, with_confidences: bool = True) -> Choice:

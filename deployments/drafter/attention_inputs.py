@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -14,6 +15,19 @@ from deployments.messages import LayerType
 
 KvView = tuple[torch.Tensor, torch.Tensor]
 """One session's keys and values of one layer, each (H, T, D)."""
+
+
+class EntryMemory(NamedTuple):
+    """Where one session's entries of one layer lie: addresses of the first head's first key and value.
+
+    A head's entries lie side by side, and `head_stride` elements behind those of the head before. Valid until the
+    shadow is written to.
+    """
+
+    keys: int
+    values: int
+    head_stride: int
+    num_entries: int
 
 
 @dataclass(frozen=True, slots=True)

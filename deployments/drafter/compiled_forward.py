@@ -1,30 +1,35 @@
-"""A Gemma 4 assistant through the compiled kernels: a drafted token is one call, on the shadows' own memory.
+"""A Gemma 4 assistant through the compiled kernels, on the shadows' own memory: a whole proposal is one call.
 
 Folded as in `lean_forward.py`: a table of projected embeddings, and one matrix from a state to its half of the
 next input.
 
-Shapes: B sessions of a draft batch, H the target's hidden size, V vocabulary, D the assistant's hidden size,
-E head dimension.
+Shapes: B sessions of a draft batch, K drafted tokens, H the target's hidden size, V vocabulary, D the assistant's
+hidden size.
 """
 
 from __future__ import annotations
 
-import ctypes
+from array import array
+from collections.abc import Mapping, Sequence
+from ctypes import CDLL, byref, c_int64, c_void_p, pointer
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.models.gemma4.modeling_gemma4 import Gemma4TextModel
 
-from deployments.drafter.attention_inputs import AttentionInputs
+from deployments.decoding.noise import choice_state
+from deployments.drafter.attention_inputs import EntryMemory
 from deployments.drafter.lean_forward import projected_table
-from deployments.kernels.gemma4 import can_pack, pack_layer
+from deployments.kernels.gemma4 import can_pack, pack_layer, rotary_tables
 from deployments.kernels.packing import Weights
-from deployments.kernels.structs import Angles, Layer, Matrix, Model, Shadow, Step
-from deployments.messages import LayerType
+from deployments.kernels.structs import Draft, Layer, Matrix, Model, Sampling, Step
+from deployments.messages import LayerType, SamplingParams
 from deployments.models.loading import EmbeddingTable
 
 _KINDS: tuple[LayerType, LayerType] = ("sliding_attention", "full_attention")
+_FIRST_POSITIONS = 4096
+_NO_ENTRIES = EntryMemory(0, 0, 0, 0)
 
 
 def can_run_compiled(assistant: PreTrainedModel) -> bool:
@@ -35,18 +40,15 @@ def can_run_compiled(assistant: PreTrainedModel) -> bool:
 
 
 class CompiledForward:
-    """An AssistantForward that keeps packed weights of its own."""
-
-    needs_stack = False
-    reads_in_place = True
+    """An assistant ready to draft; it keeps packed weights of its own."""
 
     def __init__(
-        self, library: ctypes.CDLL, assistant: PreTrainedModel, embedding: EmbeddingTable, *, num_threads: int
+        self, library: CDLL, assistant: PreTrainedModel, embedding: EmbeddingTable, *, num_threads: int
     ) -> None:
         assert can_run_compiled(assistant), "this assistant has layers that only the library can run"
         self.library = library
-        self.rotary_emb: Any = assistant.model.rotary_emb
         self.hidden_size: int = assistant.config.get_text_config().hidden_size
+        self._rotary_emb: Any = assistant.model.rotary_emb
         self._vocab_size = len(embedding.weight_VH)
         self._weights = Weights()
         target_size = embedding.weight_VH.shape[1]
@@ -55,7 +57,9 @@ class CompiledForward:
         self.hidden_half: Matrix = self._weights.matrix(hidden_half_DH)
         record = self._model(assistant, projected_table(embedding, token_half_DH))
         record.feedback = self._weights.matrix(hidden_half_DH @ assistant.post_projection.weight.float())
-        self.engine = ctypes.c_void_p(library.outrider_open(ctypes.byref(record), ctypes.c_int64(num_threads)))
+        self._num_positions = 0
+        self._reach(_FIRST_POSITIONS)
+        self.engine = c_void_p(library.outrider_open(byref(record), c_int64(num_threads)))
 
     def __del__(self) -> None:
         engine = getattr(self, "engine", None)
@@ -67,9 +71,22 @@ class CompiledForward:
         """V: a token that can be drafted from is below it."""
         return self._vocab_size
 
-    def start(self, hidden_BH: torch.Tensor, positions_B: torch.Tensor, attention: AttentionInputs) -> CompiledSteps:
-        """Prepare one draft call."""
-        return CompiledSteps(self, hidden_BH, positions_B, attention)
+    def start(
+        self, hidden_BH: torch.Tensor, positions: Sequence[int], memory: Mapping[LayerType, Sequence[EntryMemory]]
+    ) -> CompiledSteps:
+        """Prepare one draft call on shadows that stay as they are until it is over."""
+        self._reach(max(positions) + 1)
+        return CompiledSteps(self, hidden_BH, positions, memory)
+
+    def _reach(self, num_positions: int) -> None:
+        """Have angles for so many positions; the tables double, as contexts of a model's full length are rare."""
+        if num_positions <= self._num_positions:
+            return
+        self._num_positions = max(num_positions, 2 * self._num_positions)
+        kinds = {record.kind for record in self._layers}
+        self._tables = {kind: rotary_tables(self._rotary_emb, _KINDS[kind], self._num_positions) for kind in kinds}
+        for record in self._layers:
+            record.cosines, record.sines = (table.data_ptr() for table in self._tables[record.kind])
 
     def _model(self, assistant: PreTrainedModel, table_VD: torch.Tensor) -> Model:
         config: Any = assistant.config.get_text_config()
@@ -97,76 +114,95 @@ class CompiledForward:
 
 
 class CompiledSteps:
-    """DraftSteps whose state lies in buffers that the kernels update."""
+    """One draft call in progress: its state lies in buffers that the kernels update."""
 
     def __init__(
         self,
         forward: CompiledForward,
         hidden_BH: torch.Tensor,
-        positions_B: torch.Tensor,
-        attention: AttentionInputs,
+        positions: Sequence[int],
+        memory: Mapping[LayerType, Sequence[EntryMemory]],
     ) -> None:
         self._forward = forward
         num_rows = len(hidden_BH)
-        hidden_BH = hidden_BH.contiguous()
         self._carried_BD = torch.empty(num_rows, forward.hidden_size)
         self._states_BD = torch.empty(num_rows, forward.hidden_size)
         forward.library.outrider_product(
             forward.engine,
-            ctypes.byref(forward.hidden_half),
-            ctypes.c_void_p(hidden_BH.data_ptr()),
-            ctypes.c_int64(num_rows),
-            ctypes.c_void_p(self._carried_BD.data_ptr()),
+            byref(forward.hidden_half),
+            c_void_p(hidden_BH.data_ptr()),
+            c_int64(num_rows),
+            c_void_p(self._carried_BD.data_ptr()),
         )
-        self._attention = attention  # the shadows stay as they are until the call is over
-        self._shadows = _shadows(attention, num_rows)
-        self._angles = self._rotary(positions_B)
-        chunks = [value for row, position in enumerate(positions_B.tolist()) for value in (row, 1, position, 0)]
-        self._chunks_B4 = torch.tensor(chunks)
-        self._rows_B = torch.arange(num_rows)
+        # The records Chunk and Shadow of decoder.h, four numbers each.
+        self._chunks = array("q", [value for row, position in enumerate(positions) for value in (row, 1, position, 0)])
+        self._shadows = array("q")
+        for row in range(num_rows):
+            for kind in _KINDS:
+                self._shadows.extend(memory[kind][row] if kind in memory else _NO_ENTRIES)
+        self._rows = array("q", range(num_rows))
         self._step = Step(
-            chunks=self._chunks_B4.data_ptr(),
-            rows=self._rows_B.data_ptr(),
+            chunks=_address(self._chunks),
+            rows=_address(self._rows),
             states=self._states_BD.data_ptr(),
-            shadows=ctypes.addressof(self._shadows),
-            angles=ctypes.addressof(self._angles),
+            shadows=_address(self._shadows),
             carried=self._carried_BD.data_ptr(),
         )
 
     def step(self, tokens_B: torch.Tensor) -> torch.Tensor:
-        """Logits (B, V) of the next token, float32."""
+        """Logits (B, V) of the token after `tokens_B`, float32; where fewer than before, the last are finished."""
         forward, step, num_rows = self._forward, self._step, len(tokens_B)
         tokens_B = tokens_B.contiguous()
         logits_BV = torch.empty(num_rows, forward.vocab_size)
         step.num_tokens = step.num_chunks = step.num_rows = step.num_logits = num_rows
         step.tokens, step.logits = tokens_B.data_ptr(), logits_BV.data_ptr()
-        forward.library.outrider_step(forward.engine, ctypes.byref(step))
+        forward.library.outrider_step(forward.engine, byref(step))
         return logits_BV
 
-    def _rotary(self, positions_B: torch.Tensor) -> ctypes.Array[Angles]:
-        """Cosines and sines of the queries' positions, by layer type."""
-        self._tables = []
-        angles = (Angles * len(_KINDS))()
-        like = torch.empty(0, dtype=torch.float32)
-        for kind, layer_type in enumerate(_KINDS):
-            if layer_type not in self._attention:
-                continue
-            tables = [table[0] for table in self._forward.rotary_emb(like, positions_B[None], layer_type)]
-            halves = [table_BE[:, : table_BE.shape[1] // 2].contiguous() for table_BE in tables]
-            self._tables += halves
-            angles[kind] = Angles(halves[0].data_ptr(), halves[1].data_ptr())
-        return angles
+    def draw(
+        self,
+        tokens: Sequence[int],
+        lookaheads: Sequence[int],
+        params: Sequence[SamplingParams],
+        positions: Sequence[int],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All steps of the call, each token drawn by the noise that the verifier will use for its position.
+
+        `positions` is where each session's first drafted token will stand; the longest lookahead comes first. Tokens
+        and their probabilities, both (K, B); a session's are valid up to its lookahead.
+        """
+        num_rows, forward = len(tokens), self._forward
+        tokens_KB = torch.empty(lookaheads[0], num_rows, dtype=torch.int64)
+        confidences_KB = torch.empty(lookaheads[0], num_rows)
+        columns = _columns(params)
+        numbers = [array("q", values) for values in (tokens, lookaheads, positions)]
+        states = array("Q", [choice_state(each.seed, each.choice_index) for each in params])
+        self._step.tokens = _address(numbers[0])
+        wanted = Draft(
+            pointer(self._step),
+            _address(numbers[1]),
+            _address(states),
+            _address(numbers[2]),
+            Sampling(*map(_address, columns)),
+            num_rows,
+            tokens_KB.data_ptr(),
+            confidences_KB.data_ptr(),
+        )
+        forward.library.outrider_draft(forward.engine, byref(wanted))
+        return tokens_KB, confidences_KB
 
 
-def _shadows(attention: AttentionInputs, num_rows: int) -> ctypes.Array[Shadow]:
-    """One record per session and kind, on the memory of the session's own part."""
-    records = (Shadow * (num_rows * len(_KINDS)))()
-    for kind, layer_type in enumerate(_KINDS):
-        for row, part in enumerate(attention.get(layer_type, ())):
-            keys_1HTD, values_1HTD = part.keys_BHTD, part.values_BHTD
-            assert keys_1HTD.stride() == values_1HTD.stride()
-            assert keys_1HTD.stride(2) == keys_1HTD.shape[3], "entries of a head lie side by side"
-            records[row * len(_KINDS) + kind] = Shadow(
-                keys_1HTD.data_ptr(), values_1HTD.data_ptr(), keys_1HTD.stride(1), keys_1HTD.shape[2]
-            )
-    return records
+def _columns(params: Sequence[SamplingParams]) -> list[array[Any]]:
+    """What `Sampling` points to, keys left out; nothing where every session is greedy."""
+    if not any(each.temperature > 0 for each in params):
+        return []
+    return [
+        array("f", [each.temperature for each in params]),
+        array("q", [each.top_k for each in params]),
+        array("f", [each.top_p for each in params]),
+        array("f", [each.min_p for each in params]),
+    ]
+
+
+def _address(numbers: array[Any]) -> int:
+    return numbers.buffer_info()[0]

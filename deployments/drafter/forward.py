@@ -1,7 +1,7 @@
 """What the MTP engine asks of an assistant's forward pass.
 
-`compiled_forward.py` is the fast one on a CPU, `lean_forward.py` the fast one elsewhere, `library_forward.py` runs the
-library's own layers.
+`lean_forward.py` is the fast one, `library_forward.py` runs the library's own layers. On a CPU `compiled_forward.py`
+takes their place, which reads shadows in place and drafts a whole proposal in one call.
 Shapes: B sessions of a draft batch, H the target's hidden size, V vocabulary.
 """
 
@@ -34,10 +34,6 @@ class AssistantForward(Protocol):
     @property
     def needs_stack(self) -> bool:
         """Whether all sessions of a batch must come as one padded part (see `attention_inputs.stacked`)."""
-
-    @property
-    def reads_in_place(self) -> bool:
-        """Whether every session must come as a part of its own, on the shadow's own memory."""
 
     def start(self, hidden_BH: torch.Tensor, positions_B: torch.Tensor, attention: AttentionInputs) -> DraftSteps:
         """Prepare what is constant over a draft call; `hidden_BH` are the target's states before the last tokens."""

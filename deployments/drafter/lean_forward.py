@@ -72,7 +72,6 @@ class LeanForward:
     """An AssistantForward; it keeps its own weights and nothing of the embedding table."""
 
     needs_stack = False
-    reads_in_place = False
 
     def __init__(self, assistant: PreTrainedModel, embedding: EmbeddingTable) -> None:
         assert can_run_lean(assistant), "this assistant has layers that only the library can run"

@@ -18,7 +18,6 @@ class LibraryForward:
     """An AssistantForward for any Gemma 4 assistant class."""
 
     needs_stack = True
-    reads_in_place = False
 
     def __init__(self, assistant: PreTrainedModel, embedding: EmbeddingTable) -> None:
         self.assistant = assistant

@@ -22,15 +22,15 @@ from transformers import PreTrainedModel
 from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.drawing import Draw, Drawer, Drawn
 from deployments.decoding.rows import SamplingRows
-from deployments.drafter.attention_inputs import AttentionInputs, separate, stacked
-from deployments.drafter.compiled_forward import CompiledForward, can_run_compiled
+from deployments.drafter.attention_inputs import AttentionInputs, EntryMemory, separate, stacked
+from deployments.drafter.compiled_forward import CompiledForward, CompiledSteps, can_run_compiled
 from deployments.drafter.engine import Draft, DraftRequest
-from deployments.drafter.forward import AssistantForward
+from deployments.drafter.forward import AssistantForward, DraftSteps
 from deployments.drafter.lean_forward import LeanForward, can_run_lean
 from deployments.drafter.library_forward import LibraryForward
 from deployments.drafter.shadow import Shadow, ShadowPool, tensor_from_bytes
 from deployments.kernels.library import Kernels
-from deployments.messages import KvRange, SamplingParams, SessionId, Token
+from deployments.messages import KvRange, LayerType, SamplingParams, SessionId, Token
 from deployments.models.loading import (
     EmbeddingTable,
     ShadowSpec,
@@ -53,7 +53,9 @@ class MtpEngine:
     `draw` says how tokens are drawn.
     """
 
-    def __init__(self, forward: AssistantForward, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu") -> None:
+    def __init__(
+        self, forward: AssistantForward | CompiledForward, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu"
+    ) -> None:
         self.draw: Draw = Drawer()
         self._forward = forward
         self._spec = spec
@@ -117,9 +119,18 @@ class MtpEngine:
         return drafts
 
     def _draft_batch(self, requests: Sequence[DraftRequest]) -> list[Draft]:
-        hidden_BH = torch.stack([tensor_from_bytes(request.hidden, self._spec.dtype) for request in requests])
-        positions_B = torch.tensor([request.context_len - 1 for request in requests], device=self._device)
-        steps = self._forward.start(hidden_BH.to(self._device), positions_B, self._attention(requests))
+        self._shadows.touch(request.session for request in requests)
+        hidden = b"".join(request.hidden for request in requests)
+        hidden_BH = tensor_from_bytes(hidden, self._spec.dtype).view(len(requests), -1).to(self._device)
+        positions = [request.context_len - 1 for request in requests]
+        steps: CompiledSteps | DraftSteps
+        if isinstance(self._forward, CompiledForward):
+            steps = self._forward.start(hidden_BH, positions, self._memory(requests))
+            if isinstance(self.draw, Drawer) and all(self._is_plain(request.session) for request in requests):
+                return self._draft_whole(steps, requests)
+        else:
+            positions_B = torch.tensor(positions, device=self._device)
+            steps = self._forward.start(hidden_BH, positions_B, self._attention(self._forward, requests))
         tokens_B = torch.tensor([request.last_token for request in requests], device=self._device)
         drawn: list[Drawn] = []
         for step in range(requests[0].lookahead):
@@ -132,6 +143,28 @@ class MtpEngine:
             drawn.append(self.draw(logits_BV, rows, salts))
             tokens_B = drawn[-1].tokens_R
         return _as_drafts(requests, drawn)
+
+    def _is_plain(self, session: SessionId) -> bool:
+        """Whether its tokens are drawn from the assistant's own logits, by shared noise or none."""
+        return session not in self._adjusters and not self._params[session].draws_to_reject
+
+    def _draft_whole(self, steps: CompiledSteps, requests: Sequence[DraftRequest]) -> list[Draft]:
+        """The same where nothing between two steps needs Python: no adjustments, tokens drawn by shared noise."""
+        drawn = steps.draw(
+            [request.last_token for request in requests],
+            [request.lookahead for request in requests],
+            [self._params[request.session] for request in requests],
+            [request.context_len for request in requests],
+        )
+        tokens_BK, confidences_BK = (columns_KB.T.tolist() for columns_KB in drawn)
+        return [
+            Draft(
+                session=request.session,
+                tokens=tuple(tokens_BK[row][: request.lookahead]),
+                confidences=tuple(confidences_BK[row][: request.lookahead]),
+            )
+            for row, request in enumerate(requests)
+        ]
 
     def _rows(self, requests: Sequence[DraftRequest], step: int) -> SamplingRows:
         """How the sessions still drafting at this step choose their token: by the noise of its own position."""
@@ -151,16 +184,21 @@ class MtpEngine:
                 groups.append(RowGroup(adjuster, row, 1, request.context_len + len(drawn), following))
         return adjust(logits_BV, groups) if groups else logits_BV
 
-    def _attention(self, requests: Sequence[DraftRequest]) -> AttentionInputs:
+    def _memory(self, requests: Sequence[DraftRequest]) -> dict[LayerType, list[EntryMemory]]:
+        """Where each layer's entries lie, session by session."""
+        return {
+            layer_type: [self._shadow(r).window_memory(layer_type, r.context_len - 1) for r in requests]
+            for layer_type in self._spec.layers
+        }
+
+    def _attention(self, forward: AssistantForward, requests: Sequence[DraftRequest]) -> AttentionInputs:
         """Lay out each layer's entries: as one padded stack where that is cheap, else session by session."""
-        self._shadows.touch(request.session for request in requests)
         inputs: AttentionInputs = {}
         for layer_type, layer in self._spec.layers.items():
             views = [self._shadow(r).window_view(layer_type, r.context_len - 1) for r in requests]
             longest = max(keys_HTD.shape[1] for keys_HTD, _ in views)
             num_bytes = 2 * len(views) * longest * layer.entry_numel * self._spec.dtype.itemsize
-            is_stacked = self._forward.needs_stack or self._device.type != "cpu" or num_bytes <= _MAX_STACKED_BYTES
-            is_stacked = is_stacked and not self._forward.reads_in_place
+            is_stacked = forward.needs_stack or self._device.type != "cpu" or num_bytes <= _MAX_STACKED_BYTES
             inputs[layer_type] = stacked(views) if is_stacked else separate(views)
         return inputs
 
@@ -235,7 +273,9 @@ def build_mtp_engine(
     return MtpEngine(forward, spec, shadow_bytes=shadow_bytes, device=device)
 
 
-def _build_forward(assistant: PreTrainedModel, embedding: EmbeddingTable, kernels: Kernels) -> AssistantForward:
+def _build_forward(
+    assistant: PreTrainedModel, embedding: EmbeddingTable, kernels: Kernels
+) -> AssistantForward | CompiledForward:
     library = kernels.library() if can_run_compiled(assistant) else None
     if library is not None:
         return CompiledForward(library, assistant, embedding, num_threads=kernels.num_threads)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from deployments.drafter.attention_inputs import EntryMemory
 from deployments.messages import KvRange, LayerType, SessionId
 from deployments.models.loading import ShadowLayer, ShadowSpec
 
@@ -73,6 +74,13 @@ class LayerShadow:
         keys_HTD, values_HTD = self._entries_2HTD[:, :, span]
         return keys_HTD, values_HTD
 
+    def memory(self, start: int, stop: int) -> EntryMemory:
+        """Where the held entries of [start, stop) lie."""
+        _, heads, capacity, dim = self._entries_2HTD.shape
+        first, size = max(start, self.start), self._entries_2HTD.element_size()
+        keys = self._entries_2HTD.data_ptr() + (first - self.start) * dim * size
+        return EntryMemory(keys, keys + heads * capacity * dim * size, capacity * dim, stop - first)
+
     def _first_needed(self, stop: int) -> int:
         """The first entry that the target itself lets position `stop` see."""
         return 0 if self._window is None else max(0, stop - self._window + 1)
@@ -134,8 +142,14 @@ class Shadow:
 
         The full layer gives entries [0, stop), the sliding layer the last window of them.
         """
-        start = stop - self._spec.sliding_window if layer_type == "sliding_attention" else 0
-        return self.layers[layer_type].view(max(0, start), stop)
+        return self.layers[layer_type].view(self._first_seen(layer_type, stop), stop)
+
+    def window_memory(self, layer_type: LayerType, stop: int) -> EntryMemory:
+        """Where those entries lie."""
+        return self.layers[layer_type].memory(self._first_seen(layer_type, stop), stop)
+
+    def _first_seen(self, layer_type: LayerType, stop: int) -> int:
+        return max(0, stop - self._spec.sliding_window) if layer_type == "sliding_attention" else 0
 
     def _check_shape(self, item: KvRange) -> None:
         layer = self._spec.layers.get(item.layer_type)

@@ -34,7 +34,7 @@ struct Layer {
     int64_t head_dim;
     int64_t writes_entries;      // 0 where an earlier layer's are read
     int64_t has_value_weights;   // 0 where values are keys before norm and rotation
-    int64_t kind;                // index into `shadows` and `angles` of a step that has them
+    int64_t kind;                // index into the `shadows` of a step that has them
     double scalar;
 };
 
@@ -71,12 +71,6 @@ struct Shadow {
     int64_t num_entries;
 };
 
-// Cosines and sines of every row's position, (T, D / 2) each.
-struct Angles {
-    const float* cosines;
-    const float* sines;
-};
-
 struct Step {
     const int64_t* tokens;
     int64_t num_tokens;
@@ -92,13 +86,12 @@ struct Step {
     float* logits;  // (num_logits, V)
     // Of a draft alone, whose chunks are sessions of one token each: null for a target.
     const Shadow* shadows;  // (num_chunks, kNumKinds)
-    const Angles* angles;   // (kNumKinds)
     float* carried;         // (T, H), added to the embedding, and afterwards the next step's
 };
 
 // Buffers of a step, grown as needed and kept.
 struct Workspace {
-    std::vector<float> stream, normed, projected, attended, hidden, scratch;
+    std::vector<float> stream, normed, projected, attended, hidden, scratch, logits;
     int64_t scratch_stride = 0;
 
     static float* grown(std::vector<float>& buffer, int64_t size) {

@@ -75,9 +75,9 @@ def pack_layer(weights: Weights, layer: Any) -> Layer:
 
 
 @torch.inference_mode()
-def rotary_tables(decoder: Any, layer_type: str, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_tables(rotary_emb: Any, layer_type: str, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The library's own cosines and sines of every position, each (P, D / 2): the other half repeats them."""
     like = torch.empty(0, dtype=torch.float32)
-    cosines_1PD, sines_1PD = decoder.rotary_emb(like, torch.arange(num_positions)[None], layer_type)
+    cosines_1PD, sines_1PD = rotary_emb(like, torch.arange(num_positions)[None], layer_type)
     half = cosines_1PD.shape[-1] // 2
     return cosines_1PD[0, :, :half].clone(), sines_1PD[0, :, :half].clone()

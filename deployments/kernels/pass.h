@@ -103,11 +103,8 @@ class Pass {
     // Norms and rotates one token's queries and keys in place, and writes its entry into the pools.
     void place(const Layer& layer, int64_t token, float* row) {
         const int64_t dim = layer.head_dim;
-        // A draft's query stands still, so its angles come with the step; a target's come from tables by position.
-        const bool has_own_angles = step_.angles != nullptr;
-        const int64_t index = (has_own_angles ? token : positions_[token]) * (dim / 2);
-        const float* cosines = (has_own_angles ? step_.angles[layer.kind].cosines : layer.cosines) + index;
-        const float* sines = (has_own_angles ? step_.angles[layer.kind].sines : layer.sines) + index;
+        const float* cosines = layer.cosines + positions_[token] * (dim / 2);
+        const float* sines = layer.sines + positions_[token] * (dim / 2);
         for (int64_t h = 0; h < model_.num_heads; h++) {
             normalise(row + h * dim, layer.query_norm, dim, eps_, row + h * dim);
             rotate(row + h * dim, cosines, sines, dim);

@@ -76,7 +76,6 @@ class Step(ctypes.Structure):
         ("states", c_void_p),
         ("logits", c_void_p),
         ("shadows", c_void_p),
-        ("angles", c_void_p),
         ("carried", c_void_p),
     ]
 
@@ -87,7 +86,28 @@ class Shadow(ctypes.Structure):
     _fields_ = [("keys", c_void_p), ("values", c_void_p), ("head_stride", c_int64), ("num_entries", c_int64)]
 
 
-class Angles(ctypes.Structure):
-    """Cosines and sines of the rows' positions."""
+class Sampling(ctypes.Structure):
+    """Columns of `SamplingRows`; all null where every row is greedy."""
 
-    _fields_ = [("cosines", c_void_p), ("sines", c_void_p)]
+    _fields_ = [
+        ("temperature", c_void_p),
+        ("top_k", c_void_p),
+        ("top_p", c_void_p),
+        ("min_p", c_void_p),
+        ("key", c_void_p),
+    ]
+
+
+class Draft(ctypes.Structure):
+    """Some drafted tokens of a batch of sessions, longest lookahead first."""
+
+    _fields_ = [
+        ("step", ctypes.POINTER(Step)),
+        ("lookaheads", c_void_p),
+        ("noise_states", c_void_p),
+        ("positions", c_void_p),
+        ("sampling", Sampling),
+        ("num_sessions", c_int64),
+        ("tokens", c_void_p),
+        ("confidences", c_void_p),
+    ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
+from ctypes import byref, c_int64, c_void_p
 from itertools import accumulate
 from typing import Any
 
@@ -20,9 +21,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.gemma4.modeling_gemma4 import Gemma4TextModel
 
+from deployments.decoding.rows import SamplingRows
+from deployments.decoding.sampling import Choice, choose
 from deployments.kernels.gemma4 import can_pack, pack_layer, rotary_tables
 from deployments.kernels.packing import Weights
-from deployments.kernels.structs import Layer, Model, Step
+from deployments.kernels.structs import Layer, Model, Sampling, Step
 from deployments.paged.chunk import Chunk
 from deployments.paged.forward import Output, rows_of_interest, scored_rows
 from deployments.paged.kv_cache import BlockTables, KvPools
@@ -52,7 +55,7 @@ class CompiledForward:
         self._weights = Weights()
         self._layers = self._pack_layers(decoder, tables.max_session_tokens)
         record = self._pack_model(model)
-        self._engine = ctypes.c_void_p(library.outrider_open(ctypes.byref(record), ctypes.c_int64(num_threads)))
+        self._engine = c_void_p(library.outrider_open(byref(record), c_int64(num_threads)))
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
@@ -89,13 +92,35 @@ class CompiledForward:
             states.data_ptr(),
             logits_RV.data_ptr(),
         )
-        self._library.outrider_step(self._engine, ctypes.byref(step))
+        self._library.outrider_step(self._engine, byref(step))
         return Output(
             logits_RV=logits_RV[:num_deciding],
             hidden_RH=states[:num_deciding],
             partial_hidden_CH=states[len(rows) :],
             scored_RV=logits_RV[num_deciding:],
         )
+
+    def choose(self, logits_RV: torch.Tensor, rows: SamplingRows, *, with_confidences: bool = True) -> Choice:
+        """As `decoding.sampling.choose`, a row to a thread; logits that are not plain float32 rows go there."""
+        if logits_RV.dtype is not torch.float32 or not logits_RV.is_contiguous():
+            return choose(logits_RV, rows, with_confidences=with_confidences)
+        num_rows, size = logits_RV.shape
+        columns = [
+            column.contiguous() for column in (rows.temperature_R, rows.top_k_R, rows.top_p_R, rows.min_p_R, rows.key_R)
+        ]
+        sampling = Sampling() if rows.is_all_greedy else Sampling(*(column.data_ptr() for column in columns))
+        tokens_R = torch.empty(num_rows, dtype=torch.int64)
+        confidences_R = torch.empty(num_rows if with_confidences else 0)
+        self._library.outrider_choose(
+            self._engine,
+            c_void_p(logits_RV.data_ptr()),
+            c_int64(num_rows),
+            c_int64(size),
+            byref(sampling),
+            c_void_p(tokens_R.data_ptr()),
+            c_void_p(confidences_R.data_ptr() if with_confidences else None),
+        )
+        return Choice(tokens_R, confidences_R)
 
     def _pack_model(self, model: PreTrainedModel) -> Model:
         decoder: Any = model.get_decoder()
@@ -118,7 +143,7 @@ class CompiledForward:
     def _pack_layers(self, decoder: Any, num_positions: int) -> ctypes.Array[Layer]:
         keep = self._weights.keep
         rotary = {
-            layer_type: [keep(table) for table in rotary_tables(decoder, layer_type, num_positions)]
+            layer_type: [keep(table) for table in rotary_tables(decoder.rotary_emb, layer_type, num_positions)]
             for layer_type in set(decoder.config.layer_types)
         }
         records = []

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from deployments.decoding.drawing import Drawer
 from deployments.drafter import mtp_engine
 from deployments.drafter.compiled_forward import CompiledForward
 from deployments.drafter.engine import DrafterEngine, DraftRequest
@@ -36,7 +37,8 @@ KEQV: dict[str, Any] = {
     "num_global_key_value_heads": 1,
 }
 WIDE: dict[str, Any] = {"head_dim": 16, "global_head_dim": 32}
-KINDS = {"compiled": CompiledForward, "lean": LeanForward, "library": LibraryForward}
+# Stepwise: as for sessions with penalties, whose logits are adjusted between two steps.
+KINDS = {"compiled": CompiledForward, "stepwise": CompiledForward, "lean": LeanForward, "library": LibraryForward}
 
 
 def wide_pair(shape: dict[str, Any]) -> TinyPair:
@@ -57,8 +59,12 @@ def some_tokens(length: int, seed: int) -> list[int]:
 def make_engine(pair: TinyPair, *, kind: str = "compiled", shadow_bytes: int = 1 << 22) -> MtpEngine:
     if kind == "library":
         return MtpEngine(LibraryForward(pair.assistant, pair.embedding), pair.spec, shadow_bytes=shadow_bytes)
-    kernels = Kernels(compiled=kind == "compiled", num_threads=2)
-    return build_mtp_engine(pair.assistant, pair.embedding, pair.spec, shadow_bytes=shadow_bytes, kernels=kernels)
+    kernels = Kernels(compiled=kind != "lean", num_threads=2)
+    engine = build_mtp_engine(pair.assistant, pair.embedding, pair.spec, shadow_bytes=shadow_bytes, kernels=kernels)
+    if kind == "stepwise":
+        drawer = Drawer()
+        engine.draw = lambda logits_RV, rows, salts: drawer(logits_RV, rows, salts)
+    return engine
 
 
 def open_session(engine: DrafterEngine, pair: TinyPair, session: int, tokens: Sequence[int], p: SamplingParams) -> None:
@@ -85,7 +91,7 @@ def test_single_sessions_of_any_length(shape: dict[str, Any], params: SamplingPa
     pair = wide_pair(shape)
     engine = make_engine(pair, kind=kind)
     # A centroid head is not one for the kernels.
-    assert type(engine._forward) is KINDS["lean" if shape is CENTROIDS and kind == "compiled" else kind]
+    assert type(engine._forward) is KINDS["lean" if shape is CENTROIDS and kind != "library" else kind]
     assert pair.spec.sliding_window == 12
     for length in (2, 3, 12, 13, 14, 40):
         tokens = some_tokens(length, length)

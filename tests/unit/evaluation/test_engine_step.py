@@ -10,7 +10,10 @@ import pytest
 from evaluation.load.engine_step import main
 from tests.support.tiny_models import save_tiny_target
 
-LINE = re.compile(r"context +(\d+) +rows +(\d+) +step +([\d.]+) ms +products +([\d.]+) ms +ratio ([\d.]+)")
+LINE = re.compile(
+    r"context +(\d+) +rows +(\d+) +step +([\d.]+) ms, best +([\d.]+) +products +([\d.]+) ms, best +([\d.]+) +"
+    r"ratio ([\d.]+), of the best ([\d.]+)"
+)
 
 
 @pytest.mark.parametrize("options", [[], ["--library"]])
