@@ -9,7 +9,12 @@
 
 namespace outrider {
 
-constexpr int kMaxRows = 8;
+constexpr int kMaxRows = 16;
+#if defined(__AVX512F__)
+constexpr int kSummedRows = 6;  // by 4 vectors of values: 24 accumulators of 32 registers
+#else
+constexpr int kSummedRows = 4;
+#endif
 
 // Where one session's keys and values of one KV head lie. Entry p is `slot(p) * stride` floats behind
 // `keys`; its slot comes from a block table, or is p itself where there is none.
@@ -43,14 +48,30 @@ inline void offsets(const Entries& entries, int64_t position, int64_t stop, int6
     }
 }
 
-inline Vec dot_products(const float* query, const float* keys, const int64_t* offset, int64_t head_dim) {
-    Vec totals[kLanes] = {};
-    for (int64_t d = 0; d < head_dim; d += kLanes) {
-        const Vec x = load(query + d);
-#pragma GCC unroll 16
-        for (int i = 0; i < kLanes; i++) totals[i] += x * load(keys + offset[i] + d);
+// Products of kRows queries with 16 keys: scores[r][0..16). Every key is read once for all of them.
+template <int kRows>
+inline void dot_products(
+    const QueryRow* rows, const float* keys, const int64_t* offset, int64_t head_dim, float* scores, int64_t stride) {
+    constexpr int kHalf = kLanes / 2;
+    Vec halves[2][kRows];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        Vec totals[kRows][kHalf] = {};
+        for (int64_t d = 0; d < head_dim; d += kLanes) {
+            Vec x[kRows];
+#pragma GCC unroll 4
+            for (int r = 0; r < kRows; r++) x[r] = load(rows[r].query + d);
+#pragma GCC unroll 8
+            for (int i = 0; i < kHalf; i++) {
+                const Vec key = load(keys + offset[half * kHalf + i] + d);
+#pragma GCC unroll 4
+                for (int r = 0; r < kRows; r++) totals[r][i] += x[r] * key;
+            }
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; r++) halves[half][r] = half_summed(totals[r]);
     }
-    return sums(totals);
+    for (int r = 0; r < kRows; r++) store(scores + r * stride, joined(halves[0][r], halves[1][r]));
 }
 
 // Turns a row's scores of entries [start, start + length) into weights that add up to 1; hidden ones become 0.
@@ -92,7 +113,7 @@ inline void weighted_sum(
 #pragma GCC unroll 4
             for (int j = 0; j < kVecs; j++) {
                 const Vec v = load(value + j * kLanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
                 for (int r = 0; r < kRows; r++) totals[r][j] += splat(weight[r * stride + i]) * v;
             }
         }
@@ -113,6 +134,17 @@ inline void weighted_sums(
     for (; d < head_dim; d += kLanes) weighted_sum<kRows, 1>(weights, stride, entries, start, stop, d, rows);
 }
 
+// The same for `num` rows, at most kRows.
+template <int kRows>
+inline void some_weighted_sums(
+    int num, const float* weights, int64_t stride, const Entries& entries, int64_t start, int64_t stop, int64_t head_dim,
+    const QueryRow* rows) {
+    if (num == kRows) weighted_sums<kRows>(weights, stride, entries, start, stop, head_dim, rows);
+    else if constexpr (kRows > 1) {
+        some_weighted_sums<kRows - 1>(num, weights, stride, entries, start, stop, head_dim, rows);
+    }
+}
+
 // Floats of scratch that `attend` needs for entries up to `stop`.
 inline int64_t scratch_size(int64_t stop) { return kMaxRows * (stop + 2 * kLanes); }
 
@@ -128,19 +160,20 @@ inline void attend(const QueryRow* rows, int num_rows, const Entries& entries, i
     for (int64_t block = start; block < stop; block += kLanes) {
         int64_t offset[kLanes];
         offsets(entries, block, stop, offset);
-        for (int r = 0; r < num_rows; r++) {
-            store(scratch + r * length + block - start, dot_products(rows[r].query, entries.keys, offset, head_dim));
+        float* scores = scratch + block - start;
+        int r = 0;
+        for (; r + 2 <= num_rows; r += 2) {
+            dot_products<2>(rows + r, entries.keys, offset, head_dim, scores + r * length, length);
         }
+        if (r < num_rows) dot_products<1>(rows + r, entries.keys, offset, head_dim, scores + r * length, length);
     }
     for (int r = 0; r < num_rows; r++) softmax(scratch + r * length, start, length, rows[r]);
-    int r = 0;
-    for (; r + 4 <= num_rows; r += 4) {
-        weighted_sums<4>(scratch + r * length, length, entries, start, stop, head_dim, rows + r);
+    const int num_tiles = (num_rows + kSummedRows - 1) / kSummedRows;
+    for (int t = 0, r = 0; t < num_tiles; t++) {
+        const int num = (num_rows - r + num_tiles - t - 1) / (num_tiles - t);
+        some_weighted_sums<kSummedRows>(num, scratch + r * length, length, entries, start, stop, head_dim, rows + r);
+        r += num;
     }
-    for (; r + 2 <= num_rows; r += 2) {
-        weighted_sums<2>(scratch + r * length, length, entries, start, stop, head_dim, rows + r);
-    }
-    if (r < num_rows) weighted_sums<1>(scratch + r * length, length, entries, start, stop, head_dim, rows + r);
 }
 
 }  // namespace outrider

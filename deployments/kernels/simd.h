@@ -90,29 +90,29 @@ inline Vec hyperbolic_tangent(Vec x) {
     return splat(1.0f) - splat(2.0f) / (exponential(splat(2.0f) * x) + splat(1.0f));
 }
 
-// Sums of 16 vectors, one per lane. Each is added up in the same order whatever the others hold.
-inline Vec sums(const Vec v[kLanes]) {
-    Vec a[8], b[4], c[2];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
+// Half of the way to the sums of 8 vectors; `joined` makes the other half, of two of them.
+inline Vec half_summed(const Vec v[kLanes / 2]) {
+    Vec a[4], b[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
         const Vec x = v[2 * i], y = v[2 * i + 1];
         a[i] = __builtin_shufflevector(x, y, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
                __builtin_shufflevector(x, y, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
         const Vec x = a[2 * i], y = a[2 * i + 1];
         b[i] = __builtin_shufflevector(x, y, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
                __builtin_shufflevector(x, y, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
     }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        const Vec x = b[2 * i], y = b[2 * i + 1];
-        c[i] = __builtin_shufflevector(x, y, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
-               __builtin_shufflevector(x, y, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
-    }
-    return __builtin_shufflevector(c[0], c[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-           __builtin_shufflevector(c[0], c[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return __builtin_shufflevector(b[0], b[1], 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+           __builtin_shufflevector(b[0], b[1], 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+}
+
+// Sums of 16 vectors, one per lane. Each is added up in the same order whatever the others hold.
+inline Vec joined(Vec low, Vec high) {
+    return __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
 }  // namespace outrider
