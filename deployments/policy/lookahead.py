@@ -46,7 +46,11 @@ class Choice(NamedTuple):
 
 def choose(candidates: Sequence[Candidate], cycle_ms: CycleTimes, max_cap: int, max_tokens: int) -> Choice:
     """The lookaheads with the highest rate of expected tokens; no more than `max_tokens` are drafted in all."""
-    bare, drafted = choose_both(candidates, cycle_ms, max_cap, max_tokens)
+    return better(*choose_both(candidates, cycle_ms, max_cap, max_tokens))
+
+
+def better(bare: Choice, drafted: Choice | None) -> Choice:
+    """The one with the higher rate."""
     return drafted if drafted is not None and drafted.rate > bare.rate else bare
 
 
@@ -82,7 +86,7 @@ def choose_both(
 
 
 def choose_alone(candidate: Candidate, times_ms: Sequence[float]) -> tuple[Choice, Choice | None]:
-    """`choose_both` for one session that a drafter drafts for; `times_ms` are its cycle's, by lookahead."""
+    """`choose_both` for one session; `times_ms` are its cycle's, by lookahead."""
     gain = candidate.weight
     bare = Choice((0,), 0, float("inf"), gain / times_ms[0], times_ms[0])
     best, best_rate = 0, 0.0

@@ -34,7 +34,9 @@ _BEGINS, _ENDS = 1.02, 1.005
 _DEEPER_EVERY = 32.0
 """Cycles between two looks beyond what pays."""
 _PROBE_ROUNDS = 3
-"""Rounds of a probe: the first one after a pause pays for what the drafter has missed, and is not counted."""
+"""Rounds of a probe, of which the first is of neither kind: what the drafter has missed is made up for, and others of
+the same company are not there yet.
+"""
 _FULL, _SCARCE = 1.0, 0.85
 """Use of the KV cache above which lookaheads shrink, down to 0 when it is full."""
 
@@ -74,7 +76,8 @@ class Speculation:
     """One session as the planner knows it. `requested` None leaves the lookahead to the policy.
 
     `drafters` is what is known of each kind of drafter, shared by all sessions; `kind` drafts for this one.
-    `forecast` is what the model says of the round that it was given a lookahead for last.
+    `drafter` is the replica that does. `forecast` is what the model says of the round that it was given a lookahead
+    for last.
     """
 
     drafters: dict[str, DrafterAcceptance]
@@ -89,6 +92,8 @@ class Speculation:
     is_probe: bool = False
     forecast: Forecast | None = None
     num_rounds_off: int = 0
+    num_prompt_steps: int = 0
+    drafter: str = ""
     by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
 
     @property
@@ -137,7 +142,7 @@ class _Batch:
 
 @dataclass(slots=True)
 class Planner:
-    """Decides for the sessions of one verifier. `draft_costs` are those of the drafters that they use."""
+    """Decides for the sessions of one verifier. `draft_costs` are those of all drafters there are."""
 
     settings: SpeculationSettings
     max_step_tokens: int = 512
@@ -151,6 +156,7 @@ class Planner:
     _batch: _Batch = field(default_factory=_Batch)
     round_times: RoundTimes = field(default_factory=RoundTimes)
     probing: Probing = field(default_factory=Probing)
+    _num_prompt_steps: int = 0
     _num_rounds_since_plan: int = 0
     _cycles_to_deeper: float = _DEEPER_EVERY
     _threshold: float = 0.0
@@ -163,6 +169,7 @@ class Planner:
         """A step has run, with so many sessions and tokens of this planner in it."""
         self.costs.observe(shape, step_ms)
         self._batch.observe(shape, num_own, num_own_tokens)
+        self._num_prompt_steps += shape.num_prompt_tokens > 0
         self._num_rounds_since_plan += num_own
         num_cycles = num_own / max(1, len(self.sessions))
         self._cycles_to_deeper -= num_cycles
@@ -178,11 +185,10 @@ class Planner:
         round_ms: float,
     ) -> None:
         """A round of this session has ended, one of so many on the verifier; `forecast` is what it was asked with."""
-        # The first round with drafts after a pause pays for what the drafter has missed, and tells nothing of others.
-        is_like_others = forecast is not None and (
-            num_looked_at > 0 and not session.num_rounds_off if forecast.is_drafted else not num_looked_at
-        )
-        if forecast is not None and is_like_others and forecast.num_sessions == num_sessions:
+        is_undisturbed = session.num_prompt_steps == self._num_prompt_steps
+        session.num_prompt_steps = self._num_prompt_steps
+        is_as_foreseen = is_undisturbed and forecast is not None and forecast.num_sessions == num_sessions
+        if forecast is not None and is_as_foreseen and _is_typical(session, forecast, num_looked_at):
             self.round_times.observe(num_sessions, forecast.is_drafted, forecast.cycle_ms, round_ms)
         if num_looked_at:
             session.num_rounds_off = 0
@@ -349,9 +355,17 @@ class Planner:
         )
 
     def _draft_parts(self) -> tuple[float, float, float]:
-        parts = [costs.parts for costs in self.draft_costs.values()] or [DraftCosts().parts]
+        used = {one.drafter for one in self.sessions.values()} & self.draft_costs.keys()
+        parts = [self.draft_costs[name].parts for name in used or self.draft_costs] or [DraftCosts().parts]
         first, step, token = (sum(column) / len(parts) for column in zip(*parts, strict=True))
         return first, step, token / len(parts)
+
+
+def _is_typical(session: Speculation, forecast: Forecast, num_looked_at: int) -> bool:
+    """Whether a round is of the kind that was foreseen, and the one before it was, too."""
+    if forecast.is_drafted:
+        return num_looked_at > 0 and not session.num_rounds_off
+    return not num_looked_at and (session.num_rounds_off > 0 or forecast.num_sessions == 1)
 
 
 def _unless_as_good(chosen: Choice, before: Choice) -> Choice:

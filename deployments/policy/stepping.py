@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from deployments.messages import SessionId
 from deployments.policy.costs import StepCosts
-from deployments.policy.lookahead import Candidate, choose
+from deployments.policy.lookahead import Candidate, better, choose, choose_alone
 from deployments.policy.regression import Regression
 from deployments.policy.waiting import LATE, Group, StepTimes, is_worth_splitting, is_worth_waiting, joined
 from deployments.timing import StepShape, StepTiming
@@ -130,7 +130,10 @@ class StepPolicy:
         )
         room = max(0, max_tokens - num_tokens)
         times = [max(0.0, spent_ms) + step_ms for step_ms in self.costs.curve(shape, num_pairs)]
-        choice = choose(candidates, lambda cap, most: times, 0, room)
+        if len(ready) == 1:
+            choice = better(*choose_alone(candidates[0], times[: room + 1]))
+        else:
+            choice = choose(candidates, lambda cap, most: times, 0, room)
         kept = [
             lookahead if one.survival else one.num_drafted
             for one, lookahead in zip(ready, choice.lookaheads, strict=True)

@@ -127,6 +127,7 @@ class Lookaheads:
             return 0
         patience, session.patience = session.patience, after_skipped_round(session.patience)
         plan = self.plan_of(session)
+        plan.drafter = session.drafter
         planner.sessions.setdefault(session.id, plan)
         lookahead = planner.lookahead(plan)
         session.is_probe, session.asks_probe = session.asks_probe, plan.is_probe

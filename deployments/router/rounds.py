@@ -168,10 +168,10 @@ class Rounds:
             if session.offer(item):
                 self._take_proposal(session, now_s)
                 verifiers[session.verifier] = None
-        if drafter:
-            self.lookaheads.on_draft(drafter, proposal)
         for name in verifiers:
             self.pump(self._peers.verifiers[name])
+        if drafter:
+            self.lookaheads.on_draft(drafter, proposal)
 
     def on_need(self, session: Session, need: Need) -> None:
         """A drafter of tokens has missed some."""

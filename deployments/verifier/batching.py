@@ -68,12 +68,14 @@ class Batching:
 
     def ran(self, chunks: Sequence[Chunk], step_ms: float) -> StepShape:
         """A step has run; its shape."""
-        shape = shape_of(chunks)
-        self._policy.costs.observe(shape, step_ms)
         now_ms = _now_ms()
         self.idle_ms = max(0.0, now_ms - step_ms - self._free_since_ms)
         self._free_since_ms, self._waiting_since_ms = now_ms, None
-        return shape
+        return shape_of(chunks)
+
+    def learn(self, shape: StepShape, step_ms: float) -> None:
+        """Take what a step cost, once its verdicts are out: nobody has to wait for that."""
+        self._policy.costs.observe(shape, step_ms)
 
     def left(self, session: Session, lookahead: int, num_committed: int) -> None:
         """The session's verdict goes out; it comes back with up to `lookahead` drafted tokens, or not at all."""

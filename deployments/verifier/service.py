@@ -179,7 +179,9 @@ class VerifierService:
                 await self._pace.step_over(shape_of(chunks), started_s)
             step_s = time.perf_counter() - started_s
             self.num_steps += 1
-            self._publish(chunks, outcomes, self._batching.ran(chunks, step_s * 1e3), step_s * 1e3)
+            shape = self._batching.ran(chunks, step_s * 1e3)
+            self._publish(chunks, outcomes, shape, step_s * 1e3)
+            self._batching.learn(shape, step_s * 1e3)
             self._stats.add_step(chunks, step_s)
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("step", extra=about(step=self.num_steps, sessions=len(chunks), seconds=step_s))

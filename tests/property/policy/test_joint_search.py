@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.policy.lookahead import Candidate, choose, score
+from deployments.policy.lookahead import Candidate, better, choose, choose_alone, score
 
 rates = st.floats(0.0, 1.0)
 
@@ -66,3 +66,16 @@ def test_no_vector_of_lookaheads_is_better(
     # Positions that hold less than once in a hundred are left out, which is what the last per cent is for.
     assert found >= 0.99 * best
     assert found == pytest.approx(choice.rate)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(rates, min_size=0, max_size=8), st.sampled_from([1.0, 0.4]), staircases(), st.booleans())
+def test_one_session_alone_is_decided_as_in_the_joint_search(
+    conditional: list[float], weight: float, times_ms: list[float], is_free: bool
+):
+    candidate = Candidate(list(itertools.accumulate(conditional, lambda a, b: a * b)), weight, is_free)
+    cap = 0 if is_free else 8
+    joint = choose([candidate], lambda cap, most: times_ms[: most + 1], cap, 8)
+    alone = better(*choose_alone(candidate, times_ms))
+    assert alone.rate == pytest.approx(joint.rate)
+    assert alone.rate == pytest.approx(score(alone.lookaheads, [candidate], lambda cap, most: times_ms).rate)

@@ -78,7 +78,7 @@ def test_a_wide_gap_is_probed_seldom():
     probing = Probing()
     probing.passed(100.0)
     assert not probing.is_due(1.0, 0.5, 10.0, 48.0)
-    probing.passed(1500.0)
+    probing.passed(2000.0)
     assert probing.is_due(1.0, 0.5, 10.0, 48.0)
     probing.begins()
     probing.passed(100.0)
