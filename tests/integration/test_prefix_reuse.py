@@ -15,24 +15,11 @@ from deployments.paged.prefix_index import Prefix
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.support.driving import Drive
-from tests.support.equality import POCKET, Reference, Tally
-from tests.support.tiny_models import save_tiny_target
+from tests.support.equality import Reference, Tally
 
 BLOCK = 16
 NUM_TOKENS = 20
 PARAMS = (SamplingParams(), SamplingParams(temperature=0.8, seed=11))
-
-
-@pytest.fixture(scope="module", params=["tiny", "pocket"])
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if request.param == "pocket":
-        return POCKET / "target"
-    return save_tiny_target(tmp_path_factory.mktemp("tiny"), head_dim=16, global_head_dim=32)
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> Reference:
-    return Reference(folder)
 
 
 def make_engine(folder: Path, *, is_compiled: bool, num_sessions: int) -> PagedEngine:

@@ -15,25 +15,12 @@ from deployments.models.loading import load_target
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.support.driving import Drafter, Drive
-from tests.support.equality import POCKET, Reference, Tally
-from tests.support.tiny_models import save_tiny_target
+from tests.support.equality import Reference, Tally
 
 PROMPT_LENGTHS = (3, 1, 40, 17, 70, 12)
 NUM_TOKENS = 24
 SAMPLED = SamplingParams(temperature=0.8, seed=11)
 WARPED = SamplingParams(temperature=1.1, top_k=40, top_p=0.9, min_p=0.02, seed=2**63 + 5, choice_index=1)
-
-
-@pytest.fixture(scope="module", params=["tiny", "pocket"])
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if request.param == "pocket":
-        return POCKET / "target"
-    return save_tiny_target(tmp_path_factory.mktemp("tiny"), head_dim=16, global_head_dim=32)
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> Reference:
-    return Reference(folder)
 
 
 @pytest.fixture(scope="module", params=["compiled", "library"])
