@@ -70,9 +70,11 @@ async def test_the_text_is_the_librarys_with_and_without_speculation(folders: Fo
     assert seen.longest > 10 * WINDOW
     if cell.drafter == "none":
         assert seen.num_rejected == seen.num_accepted == 0
+    elif cell.drafter == "prompt_lookup":  # it may be right whenever it says anything
+        assert seen.num_rejected + seen.num_accepted > 0
     else:
         assert seen.num_rejected > 0
-        assert seen.most_drafting > 1 or cell.drafter == "prompt_lookup"
+        assert seen.most_drafting > 1
     if cell.drafter == "draft_model":
         assert seen.num_accepted > 0
 
