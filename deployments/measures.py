@@ -89,6 +89,7 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -
 # -- every role ----------------------------------------------------------------------------------
 
 REPLICAS = _gauge("replicas", "Replicas that report.", "role")
+RESIDENT_MEMORY_BYTES = _gauge("resident_memory_bytes", "Resident memory of the replicas, not a GPU's.", "role")
 LINKS = _gauge("links", "Open streams, counted at both ends.", "role", "peer_role")
 LINK_SENT_BYTES = _counter("link_sent_bytes", "Bytes given to streams.", "role", "peer_role")
 LINK_RECEIVED_BYTES = _counter("link_received_bytes", "Bytes read from streams.", "role", "peer_role")

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from deployments import measures
 from deployments.link import Endpoint, Identity, Link, send_or_drop
@@ -124,6 +126,15 @@ def _combined(metric: Metric, left: Values, right: Values) -> Values:
     return (max if metric.combine == "max" else min)(left, right)
 
 
+def resident_bytes() -> int | None:
+    """What this process holds in memory; None where the system does not tell it this way (macOS)."""
+    try:
+        num_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return num_pages * os.sysconf("SC_PAGE_SIZE")
+
+
 class Reporter:
     """An Endpoint around a service's: reports are its own business, everything else is passed on."""
 
@@ -138,6 +149,7 @@ class Reporter:
         self._news: set[str] = set()
         meter.gauge(measures.REPLICAS).cell(identity.role).set(1)
         meter.before_reading(self._count_links)
+        meter.before_reading(self._weigh)
 
     def report(self) -> Report:
         """This replica's word as of now."""
@@ -188,6 +200,10 @@ class Reporter:
             self._links[link] = self._count_bytes(link, counted)
         for peer_role in self._peer_roles:
             self._meter.gauge(measures.LINKS).cell(role, peer_role).set(len(self._links_to(peer_role)))
+
+    def _weigh(self) -> None:
+        if (num_bytes := resident_bytes()) is not None:
+            self._meter.gauge(measures.RESIDENT_MEMORY_BYTES).cell(self._identity.role).set(num_bytes)
 
     def _count_bytes(self, link: Link, counted: tuple[int, int]) -> tuple[int, int]:
         sent, received = link.num_sent_bytes, link.num_received_bytes

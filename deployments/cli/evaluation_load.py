@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         lengths=lengths,
         variants=variants,
         has_fixed_prompts=measurement.has_fixed_prompts,
-        memory_bytes={},
+        memory_bytes=measurement.memory_bytes,
         cells=tuple(measurement.cells()),
     )
     keep(args.out, found)

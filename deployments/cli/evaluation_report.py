@@ -17,4 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score and write; returns the exit status."""
-    return finish(args.folder, limits_of(args), own_command())
+    from evaluation.load.report import describe_environment
+    from evaluation.quality.results import kept_results
+
+    # Where and how the answers were made stays what it was.
+    kept = kept_results(args.folder)
+    made = kept.environment if kept else describe_environment("unknown: the run did not come to its end")
+    return finish(args.folder, limits_of(args), {**made, "scored by": own_command()})

@@ -7,7 +7,7 @@ import asyncio
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +72,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer, score, report; returns the exit status."""
     from evaluation.client import Patience, base_url
+    from evaluation.load.report import describe_environment
     from evaluation.quality.loading import load_suite
     from evaluation.quality.runner import Plan, Runner, Settings, open_folder
     from evaluation.quality.variants import read_variants
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         said = f"stopped: {len(answers.answers)} answers are kept, and the same command goes on"
         print(f"outrider eval: {said}", file=sys.stderr)
         return 130
-    return finish(folder, limits, own_command())
+    return finish(folder, limits, describe_environment(own_command()))
 
 
 def prepared(suite: DomainEvalSuite, args: argparse.Namespace) -> tuple[DomainEvalSuite, dict[str, int]]:
@@ -114,13 +115,12 @@ def prepared(suite: DomainEvalSuite, args: argparse.Namespace) -> tuple[DomainEv
     return with_families(suite, args.families, args.seed) if args.families else (suite, {})
 
 
-def finish(folder: Path, limits: Limits, command: str) -> int:
+def finish(folder: Path, limits: Limits, environment: Mapping[str, str]) -> int:
     """Score the folder's answers, write the report and print it."""
-    from evaluation.load.report import describe_environment
     from evaluation.quality.results import evaluate
     from evaluation.report.writing import write_report
 
-    evaluate(folder, describe_environment(command), limits)
+    evaluate(folder, environment, limits)
     files = write_report(folder)
     print(files[0].read_text(encoding="utf-8"))
     print(f"written: {', '.join(str(file) for file in files)}", file=sys.stderr)

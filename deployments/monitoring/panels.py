@@ -8,7 +8,7 @@ from typing import Literal
 from deployments import measures as m
 from deployments.monitoring.expressions import APPLICATION, busy_share, combined, mean, quantile, rate
 
-Unit = Literal["s", "short", "percentunit", "Bps", "reqps", "ops"]
+Unit = Literal["s", "short", "percentunit", "bytes", "Bps", "reqps", "ops"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +227,7 @@ _FLEET = Row(
             "short",
             (Query(combined("min", m.NUM_VERIFIERS), "verifiers"), Query(combined("min", m.NUM_DRAFTERS), "drafters")),
         ),
+        Panel("Resident memory", "bytes", (Query(combined("sum", m.RESIDENT_MEMORY_BYTES, "role"), "{{role}}"),)),
         Panel("Drains under way", "short", (Query(combined("sum", m.DRAINS_OPEN, "role"), "seen by a {{role}}"),)),
         Panel(
             "Drains that ended", "ops", (Query(rate(m.DRAIN_SECONDS, "role", suffix="_count"), "seen by a {{role}}"),)

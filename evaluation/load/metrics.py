@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 ROUND_SECONDS = "outrider_round_seconds_sum"
 ROUND_COUNT = "outrider_round_seconds_count"
 VERIFY_SECONDS = "outrider_round_verify_seconds_total"
+RESIDENT_BYTES = "outrider_resident_memory_bytes"
 DRAFT_SECONDS = "outrider_round_draft_seconds_total"
 
 
@@ -38,3 +40,14 @@ def round_overhead_ms(before: Mapping[str, float], after: Mapping[str, float]) -
     if num_rounds <= 0:
         return None
     return 1000 * (grown(ROUND_SECONDS) - grown(VERIFY_SECONDS) - grown(DRAFT_SECONDS)) / num_rounds
+
+
+def by_label(text: str, name: str, label: str) -> dict[str, float]:
+    """One metric's values added up by one of its labels; empty where it is not exported."""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        series, _, value = line.rpartition("}")
+        head, _, labels = series.partition("{")
+        if head == name and (match := re.search(rf'(?:^|,){label}="([^"]*)"', labels)):
+            found[match[1]] = found.get(match[1], 0.0) + float(value.split()[0])
+    return found

@@ -17,6 +17,7 @@ import httpx
 
 from evaluation.client import EndpointError, base_url, first_model, headers
 from evaluation.client import Patience as ClientPatience
+from evaluation.load.metrics import RESIDENT_BYTES, by_label
 from evaluation.load.sweep_client import follow
 from evaluation.load.sweep_records import Trace, percentile
 from evaluation.load.throughput_prompts import Prompts, TaskClass, prompts_for
@@ -76,6 +77,7 @@ class Measurement:
         self.runs: dict[Key, Runs] = {}
         self.prompts: dict[tuple[str, str], Prompts] = {}
         self.model = ""
+        self.memory_bytes: dict[str, float] = {}
 
     async def run(self, progress: Progress) -> None:
         """Measure. Raises EndpointError or RefusedError."""
@@ -97,6 +99,15 @@ class Measurement:
                 runs = self.runs.setdefault((task_class.name, num_streams, variant.name), Runs())
                 await self._measure(place, prompts, num_streams, Ask(variant, repeat), runs)
             progress(len(steps), len(steps))
+            self.memory_bytes = await self._memory(places[self.variants[0].name])
+
+    async def _memory(self, place: Place) -> dict[str, float]:
+        """What the roles hold at the end, by role; nothing where the endpoint does not tell."""
+        try:
+            response = await place.client.get(f"{place.url}/metrics", timeout=30)
+        except httpx.TransportError:
+            return {}
+        return by_label(response.text, RESIDENT_BYTES, "role") if response.status_code == httpx.codes.OK else {}
 
     def _steps(self) -> Iterator[tuple[int, TaskClass, int, Variant]]:
         for repeat in range(self.lengths.num_repeats):

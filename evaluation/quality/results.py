@@ -88,6 +88,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     near_tie_nats: float
 
 
+def kept_results(folder: Path) -> Results | None:
+    """The results that a folder holds, if any. Raises ValueError where another version wrote them."""
+    file = folder / RESULTS
+    return msgspec.json.decode(file.read_bytes(), type=Results) if file.exists() else None
+
+
 def read_folder(folder: Path) -> tuple[Plan, DomainEvalSuite, AnswerFile]:
     """What a run left. Raises OSError or ValueError."""
     plan = msgspec.json.decode((folder / RUN).read_bytes(), type=Plan)
@@ -118,9 +124,14 @@ def evaluate(folder: Path, environment: Mapping[str, str], limits: Limits) -> Re
 
 
 def score_all(suite: DomainEvalSuite, answers: Sequence[Answer]) -> list[Scored]:
-    """Every answer in every metric. A refused request is a case not answered: its score is 0."""
+    """Every answer in every metric, in the suite's order whatever order they came in.
+
+    A refused request is a case not answered: its score is 0.
+    """
     scorers = build_scorers(suite)
     cases = {case.id: case for case in suite.cases}
+    order = {id: number for number, id in enumerate(cases)}
+    answers = sorted(answers, key=lambda answer: (order[answer.case], answer.variant))
     with ThreadPoolExecutor(NUM_SCORING_THREADS) as pool:  # some scorers wait for processes
         scored = pool.map(lambda answer: _score(scorers, cases[answer.case], answer), answers)
         return [one for group in scored for one in group]

@@ -80,9 +80,13 @@ def positions(found: Throughput) -> Table:
 
 
 def memory(found: Throughput) -> Table:
-    """What each role holds; what roles other than the verifier hold is what speculation adds."""
-    rows = [(role, f"{num_bytes / 1e6:.0f}") for role, num_bytes in found.memory_bytes.items()]
-    return Table(("role", "resident memory, MB"), tuple(rows))
+    """What each role holds."""
+    rows = [(role, f"{num_bytes / 1e6:.0f}") for role, num_bytes in sorted(found.memory_bytes.items())]
+    return Table(
+        ("role", "resident memory, MB"),
+        tuple(rows) or (("not told by the endpoint", ""),),
+        "The drafters' is what speculation adds where they have processes of their own; memory on a GPU is not in it.",
+    )
 
 
 def configuration(found: Throughput) -> Table:

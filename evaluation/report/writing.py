@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from evaluation.load.throughput_records import kept
 from evaluation.quality.answers import AnswerFile, text_of
-from evaluation.quality.results import RESULTS, Results, read_folder
+from evaluation.quality.results import Results, kept_results, read_folder
 from evaluation.quality.suite import Case, DomainEvalSuite, JsonValue
 from evaluation.report import conclusions, diagrams, quality_tables, throughput_tables
 from evaluation.report.page import Page, Section, write_page
@@ -21,8 +19,7 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     short: list[str] = []
     sections: list[Section] = []
     title, description = "Throughput", ""
-    if (folder / RESULTS).exists():
-        results = msgspec.json.decode((folder / RESULTS).read_bytes(), type=Results)
+    if results := kept_results(folder):
         _, suite, answers = read_folder(folder)
         title, description = f"Evaluation: {suite.name}", suite.description
         short += conclusions.of_quality(results)

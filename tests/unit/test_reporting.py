@@ -183,3 +183,13 @@ def test_an_ingress_knows_how_many_there_are() -> None:
     now_s[0] = 11.0
     ingress.received(router, Reports(items=(report("i0", 2), report("i1", 2))))  # type: ignore[arg-type]
     assert ingress.num_replicas("ingress") == 2
+
+
+def test_a_replica_tells_what_it_holds_in_memory() -> None:
+    reporter = Reporter(Silent(), Identity("drafter-0", "drafter"), Meter())
+    ((labels, (num_bytes,)),) = reporter.totals()[measures.RESIDENT_MEMORY_BYTES.name].items()
+    assert labels == ("drafter",)
+    held = bytearray(1 << 25)
+    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])  # every page is touched
+    ((_, (num_more,)),) = reporter.totals()[measures.RESIDENT_MEMORY_BYTES.name].items()
+    assert num_more - num_bytes > 1 << 24

@@ -164,8 +164,12 @@ def test_kept_answers_are_scored_anew(suite: Path, tmp_path: Path, capsys: pytes
         evaluate(suite, endpoint.url, tmp_path / "out")
         assert len(endpoint.requests) == num_asked
     assert "| exact_match | base | 0.950" in capsys.readouterr().out
+    before = results_of(tmp_path / "out")
     assert main(["eval", "report", str(tmp_path / "out")]) == 0
     assert "| exact_match | base | 0.950" in capsys.readouterr().out
+    after = results_of(tmp_path / "out")
+    assert after["environment"].pop("scored by")
+    assert after == before
 
 
 def test_refused_cases_count_as_failed_and_are_told(

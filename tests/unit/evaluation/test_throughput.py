@@ -12,6 +12,7 @@ import pytest
 
 from deployments.cli.main import main
 from evaluation.client import EndpointError
+from evaluation.load.metrics import RESIDENT_BYTES, by_label
 from evaluation.load.sweep_records import Trace
 from evaluation.load.throughput import Measurement, Runs, Target, by_position
 from evaluation.load.throughput_prompts import Prompts, TaskClass, built_in_class, class_of_suite, fixed
@@ -155,6 +156,18 @@ def test_positions_and_paired_ratios() -> None:
     assert base.tpot_ms_p99 == base.itl_ms_p50 / 2 == pytest.approx(100)  # type: ignore[operator]
 
 
+def test_memory_is_what_the_endpoint_tells_of_its_roles() -> None:
+    text = """# HELP outrider_resident_memory_bytes x
+outrider_resident_memory_bytes{model_name="m",role="drafter"} 2.5e+08
+outrider_resident_memory_bytes{model_name="m",role="verifier"} 5e+08
+outrider_resident_memory_bytes{model_name="n",role="drafter"} 1
+outrider_links{role="drafter",peer_role="x"} 7
+up 1
+"""
+    assert by_label(text, RESIDENT_BYTES, "role") == {"drafter": 2.5e8 + 1, "verifier": 5e8}
+    assert by_label("", RESIDENT_BYTES, "role") == {}
+
+
 def test_classes_are_held_out_texts_or_a_suite_of_ones_own(tmp_path: Path) -> None:
     assert len(built_in_class("prose", 0).prompts) > 8
     with pytest.raises(ValueError, match="unknown class 'verse'"):
@@ -186,6 +199,7 @@ def test_the_command_writes_figures_and_a_report(tmp_path: Path, capsys: pytest.
     assert "| own | 2 | mtp |" in printed
     assert "| hardware | one abacus |" in printed
     assert "| own | 1 | mtp | 0.50 | 0.50 |" in printed
+    assert "| not told by the endpoint |" in printed
     assert "Speed of mtp over base, by class and streams: " in printed
     found = kept(tmp_path / "out")
     assert found is not None
