@@ -133,7 +133,9 @@ class Measurement:
         }
 
         async def one(index: int) -> Trace:
-            path, prompt = prompts.request(index, f"{self.lengths.seed}/{ask.repeat}/{num_streams}/{ask.variant.name}")
+            # Other texts in every repeat, and the same ones under every variant.
+            text = index + ask.repeat * num_streams * (1 + self.lengths.num_waves)
+            path, prompt = prompts.request(text, f"{self.lengths.seed}/{ask.repeat}/{num_streams}/{ask.variant.name}")
             trace = Trace(time.perf_counter())
             try:
                 async with asyncio.timeout(self.target.timeout_s):

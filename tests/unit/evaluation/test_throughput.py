@@ -106,6 +106,8 @@ def test_an_endpoint_that_does_not_tokenise_is_asked_the_texts() -> None:
         assert not measured(endpoint).has_fixed_prompts
     asked = [body["messages"][0]["content"] for path, body, _ in endpoint.requests if path == "/v1/chat/completions"]
     assert len(asked) == 24
+    by_variant = [{text.partition(") ")[2] for text in asked[start : start + 6]} for start in (0, 6)]
+    assert by_variant[0] == by_variant[1]  # what is compared has the same texts
     assert {text.partition(") ")[2] for text in asked} == {"hi 0", "hi 1", "hi 2"}
     assert len(set(asked)) == 24
 
