@@ -21,12 +21,13 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One graph."""
+    """One graph; an optional one is empty where what it shows is not configured."""
 
     title: str
     unit: Unit
     queries: tuple[Query, ...]
     text: str = ""
+    is_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +249,14 @@ _FLEET = Row(
             "short",
             (Query(WANTED_REPLICAS, "{{deployment}}"),),
             "As Serve has it from the policy, before bounds; empty without autoscaling.",
+            is_optional=True,
         ),
         Panel(
             "Paced steps",
             "ops",
             (Query(rate(m.PACED_STEPS, "role", "hardware", "outcome"), "{{role}} as on {{hardware}}, {{outcome}}"),),
             "Speeds are those of a cost table wherever this is not empty.",
+            is_optional=True,
         ),
         Panel("Prompt tokens received", "ops", (Query(rate(m.PROMPT_TOKENS), "tokens"),)),
     ),

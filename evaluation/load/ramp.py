@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ from evaluation.load.ramp_load import Case, Profile, Ramp, cases_of
 from evaluation.load.server import free_ports, stop
 
 READY_TIMEOUT_S = 300.0
+Gate = Callable[[str, dict[str, int]], bool]
+"""(phase, running replicas by role) -> whether the phase may end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +122,19 @@ class Trial:
         while time.monotonic() < deadline_s:
             if self.process.poll() is not None:
                 break
-            told = self.replicas[-1]["replicas"] if self.replicas else {}
-            has_all = bool(told) and all(states.get("RUNNING") for states in told.values())
+            running = self.running()
+            has_all = bool(running) and all(running.values())
             with suppress(httpx.TransportError):
                 if has_all and httpx.get(f"{self.url}/ready", timeout=5).status_code == httpx.codes.OK:
                     return
             time.sleep(0.5)
         told = Path(self._log.name).read_text(errors="replace")[-4000:]
         raise RuntimeError(f"the trial's cluster did not come up; replicas: {self.replicas[-1:]}\n{told}")
+
+    def running(self) -> dict[str, int]:
+        """By role, how many replicas ran when it was told last."""
+        told = self.replicas[-1]["replicas"] if self.replicas else {}
+        return {role: int(found.get("RUNNING", 0)) for role, found in told.items()}
 
     def close(self) -> None:
         """End it."""
@@ -141,8 +149,11 @@ class Trial:
         self._log.close()
 
 
-def run(options: Options, folder: Path, cases: list[Case] | None = None) -> dict[str, Any]:
-    """The whole ramp; the record that ramp.json gets. `cases` bring their own expected texts, or get them first."""
+def run(options: Options, folder: Path, cases: list[Case] | None = None, gate: Gate | None = None) -> dict[str, Any]:
+    """The whole ramp; the record that ramp.json gets. `cases` bring their own expected texts, or get them first.
+
+    `gate` draws a phase out until the replicas are where they shall be, for a while.
+    """
     trial = Trial(options, folder)
     try:
         trial.wait_ready()
@@ -156,7 +167,7 @@ def run(options: Options, folder: Path, cases: list[Case] | None = None) -> dict
             idle_s=options.idle_s,
         )
         before = parse_sums(httpx.get(f"{trial.url}/metrics", timeout=30).text)
-        ramp = Ramp(trial.url, profile, chosen)
+        ramp = Ramp(trial.url, profile, chosen, lambda phase: gate is None or gate(phase, trial.running()))
         begun_s = time.time()
         asyncio.run(ramp.run())
         after = parse_sums(httpx.get(f"{trial.url}/metrics", timeout=30).text)

@@ -7,7 +7,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from evaluation.pocket.prompts import held_out
 
 REQUEST_TIMEOUT_S = 120.0
 TICK_S = 0.25
+MAX_WAIT_S = 180.0
+"""The longest that a phase is drawn out until its gate opens."""
 SAMPLED = {"temperature": 0.8, "seed": 2**40 + 3}
 
 
@@ -32,6 +34,15 @@ class Profile:
     rest: int
     rest_s: float
     idle_s: float
+
+    @property
+    def ends(self) -> dict[str, float]:
+        """When each phase is over that waits for something: the replicas, where they are to follow."""
+        return {
+            "hold": self.climb_s + self.hold_s,
+            "rest": self.load_s + self.rest_s,
+            "idle": self.whole_s,
+        }
 
     @property
     def load_s(self) -> float:
@@ -92,10 +103,36 @@ async def cases_of(url: str, count: int, max_tokens: int) -> list[Case]:
     return cases
 
 
-class Ramp:
-    """Drives the load and keeps what came of it."""
+class Course:
+    """Where in its profile a ramp is: time goes on, but for phases whose gate is not open yet."""
 
-    def __init__(self, url: str, profile: Profile, cases: Sequence[Case]) -> None:
+    def __init__(self, profile: Profile, gate: Callable[[str], bool]) -> None:
+        self._ends = profile.ends
+        self._gate = gate
+        self._waited_s = 0.0
+        self._last_s = 0.0
+        self.time_s = 0.0
+
+    def at(self, now_s: float) -> float:
+        """The time in the profile at a time of the clock, which never goes back."""
+        passed_s, self._last_s = now_s - self._last_s, now_s
+        phase = next((name for name, end_s in self._ends.items() if self.time_s < end_s), None)
+        if phase is not None and self.time_s + passed_s >= self._ends[phase]:
+            if self._waited_s < MAX_WAIT_S and not self._gate(phase):
+                self._waited_s += passed_s
+                return self.time_s
+            self._waited_s = 0.0
+        self.time_s += passed_s
+        return self.time_s
+
+
+class Ramp:
+    """Drives the load and keeps what came of it. `gate` tells whether a phase may end when its time is over."""
+
+    def __init__(
+        self, url: str, profile: Profile, cases: Sequence[Case], gate: Callable[[str], bool] = lambda phase: True
+    ) -> None:
+        self._course = Course(profile, gate)
         self._url = url
         self._profile = profile
         self._cases = itertools.cycle(cases)
@@ -110,8 +147,8 @@ class Ramp:
         limits = httpx.Limits(max_connections=4 * self._profile.peak)
         async with httpx.AsyncClient(base_url=self._url, timeout=REQUEST_TIMEOUT_S, limits=limits) as client:
             self._begun_s = time.perf_counter()
-            while (now_s := self._now_s()) < self._profile.whole_s or running:
-                wanted = self._profile.at(now_s)
+            while (time_s := self._course.at(now_s := self._now_s())) < self._profile.whole_s or running:
+                wanted = self._profile.at(time_s)
                 running = {task for task in running if not task.done()}
                 for _ in range(wanted - len(running)):
                     running.add(asyncio.create_task(self._one(client, next(self._cases))))

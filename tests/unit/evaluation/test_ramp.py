@@ -8,7 +8,7 @@ import pytest
 
 from deployments.config import parse
 from evaluation.load.ramp import Options, configuration
-from evaluation.load.ramp_load import Answer, Case, Profile, Ramp, cases_of
+from evaluation.load.ramp_load import MAX_WAIT_S, Answer, Case, Course, Profile, Ramp, cases_of
 from evaluation.load.ramp_plot import binned, states
 from tests.support.fake_endpoint import fake_endpoint
 
@@ -21,6 +21,24 @@ GOOD = Case(fields={"model": "pocket", "prompt": "x"}, text="answer to x")
 )
 def test_the_profile_climbs_holds_and_falls(time_s: float, expected: int) -> None:
     assert Profile(peak=10, climb_s=10, hold_s=20, rest=2, rest_s=3, idle_s=9).at(time_s) == expected
+
+
+def test_a_phase_is_drawn_out_until_its_gate_opens() -> None:
+    is_open, asked = [False], []
+
+    def gate(phase: str) -> bool:
+        asked.append(phase)
+        return is_open[0]
+
+    course = Course(Profile(peak=4, climb_s=10, hold_s=10, rest=1, rest_s=5, idle_s=5), gate)
+    assert [course.at(float(now_s)) for now_s in (5, 15, 19, 25, 60)] == [5, 15, 19, 19, 19]
+    assert set(asked) == {"hold"}
+    is_open[0] = True
+    assert [course.at(float(now_s)) for now_s in (61, 62)] == [20, 21]
+    is_open[0] = False
+    assert course.at(90.0) == 21  # 5 s of rest would be over
+    assert course.at(90.0 + MAX_WAIT_S + 1) == 21
+    assert course.at(90.0 + MAX_WAIT_S + 15) > 34, "not for ever"
 
 
 def driven(url: str, case: Case) -> Ramp:
