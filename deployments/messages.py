@@ -146,10 +146,6 @@ class RouterStatus(Record):
     """What a router tells its ingresses about itself: on every new link, on a change of peers, and once a second."""
 
     num_verifiers: int
-    num_drafters: int
-    num_sessions: int
-    num_waiting: int
-    kv_usage: float
 
 
 class Reports(Record):

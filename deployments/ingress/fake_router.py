@@ -12,7 +12,7 @@ from deployments.messages import Cancel, Commit, Commits, Failure, Generate, Mes
 Reply = Callable[[Generate], Sequence[Token]]
 
 
-_STATUS = RouterStatus(num_verifiers=1, num_drafters=1, num_sessions=0, num_waiting=0, kv_usage=0.25)
+_STATUS = RouterStatus(num_verifiers=1)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -85,10 +85,6 @@ class GenerationClient(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether a request sent now would find a router that has a verifier."""
-
-    @property
-    def router_statuses(self) -> Collection[RouterStatus]:
-        """The last word of each linked router about itself."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Commit, None]:
         """The request's commits, in order and without gaps; raises ApiError. Closing it cancels the request."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean as mean
 from typing import NamedTuple
 
-from deployments.messages import Costs, DrafterName, Proposal, Verdict, VerdictItem
+from deployments.messages import Costs, DrafterName, Load, Proposal, Verdict, VerdictItem
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.patience import after_skipped_round
@@ -78,6 +78,10 @@ class Lookaheads:
             costs = self._draft_costs.setdefault(drafter, DraftCosts())
             costs.observe(proposal.longest, proposal.num_tokens, proposal.draft_ms)
 
+    def on_load(self, verifier: VerifierPeer, load: Load | Verdict) -> None:
+        """A verifier says how full it is."""
+        verifier.planner.kv_usage, verifier.num_waiting = load.kv_usage, load.num_waiting
+
     def observe(self, verifier: VerifierPeer, session: Session, item: VerdictItem, gap_ms: float) -> Round:
         """What there is to learn from a session's round that has just ended; `gap_ms` is its time outside the step.
 
@@ -104,7 +108,7 @@ class Lookaheads:
         Called when everything that others wait for has been sent: this takes as long as a hop.
         """
         planner = verifier.planner
-        planner.kv_usage = verdict.kv_usage
+        self.on_load(verifier, verdict)
         if verdict.step_ms > 0.0:
             planner.on_step(verdict.shape, verdict.step_ms, len(verdict.items), num_own_tokens)
         is_bare = num_own_tokens == len(verdict.items)

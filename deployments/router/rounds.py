@@ -126,7 +126,6 @@ class Rounds:
 
     def on_verdict(self, verifier: VerifierPeer, verdict: Verdict) -> None:
         """Commit what a step decided and begin the next round of each of its sessions."""
-        verifier.kv_usage, verifier.num_waiting = verdict.kv_usage, verdict.num_waiting
         awaited = []
         for item in verdict.items:
             session = self._sessions.get(item.session)

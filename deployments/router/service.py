@@ -25,6 +25,7 @@ from deployments.messages import (
     Open,
     Proposal,
     Refusal,
+    RouterStatus,
     SessionId,
     SetFlow,
     Verdict,
@@ -35,7 +36,7 @@ from deployments.metering import Meter
 from deployments.router.peers import DrafterPeer, Peers, VerifierPeer
 from deployments.router.rounds import Rounds, RouterSettings
 from deployments.router.session import Phase, Session, SessionChoice
-from deployments.router.stats import RouterStats, status_of
+from deployments.router.stats import RouterStats
 
 __all__ = ["RouterService", "RouterSettings"]
 
@@ -126,7 +127,7 @@ class RouterService:
                     self._rounds.on_wait(self._peers.verifiers[link.peer], session)
             case Load():
                 if verifier := self._peers.verifiers.get(link.peer):
-                    verifier.kv_usage, verifier.num_waiting = message.kv_usage, message.num_waiting
+                    self._rounds.lookaheads.on_load(verifier, message)
             case Costs():
                 if verifier := self._peers.verifiers.get(link.peer):
                     self._rounds.lookaheads.on_costs(verifier, message)
@@ -277,7 +278,7 @@ class RouterService:
     def _tell_status(self) -> None:
         if not self._peers.ingresses:
             return
-        status = status_of(self._peers.verifiers.values(), self._peers.drafters.values(), self._sessions.values())
+        status = RouterStatus(num_verifiers=len(self._peers.verifiers))
         for link in list(self._peers.ingresses.values()):
             send_or_drop(link, status)
 

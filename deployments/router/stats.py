@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import get_args
 
 from deployments import measures
-from deployments.messages import RefusalReason, RequestClass, RouterStatus
+from deployments.messages import RefusalReason, RequestClass
 from deployments.metering import Meter
 from deployments.router.peers import DrafterPeer, VerifierPeer
 from deployments.router.session import Phase, Session
@@ -63,17 +63,3 @@ class RouterStats:
         phases = Counter(session.phase for session in sessions)
         for phase in Phase:
             self._sessions.cell(phase.name.lower()).set(phases[phase])
-
-
-def status_of(
-    verifiers: Collection[VerifierPeer], drafters: Collection[DrafterPeer], sessions: Iterable[Session]
-) -> RouterStatus:
-    """The record that ingresses get."""
-    phases = [session.phase for session in sessions]
-    return RouterStatus(
-        num_verifiers=len(verifiers),
-        num_drafters=len(drafters),
-        num_sessions=len(phases),
-        num_waiting=sum(phase is Phase.WAITING for phase in phases) + sum(v.num_waiting for v in verifiers),
-        kv_usage=max((verifier.kv_usage for verifier in verifiers), default=0.0),
-    )

@@ -20,6 +20,7 @@ from deployments.messages import (
     Commits,
     Delta,
     Draft,
+    Load,
     Message,
     Need,
     Proposal,
@@ -294,7 +295,8 @@ async def test_a_reader_that_leaves_frees_its_blocks_within_a_round():
         await until(lambda: not engine.open_sessions and not drafter.params)
         assert len(engine.steps) <= num_steps + 2
         assert rig.of("router")[0].service.num_sessions == 0
-        await until(lambda: [status.kv_usage for status in rig.client.router_statuses] == [0.0])
+        told = rig.of("router")[0].tap.messages
+        await until(lambda: [m.kv_usage for _, m in told if isinstance(m, Verdict | Load)][-1] == 0.0)
 
 
 async def test_more_sessions_than_the_verifier_has_room_for_all_finish():

@@ -13,7 +13,7 @@ import httpx
 
 from deployments.ingress.context import ApiLimits, IngressContext, load_context
 from deployments.ingress.generation import GenerateRequest, GenerationClient
-from deployments.messages import Commit, FinishReason, RouterStatus, Token
+from deployments.messages import Commit, FinishReason, Token
 from tests.support.tiny_tokenizer import write_model_folder
 
 MODEL = "tiny"
@@ -55,7 +55,6 @@ class ScriptedClient:
     num_before_error: int = 0
     hangs_after: int | None = None
     is_ready: bool = True
-    router_statuses: tuple[RouterStatus, ...] = ()
     requests: list[GenerateRequest] = field(default_factory=list)
     num_open: int = 0
     reached_hang: asyncio.Event = field(default_factory=asyncio.Event)

@@ -87,7 +87,7 @@ def test_an_ingress_is_ready_once_a_router_has_a_verifier() -> None:
     client, link = RouterClient(), FakeLink("router-0", "router")
 
     def status(num_verifiers: int) -> RouterStatus:
-        return RouterStatus(num_verifiers=num_verifiers, num_drafters=1, num_sessions=3, num_waiting=1, kv_usage=0.25)
+        return RouterStatus(num_verifiers=num_verifiers)
 
     client.link_opened(link)  # type: ignore[arg-type]
     assert not client.is_ready
