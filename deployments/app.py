@@ -29,7 +29,9 @@ _MAX_QUEUED_AT_PROXY = 4096
 def build(args: dict[str, Any]) -> Application:
     """The application of a configuration, given as the fields of an OutriderConfig; ConfigError if they are wrong."""
     config = parse(args).resolve()
-    fields = config.model_dump(mode="json")
+    # What may change without a restart is no part of what the replicas are made from.
+    user_config = config.user_config
+    fields = config.without_variants().model_dump(mode="json")
     drafters = {
         kind: serve.deployment(**_options(DEPLOYMENT_OF_KIND[kind], role, config))(Drafter).bind(fields, kind)
         for kind, role in config.drafter_roles.items()
@@ -38,7 +40,7 @@ def build(args: dict[str, Any]) -> Application:
     verifier = serve.deployment(**verifier_options)(Verifier).bind(fields, drafters.get("mtp"), building)
     router_options = _options("router", config.router, config)
     router = serve.deployment(**router_options)(Router).bind(fields, verifier, *drafters.values())
-    return serve.deployment(**_ingress_options(config))(Ingress).bind(fields, router)
+    return serve.deployment(**_ingress_options(config))(Ingress).options(user_config=user_config).bind(fields, router)
 
 
 def _options(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, Any]:

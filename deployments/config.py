@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -21,9 +21,19 @@ from deployments.checkpoint import (
     tensor_parallel_sizes,
 )
 from deployments.config_checks import CHECKS
-from deployments.config_parts import AutoscalingConfig, KernelsConfig, LogsConfig, Name, Part, Port, StreamsConfig
+from deployments.config_parts import (
+    AutoscalingConfig,
+    KernelsConfig,
+    LogsConfig,
+    Name,
+    Part,
+    Port,
+    SpeculationConfig,
+    StreamsConfig,
+    Variants,
+)
 from deployments.kernels.library import Kernels, usable_cores
-from deployments.messages import Acceptance, DrafterKind, DrafterName, PolicyName
+from deployments.messages import DrafterKind, DrafterName
 
 __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
 
@@ -47,25 +57,6 @@ class ModelConfig(Part):
     draft_model_source: Name | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_context_tokens: PositiveInt | Auto = "auto"
-
-
-class SpeculationConfig(Part):
-    """Who drafts for requests that leave it open, and how far ahead.
-
-    `drafter` auto leaves that to the router, session by session. `drafters` are the kinds that are
-    loaded; "auto": the one that `drafter` names, mtp where it names none. `acceptance` is that of
-    requests that leave it open, `acceptances` what they may ask for; for rejection a remote drafter
-    draws from its `max_distribution_tokens` likeliest tokens.
-    """
-
-    drafter: DrafterName = "mtp"
-    drafters: tuple[DrafterKind, ...] | Auto = "auto"
-    acceptance: Acceptance = "coupled"
-    acceptances: Annotated[tuple[Acceptance, ...], Field(min_length=1)] = get_args(Acceptance)
-    max_distribution_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
-    policy: PolicyName = "adaptive"
-    num_speculative_tokens: Annotated[int, Field(ge=0)] = 4
-    max_speculative_tokens: Annotated[int, Field(ge=0, le=64)] = 16
 
 
 class RoleConfig(Part):
@@ -316,6 +307,15 @@ class OutriderConfig(Part):
             ingress={"max_running_requests": self.max_running_requests},
         )
 
+    @property
+    def user_config(self) -> dict[str, Any]:
+        """What Serve's `user_config` of the ingress holds: the one thing that changes without a restart."""
+        return {"variants": self.model_dump(mode="json", exclude_none=True)["speculation"]["variants"]}
+
+    def without_variants(self) -> OutriderConfig:
+        """The rest."""
+        return self.model_copy(update={"speculation": self.speculation.model_copy(update={"variants": {}})})
+
     def with_changes(self, **changes: Any) -> OutriderConfig:
         """A new, checked tree with some fields replaced, given as nested mappings; ConfigError if it does not fit."""
         return parse(_merged(self.model_dump(), changes))
@@ -327,6 +327,16 @@ def parse(fields: Any) -> OutriderConfig:
         return OutriderConfig.model_validate(fields if fields is not None else {})
     except ValidationError as error:
         raise ConfigError("\n".join(_as_line(detail) for detail in error.errors())) from None
+
+
+def parse_user_config(fields: Any, config: OutriderConfig) -> Variants:
+    """The variants in the `user_config` that Serve hands to an ingress; ConfigError if they do not fit."""
+    unknown = sorted(set(fields) - {"variants"}) if isinstance(fields, dict) else [repr(fields)]
+    if unknown:
+        raise ConfigError(f"user_config: it has `variants` and nothing else; leave {', '.join(unknown)} out")
+    tree = config.model_dump()
+    tree["speculation"]["variants"] = fields.get("variants", {})
+    return parse(tree).speculation.variants
 
 
 def load(path: Path | None) -> OutriderConfig:

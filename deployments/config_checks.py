@@ -109,6 +109,22 @@ def _acceptance(config: OutriderConfig) -> str | None:
     return None
 
 
+def _variants(config: OutriderConfig) -> str | None:
+    speculation = config.speculation
+    variants, most = speculation.variants, speculation.max_speculative_tokens
+    for name, variant in variants.items():
+        field = f"speculation.variants.{name}"
+        for asked, served in ((variant.drafter, config.drafters), (variant.acceptance, speculation.acceptances)):
+            if asked is not None and asked not in served:
+                kind = "drafter" if asked == variant.drafter else "acceptance"
+                return f"{field}.{kind}: {asked!r} is not served; one of {', '.join(served)} is"
+        if isinstance(variant.num_speculative_tokens, int) and variant.num_speculative_tokens > most:
+            return f"{field}.num_speculative_tokens: {variant.num_speculative_tokens} is over max_speculative_tokens {most}"
+    if variants and not any(variant.weight > 0.0 for variant in variants.values()):
+        return "speculation.variants: none has a weight above 0; give one, or leave variants out"
+    return None
+
+
 def _admission(config: OutriderConfig) -> str | None:
     ingress, running = config.ingress, config.max_running_requests
     if running < ingress.num_replicas:
@@ -125,4 +141,16 @@ def _admission(config: OutriderConfig) -> str | None:
     return None
 
 
-CHECKS = (_lookahead, _drafters, _acceptance, _step, _cache, _streams, _gpu_shares, _paced, _autoscaling, _admission)
+CHECKS = (
+    _lookahead,
+    _drafters,
+    _acceptance,
+    _step,
+    _cache,
+    _streams,
+    _gpu_shares,
+    _paced,
+    _autoscaling,
+    _variants,
+    _admission,
+)

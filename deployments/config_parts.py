@@ -4,18 +4,57 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+from deployments.messages import Acceptance, DrafterKind, DrafterName, PolicyName
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(min_length=1)]
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,32}$")]
+MAX_VARIANTS = 8
+"""Each has time series of its own."""
 
 
 class Part(BaseModel):
     """Base of everything in the tree: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VariantConfig(Part):
+    """Settings of `speculation` that some requests get in the place of its own; None leaves that one's."""
+
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    policy: PolicyName | None = None
+    num_speculative_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] | None = None
+    drafter: DrafterName | None = None
+    acceptance: Acceptance | None = None
+
+
+Variants = Annotated[dict[VariantName, VariantConfig], Field(max_length=MAX_VARIANTS)]
+
+
+class SpeculationConfig(Part):
+    """Who drafts for requests that leave it open, and how far ahead.
+
+    `drafter` auto leaves that to the router, session by session. `drafters` are the kinds that are
+    loaded; "auto": the one that `drafter` names, mtp where it names none. `acceptance` is that of
+    requests that leave it open, `acceptances` what they may ask for; for rejection a remote drafter
+    draws from its `max_distribution_tokens` likeliest tokens. Requests are split among the
+    `variants`, which Serve's `user_config` may change.
+    """
+
+    drafter: DrafterName = "mtp"
+    drafters: tuple[DrafterKind, ...] | Literal["auto"] = "auto"
+    acceptance: Acceptance = "coupled"
+    acceptances: Annotated[tuple[Acceptance, ...], Field(min_length=1)] = get_args(Acceptance)
+    max_distribution_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
+    policy: PolicyName = "adaptive"
+    num_speculative_tokens: Annotated[int, Field(ge=0)] = 4
+    max_speculative_tokens: Annotated[int, Field(ge=0, le=64)] = 16
+    variants: Variants = Field(default_factory=dict)
 
 
 class LogsConfig(Part):

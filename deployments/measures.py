@@ -22,6 +22,8 @@ _BATCH_SESSIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 Kind = Literal["counter", "gauge", "histogram"]
 UNKNOWN_CLASS = "unknown"
 """The request_class of a request whose class nobody has told."""
+NO_VARIANT = "default"
+"""The variant of a request that takes no part in a split."""
 EpochReason = Literal[
     "verifier_lost", "verifier_silent", "verifier_refused", "drafter_lost", "drafter_came", "drafter_chosen"
 ]
@@ -111,30 +113,36 @@ RUNNING = _gauge("num_requests_running", "Requests that have their first token a
 WAITING = _gauge("num_requests_waiting", "Requests that wait for their first token.")
 PROMPT_TOKENS = _counter("prompt_tokens", "Prompt tokens of requests that began.")
 GENERATION_TOKENS = _counter("generation_tokens", "Tokens received from the routers.")
-_SPECULATION = ("request_class", "drafter")
+_SPECULATION = ("request_class", "drafter", "variant")
 DRAFTS = _counter("spec_decode_num_drafts", "Verification steps that had a proposal.", *_SPECULATION)
 DRAFT_TOKENS = _counter("spec_decode_num_draft_tokens", "Drafted tokens that were verified.", *_SPECULATION)
 ACCEPTED_TOKENS = _counter("spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.", *_SPECULATION)
 ACCEPTED_PER_POSITION = _counter(
     "spec_decode_num_accepted_tokens_per_pos",
     "Drafted tokens that were accepted, by their position in the proposal.",
-    *_SPECULATION,
+    "request_class",
+    "drafter",
     "position",
 )
 REQUEST_SUCCESS = _counter("request_success", "Finished requests.", "finished_reason")
 REQUEST_FAILURE = _counter("request_failure", "Refused and failed requests, by HTTP status.", "status")
 REQUEST_MOVES = _counter("request_moves", "Requests that were resubmitted to another router.")
 FIRST_TOKEN_SECONDS = _histogram(
-    "time_to_first_token_seconds", "From the request to its first tokens.", _FIRST_TOKEN_S, "request_class"
+    "time_to_first_token_seconds", "From the request to its first tokens.", _FIRST_TOKEN_S, "request_class", "variant"
 )
 INTER_TOKEN_SECONDS = _histogram(
-    "inter_token_latency_seconds", "Between commits: one of several tokens counts once.", _TOKEN_S, "request_class"
+    "inter_token_latency_seconds",
+    "Between commits: one of several tokens counts once.",
+    _TOKEN_S,
+    "request_class",
+    "variant",
 )
 PER_TOKEN_SECONDS = _histogram(
     "request_time_per_output_token_seconds",
     "Mean time per token after a request's first commit.",
     _TOKEN_S,
     "request_class",
+    "variant",
 )
 REQUEST_SECONDS = _histogram("e2e_request_latency_seconds", "From the request to its end.", _REQUEST_S)
 REQUEST_PROMPT_TOKENS = _histogram("request_prompt_tokens", "Prompt tokens per request.", _TOKENS)

@@ -79,8 +79,9 @@ class Generate(Record):
     """Start (or, with more tokens than `num_prompt_tokens`, resume) the session of one choice.
 
     `max_context_tokens` bounds prompt plus output and is absolute, so that it means the same after a resumption.
-    `num_speculative_tokens` None leaves the lookahead to the router, never over `max_speculative_tokens` (None: its
-    own bound). `request_class` is a hint, `salt` names who may share the KV entries of equal beginnings.
+    `num_speculative_tokens` None leaves the lookahead to the router's policy or to this one, never over
+    `max_speculative_tokens` (None: its own bound). `request_class` is a hint, `salt` names who may share the KV
+    entries of equal beginnings.
     """
 
     request: str
@@ -94,6 +95,7 @@ class Generate(Record):
     max_speculative_tokens: int | None = None
     request_class: RequestClass | None = None
     priority: Priority = "interactive"
+    policy: PolicyName | None = None
     salt: str = ""
 
 

@@ -45,11 +45,19 @@ def to_serve_config(config: OutriderConfig) -> dict[str, Any]:
                 "name": "outrider",
                 "route_prefix": "/",
                 "import_path": "deployments.app:build",
-                "args": config.model_dump(mode="json", exclude_defaults=True),
+                "args": config.without_variants().model_dump(mode="json", exclude_defaults=True),
+                **_variants(config),
                 **_autoscaling(config),
             }
         ],
     }
+
+
+def _variants(config: OutriderConfig) -> dict[str, Any]:
+    """Where they can be changed without a restart; changed arguments would restart every replica."""
+    if not config.speculation.variants:
+        return {}
+    return {"deployments": [{"name": "ingress", "user_config": config.user_config}]}
 
 
 def _autoscaling(config: OutriderConfig) -> dict[str, Any]:

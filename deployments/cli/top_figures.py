@@ -40,6 +40,12 @@ class Reading:
         wanted = set(labels.items())
         return sum(value for (found, has), value in self.values.items() if found == name and wanted <= set(has))
 
+    @property
+    def variants(self) -> list[str]:
+        """The variants that requests are split among; none where there is no split."""
+        found = {value for _, has in self.values for label, value in has if label == "variant"}
+        return sorted(found) if found - {m.NO_VARIANT} else []
+
 
 class Line(NamedTuple):
     """A figure and its name; the text has its unit."""
@@ -64,13 +70,13 @@ class Growth:
         """The same per second."""
         return self.of(metric, suffix, **labels) / max(1e-3, self._after.at_s - self._before.at_s)
 
-    def mean(self, metric: Metric) -> float | None:
+    def mean(self, metric: Metric, **labels: str) -> float | None:
         """Mean of a histogram's observations in between."""
-        return _ratio(self.of(metric, "_sum"), self.of(metric, "_count"))
+        return _ratio(self.of(metric, "_sum", **labels), self.of(metric, "_count", **labels))
 
-    def ratio(self, part: Metric, whole: Metric) -> float | None:
+    def ratio(self, part: Metric, whole: Metric, **labels: str) -> float | None:
         """One counter's growth over another's."""
-        return _ratio(self.of(part), self.of(whole))
+        return _ratio(self.of(part, **labels), self.of(whole, **labels))
 
 
 def sections(before: Reading, after: Reading) -> dict[str, list[Line]]:
@@ -85,7 +91,19 @@ def sections(before: Reading, after: Reading) -> dict[str, list[Line]]:
     }
     for role in ROLES:
         made[role].insert(0, Line("replicas", _count(after.sum(m.REPLICAS, role=role))))
-    return made
+    return made | {f"variant {name}": _variant(growth, name) for name in after.variants}
+
+
+def _variant(growth: Growth, name: str) -> list[Line]:
+    """What one variant's requests saw, beside the others'."""
+    accepted = growth.ratio(m.ACCEPTED_TOKENS, m.DRAFTS, variant=name)
+    return [
+        Line("requests/s", _number(growth.per_s(m.FIRST_TOKEN_SECONDS, "_count", variant=name))),
+        Line("acceptance", _share(growth.ratio(m.ACCEPTED_TOKENS, m.DRAFT_TOKENS, variant=name))),
+        Line("acceptance length", _number(None if accepted is None else 1 + accepted)),
+        Line("first token", _ms(growth.mean(m.FIRST_TOKEN_SECONDS, variant=name))),
+        Line("per token", _ms(growth.mean(m.PER_TOKEN_SECONDS, variant=name))),
+    ]
 
 
 def _speculation(growth: Growth) -> list[Line]:

@@ -135,7 +135,11 @@ async def pieces(client: GenerationClient, answer: Answer, metrics: IngressMetri
     """
     request = answer.request
     timer = RequestTimer(
-        metrics, len(request.prompt), request.request_class or measures.UNKNOWN_CLASS, waited_s=answer.waited_s
+        metrics,
+        len(request.prompt),
+        request.request_class or measures.UNKNOWN_CLASS,
+        waited_s=answer.waited_s,
+        variant=request.variant,
     )
     whose = {"request_id": current_request_id.get(), "request": request.id}
     logger.info("request begins", extra=about(**whose, num_prompt_tokens=len(request.prompt)))

@@ -15,6 +15,7 @@ from deployments.ingress.exposition import Exposition
 from deployments.ingress.generation import GenerationClient
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.tokenizer import Tokenizer
+from deployments.ingress.variants import Variants
 from deployments.messages import Acceptance, DrafterName, Token
 from deployments.metering import Meter
 from deployments.reporting import Totals, totals_of
@@ -118,6 +119,7 @@ class IngressContext:
     metrics: IngressMetrics
     exposition: Exposition
     limits: ApiLimits = ApiLimits()
+    variants: Variants = field(default_factory=Variants)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

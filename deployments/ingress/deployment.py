@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from cluster.discovery import Lessors, own_name
 from cluster.exporter import RayExporter
 from cluster.logs import own_rank, replica_handlers
-from deployments.config import IngressConfig, OutriderConfig, parse
+from deployments.config import IngressConfig, OutriderConfig, parse, parse_user_config
 from deployments.ingress.access import Access
 from deployments.ingress.admission import Admission, AdmissionLimits
 from deployments.ingress.app import create_app
@@ -63,6 +63,7 @@ class Ingress:
         )
 
         self._context = replace(context, model=replace(context.model, paced=settings.paced))
+        self._settings = settings
         self._access, self._admission = access_of(settings.ingress), admission_of(settings)
 
         async def acquire(member: Member) -> Any:
@@ -84,6 +85,12 @@ class Ingress:
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Serve every few seconds where it autoscales; its policy reads them (autoscaling/)."""
         return self._signals.read(self._meter.samples())
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Called by Serve at the start and whenever `user_config` has changed; nothing restarts. ValueError."""
+        variants = parse_user_config(user_config, self._settings)
+        self._context.metrics.prepare(variants)
+        self._context.variants.replace(variants)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""

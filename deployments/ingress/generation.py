@@ -32,6 +32,7 @@ from deployments.messages import (
     Failure,
     Generate,
     Message,
+    PolicyName,
     Priority,
     RequestClass,
     RouterStatus,
@@ -58,6 +59,8 @@ class GenerateRequest:
     max_speculative_tokens: int | None = None
     request_class: RequestClass | None = None
     priority: Priority = "interactive"
+    policy: PolicyName | None = None
+    variant: str = measures.NO_VARIANT
     salt: str = ""
 
 
@@ -132,11 +135,6 @@ class RouterClient:
     def is_ready(self) -> bool:
         """Whether a request sent now would find a router that has a verifier."""
         return any(status.num_verifiers > 0 and not link.is_closed for link, status in self._statuses.items())
-
-    @property
-    def router_statuses(self) -> Collection[RouterStatus]:
-        """The last word of each linked router about itself."""
-        return self._statuses.values()
 
     @property
     def num_requests(self) -> int:
@@ -242,6 +240,7 @@ class RouterClient:
             max_speculative_tokens=request.max_speculative_tokens,
             request_class=request.request_class,
             priority=request.priority,
+            policy=request.policy,
             salt=request.salt,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import get_args
 
@@ -36,25 +36,30 @@ class IngressMetrics:
         self.first_token_s = meter.histogram(measures.FIRST_TOKEN_SECONDS)
         self.inter_token_s = meter.histogram(measures.INTER_TOKEN_SECONDS)
         self.per_token_s = meter.histogram(measures.PER_TOKEN_SECONDS)
-        for by_class in (self.first_token_s, self.inter_token_s, self.per_token_s):
-            by_class.prepare(get_args(RequestClass))
-        for request_class, drafter in itertools.product(get_args(RequestClass), _DRAFTERS):
-            for counter in (self._drafts, self._draft_tokens, self._accepted_tokens):
-                counter.cell(request_class, drafter)
+        self.prepare([measures.NO_VARIANT])
         self.request_s = meter.histogram(measures.REQUEST_SECONDS).cell()
         self.request_prompt_tokens = meter.histogram(measures.REQUEST_PROMPT_TOKENS).cell()
         self.request_generation_tokens = meter.histogram(measures.REQUEST_GENERATION_TOKENS).cell()
 
-    def count_speculation(self, commit: Commit, request_class: str) -> None:
+    def prepare(self, variants: Iterable[str]) -> None:
+        """Begin the series of these variants, so that their first increments are seen."""
+        for variant, request_class in itertools.product(variants, get_args(RequestClass)):
+            for by_class in (self.first_token_s, self.inter_token_s, self.per_token_s):
+                by_class.cell(request_class, variant)
+            for counter in (self._drafts, self._draft_tokens, self._accepted_tokens):
+                for drafter in _DRAFTERS:
+                    counter.cell(request_class, drafter, variant)
+
+    def count_speculation(self, commit: Commit, request_class: str, variant: str) -> None:
         """Count one verification step."""
         if commit.num_drafted == 0:
             return
-        labels = (request_class, commit.drafter)
+        labels = (request_class, commit.drafter, variant)
         self._drafts.cell(*labels).add()
         self._draft_tokens.cell(*labels).add(commit.num_drafted)
         self._accepted_tokens.cell(*labels).add(commit.num_accepted)
         for position in range(commit.num_accepted):
-            self._accepted_per_position.cell(*labels, str(position)).add()
+            self._accepted_per_position.cell(request_class, commit.drafter, str(position)).add()
 
     @contextmanager
     def counted_as_waiting(self) -> Iterator[None]:
@@ -88,9 +93,11 @@ class RequestTimer:
         clock: Callable[[], float] = time.perf_counter,
         *,
         waited_s: float = 0.0,
+        variant: str = measures.NO_VARIANT,
     ) -> None:
         self._metrics = metrics
         self._class = request_class
+        self._variant = variant
         self._clock = clock
         self._num_prompt_tokens = num_prompt_tokens
         self._begun_s = clock() - waited_s
@@ -106,16 +113,16 @@ class RequestTimer:
         metrics = self._metrics
         if self._first_s is None:
             self._first_s, self._num_first = now_s, len(commit.tokens)
-            metrics.first_token_s.cell(self._class).observe(now_s - self._begun_s)
+            metrics.first_token_s.cell(self._class, self._variant).observe(now_s - self._begun_s)
             metrics.prompt_tokens.add(self._num_prompt_tokens)
             metrics.waiting.add(-1)
             metrics.running.add(1)
         else:
-            metrics.inter_token_s.cell(self._class).observe(now_s - self._last_s)
+            metrics.inter_token_s.cell(self._class, self._variant).observe(now_s - self._last_s)
         self._last_s = now_s
         self.num_tokens += len(commit.tokens)
         metrics.generation_tokens.add(len(commit.tokens))
-        metrics.count_speculation(commit, self._class)
+        metrics.count_speculation(commit, self._class, self._variant)
 
     def end(self, finish_reason: str | None) -> None:
         """The request is over; None if it has failed or its client has left."""
@@ -132,4 +139,4 @@ class RequestTimer:
         metrics.request_generation_tokens.observe(self.num_tokens)
         num_later = self.num_tokens - self._num_first
         if self._first_s is not None and num_later > 0:
-            metrics.per_token_s.cell(self._class).observe((self._last_s - self._first_s) / num_later)
+            metrics.per_token_s.cell(self._class, self._variant).observe((self._last_s - self._first_s) / num_later)

@@ -9,12 +9,13 @@ import asyncio
 import secrets
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from deployments.config_parts import VariantConfig
 from deployments.ingress import permissions
 from deployments.ingress.chat_template import TemplateRefusal
 from deployments.ingress.context import IngressContext, ModelCard
@@ -22,7 +23,8 @@ from deployments.ingress.errors import ApiError, context_length_exceeded, invali
 from deployments.ingress.generation import GenerateRequest
 from deployments.ingress.schemas import ChatRequest, CompletionRequest, Message
 from deployments.ingress.tenants import Tenant
-from deployments.messages import Acceptance, DrafterName, Priority, RequestClass, SamplingParams, Token
+from deployments.measures import NO_VARIANT
+from deployments.messages import Acceptance, DrafterName, PolicyName, Priority, RequestClass, SamplingParams, Token
 from deployments.policy.classes import classify
 
 _LONG_PROMPT_CHARS = 20_000
@@ -41,6 +43,8 @@ class Asked:
     request_class: RequestClass
     priority: Priority
     num_choices: int
+    policy: PolicyName | None = None
+    variant: str = NO_VARIANT
 
 
 def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant: Tenant) -> Asked:
@@ -68,7 +72,21 @@ def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant
         message = f"{num_prompts} prompts with 'n' {body.n} are {num_choices} choices; at most {limits.max_choices} "
         raise invalid("n" if num_prompts == 1 else "prompt", message + "are possible in one request.", "invalid_value")
     priority = permissions.priority_for(tenant, body.speculation)
-    return Asked(tenant, lookahead, drafter, acceptance, class_of(body), priority, num_choices)
+    name, variant = context.variants.choose(body.speculation, body.user, body.seed)
+    if asked == "auto" and variant.acceptance is not None:
+        acceptance = variant.acceptance
+    own = Asked(tenant, lookahead, drafter, acceptance, class_of(body), priority, num_choices, variant=name)
+    return _varied(own, variant)
+
+
+def _varied(asked: Asked, variant: VariantConfig) -> Asked:
+    """With what its variant says of drafting, where request and key leave it open."""
+    lookahead, drafter, most = asked.lookahead, asked.drafter, asked.tenant.max_speculative_tokens
+    if lookahead is None and isinstance(variant.num_speculative_tokens, int):
+        lookahead = variant.num_speculative_tokens if most is None else min(variant.num_speculative_tokens, most)
+    if drafter == "auto" and variant.drafter is not None:
+        drafter = variant.drafter
+    return replace(asked, lookahead=lookahead, drafter=drafter, policy=variant.policy)
 
 
 def _check_served(param: str, value: str, served: Sequence[str]) -> None:
@@ -143,6 +161,8 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
                 max_speculative_tokens=tenant.max_speculative_tokens,
                 request_class=asked.request_class,
                 priority=asked.priority,
+                policy=asked.policy,
+                variant=asked.variant,
                 salt=tenant.name,
             )
             choices.append(PlannedChoice(request, prompt.text))

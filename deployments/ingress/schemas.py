@@ -43,6 +43,7 @@ class Speculation(Strict):
     acceptance: Acceptance | Literal["auto"] = "auto"
     request_class: RequestClass | Literal["auto"] = "auto"
     priority: Priority | Literal["auto"] = "auto"
+    variant: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 
 class StreamOptions(Strict):

@@ -86,6 +86,7 @@ class Speculation:
     request_class: RequestClass | None = None
     requested: int | None = None
     priority: Priority = "interactive"
+    policy: PolicyName | None = None
     lookahead: int | None = None
     heuristic: int = 0
     probe: Probe | None = None
@@ -206,9 +207,10 @@ class Planner:
         settings = self.settings
         if session.requested is not None:
             return min(session.requested, settings.max_speculative_tokens)
-        if settings.policy == "constant":
+        policy = session.policy or settings.policy
+        if policy == "constant":
             return settings.num_speculative_tokens
-        if settings.policy == "heuristic":
+        if policy == "heuristic":
             session.heuristic = session.heuristic or max(1, settings.num_speculative_tokens)
             return session.heuristic
         if session.lookahead is None:

@@ -57,7 +57,7 @@ class Lookaheads:
         """The lookahead that is told and not searched for; None where the plan may have any."""
         if plan.requested is not None:
             return plan.requested
-        if self._settings.policy == "adaptive":
+        if (plan.policy or self._settings.policy) == "adaptive":
             return None
         return plan.heuristic or self._settings.num_speculative_tokens
 
@@ -163,8 +163,10 @@ class Lookaheads:
                 kind=session.drafter_name,
                 requested=request.num_speculative_tokens,
                 priority=request.priority,
+                policy=request.policy,
             )
         return session.plan
 
     def _is_open(self, session: Session) -> bool:
-        return session.request.num_speculative_tokens is None and self._settings.policy == "adaptive"
+        request = session.request
+        return request.num_speculative_tokens is None and (request.policy or self._settings.policy) == "adaptive"

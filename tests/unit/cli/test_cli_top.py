@@ -27,9 +27,9 @@ def text_of(num_seconds: int) -> str:
     meter.gauge(m.ROUTER_SESSIONS).cell("waiting").set(1)
     meter.gauge(m.ROUTER_SESSIONS).cell("drafting").set(3)
     meter.counter(m.GENERATION_TOKENS).cell().add(120 * num_seconds)
-    meter.counter(m.DRAFTS).cell("code", "mtp").add(40 * num_seconds)
-    meter.counter(m.DRAFT_TOKENS).cell("code", "mtp").add(100 * num_seconds)
-    meter.counter(m.ACCEPTED_TOKENS).cell("code", "mtp").add(80 * num_seconds)
+    meter.counter(m.DRAFTS).cell("code", "mtp", "far").add(40 * num_seconds)
+    meter.counter(m.DRAFT_TOKENS).cell("code", "mtp", "far").add(100 * num_seconds)
+    meter.counter(m.ACCEPTED_TOKENS).cell("code", "mtp", "far").add(80 * num_seconds)
     meter.histogram(m.LOOKAHEAD).cell("code").observe(2, 10 * num_seconds)
     meter.histogram(m.LOOKAHEAD).cell("code").observe(4, 10 * num_seconds)
     meter.histogram(m.STEP_SECONDS).cell().observe(0.025, 20 * num_seconds)
@@ -53,6 +53,33 @@ def test_rates_means_and_shares_are_of_the_time_in_between() -> None:
     assert shown["verifier", "step"] == "25.0 ms"
     assert shown["verifier", "busy"] == "25 %"  # half a second of work a second, on two of them
     assert shown["verifier", "KV cache"] == "42 %"
+
+
+def test_variants_stand_beside_each_other() -> None:
+    def both(num_seconds: int) -> str:
+        meter = Meter()
+        for name, drafted in (("far", 8), ("near", 2), (m.NO_VARIANT, 4)):
+            meter.histogram(m.FIRST_TOKEN_SECONDS).cell("code", name).observe(0.1, drafted * num_seconds)
+            meter.counter(m.DRAFTS).cell("code", "mtp", name).add(10 * num_seconds)
+            meter.counter(m.DRAFT_TOKENS).cell("code", "mtp", name).add(10 * drafted * num_seconds)
+            meter.counter(m.ACCEPTED_TOKENS).cell("code", "mtp", name).add(20 * num_seconds)
+            meter.histogram(m.PER_TOKEN_SECONDS).cell("code", name).observe(drafted / 1e3, num_seconds)
+        return Exposition("m", lambda: totals_of(meter.samples())).render().decode()
+
+    shown = figures(both(1), both(3), 2.0)
+    assert shown["variant far", "requests/s"] == "8.0"
+    assert shown["variant far", "acceptance"] == "25 %"
+    assert shown["variant near", "acceptance"] == "100 %"
+    assert shown["variant near", "acceptance length"] == "3.0"
+    assert shown["variant near", "per token"] == "2.0 ms"
+    assert shown["variant default", "requests/s"] == "4.0"
+
+
+def test_without_a_split_there_are_no_variants() -> None:
+    meter = Meter()
+    meter.counter(m.DRAFTS).cell("code", "mtp", m.NO_VARIANT).add(5)
+    text = Exposition("m", lambda: totals_of(meter.samples())).render().decode()
+    assert not any(section.startswith("variant") for section, _ in figures(text, text, 1.0))
 
 
 def test_what_did_not_happen_has_no_mean() -> None:

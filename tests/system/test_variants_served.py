@@ -1,0 +1,148 @@
+"""A split of requests among variants, changed on a real Serve while a stream goes on: `serve deploy`, no restart."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from evaluation.load.server import free_ports
+from tests.support.ray_cluster import RayCluster, ray_cluster
+
+pytestmark = pytest.mark.system
+
+TIMEOUT_S = 240.0
+PROMPT = "Finish the code below.\n\ndef mean(values):\n"
+SPLIT = {"near": {"weight": 1, "num_speculative_tokens": 1}, "far": {"weight": 0, "num_speculative_tokens": 6}}
+
+
+class Deployed:
+    """The pocket pair with a split, and its `serve deploy` file."""
+
+    def __init__(self, cluster: RayCluster, folder: Path, port: int) -> None:
+        self.cluster = cluster
+        self.url = f"http://127.0.0.1:{port}"
+        config = folder / "outrider.yaml"
+        config.write_text(yaml.safe_dump({"ingress": {"port": port}, "speculation": {"variants": SPLIT}}))
+        self.file = folder / "serve.yaml"
+        self.fields = yaml.safe_load(cluster.run("outrider", "config", str(config)).stdout)
+        self.deploy()
+
+    def deploy(self) -> None:
+        self.file.write_text(yaml.safe_dump(self.fields))
+        self.cluster.run("serve", "deploy", str(self.file), "--address", self.cluster.dashboard)
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/ready", timeout=TIMEOUT_S).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def set_weights(self, near: float, far: float) -> None:
+        (ingress,) = self.fields["applications"][0]["deployments"]
+        ingress["user_config"]["variants"]["near"]["weight"] = near
+        ingress["user_config"]["variants"]["far"]["weight"] = far
+        self.deploy()
+
+    def answer(self, **fields: Any) -> tuple[str, float]:
+        """The text of a fixed request, and how many tokens were drafted in a round."""
+        body = {"model": "pocket", "prompt": PROMPT, "max_tokens": 64, "temperature": 0, **fields}
+        response = httpx.post(f"{self.url}/v1/completions", json=body, timeout=TIMEOUT_S)
+        assert response.status_code == httpx.codes.OK, response.text
+        answered = response.json()
+        done = answered["metrics"]["speculative_decoding"]
+        return str(answered["choices"][0]["text"]), done["num_draft_tokens"] / max(1, done["num_spec_steps"])
+
+    def replicas(self) -> set[str]:
+        """Every replica of the application by name: one that restarts has another."""
+        found = httpx.get(
+            f"{self.cluster.dashboard}/api/serve/applications/",
+            timeout=TIMEOUT_S,
+            headers={"Authorization": f"Bearer {self.cluster.run('ray', 'get-auth-token').stdout.strip()}"},
+        )
+        assert found.status_code == httpx.codes.OK, found.text
+        deployments = found.json()["applications"]["outrider"]["deployments"].values()
+        return {replica["replica_id"] for one in deployments for replica in one["replicas"]}
+
+    def status(self) -> str:
+        return self.cluster.run("serve", "status", "--address", self.cluster.dashboard).stdout
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"no {what} within {TIMEOUT_S} s"
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    folder = tmp_path_factory.mktemp("variants")
+    with ray_cluster(folder, head_cpus=4) as cluster:
+        (port,) = free_ports(1)
+        made = Deployed(cluster, folder, port)
+        wait_for(made.is_ready, "answer from /ready")
+        wait_for(lambda: made.answer()[1] > 0, "drafted token")
+        yield made
+
+
+def stream(deployed: Deployed, text: list[str], is_running: threading.Event) -> None:
+    """A long answer, read slowly, so that a deployment falls into its midst."""
+    body = {"model": "pocket", "prompt": PROMPT, "max_tokens": 800, "temperature": 0.8, "seed": 11, "stream": True}
+    body["ignore_eos"] = True
+    with httpx.stream("POST", f"{deployed.url}/v1/completions", json=body, timeout=TIMEOUT_S) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                event = yaml.safe_load(line.removeprefix("data: "))
+                assert "error" not in event, event
+                text.append(event["choices"][0]["text"])
+                is_running.set()
+                time.sleep(0.01)
+    text.append("[end]")
+
+
+def test_new_weights_take_effect_while_a_stream_goes_on(deployed: Deployed) -> None:
+    text, drafted = deployed.answer()
+    assert drafted == 1.0, "everybody is near"
+    assert deployed.answer(speculation={"variant": "far"})[0] == text
+    before = deployed.replicas()
+    expected: list[str] = []
+    stream(deployed, expected, threading.Event())
+    seen: list[str] = []
+    is_running = threading.Event()
+    reader = threading.Thread(target=stream, args=(deployed, seen, is_running))
+    reader.start()
+    assert is_running.wait(TIMEOUT_S)
+    deployed.set_weights(near=0, far=1)
+    wait_for(lambda: deployed.answer()[1] > 2.0, "request on the new variant")
+    assert reader.is_alive(), "the stream was to outlast the change"
+    assert deployed.answer()[0] == text, "a variant changes no text"
+    reader.join(TIMEOUT_S)
+    assert "".join(seen) == "".join(expected)
+    assert deployed.replicas() == before, "nothing has restarted"
+    metrics = httpx.get(f"{deployed.url}/metrics", timeout=TIMEOUT_S).text
+    for variant in ("near", "far"):
+        lines = [one for one in metrics.splitlines() if one.startswith("outrider_spec_decode_num_drafts_total")]
+        assert any(f'variant="{variant}"' in one and float(one.rpartition(" ")[2]) > 0 for one in lines), lines
+    top = deployed.cluster.run("outrider", "top", "--url", deployed.url, "--once", "--interval-s", "0.5").stdout
+    assert "variant far" in top
+
+
+def test_a_split_that_does_not_fit_is_refused_and_the_old_one_goes_on(deployed: Deployed) -> None:
+    before = deployed.replicas()
+    (ingress,) = deployed.fields["applications"][0]["deployments"]
+    good = yaml.safe_load(yaml.safe_dump(ingress["user_config"]))
+    ingress["user_config"]["variants"]["far"]["num_speculative_tokens"] = 99
+    deployed.deploy()
+    wait_for(lambda: "is over max_speculative_tokens 16" in deployed.status(), "refusal in `serve status`")
+    ingress["user_config"] = good
+    deployed.deploy()
+    wait_for(lambda: "status: RUNNING" in deployed.status(), "return to a good split")
+    assert deployed.answer()[0]
+    assert before & deployed.replicas(), "verifiers and drafters have nothing to do with it"
