@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +93,43 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         yield made
 
 
-def stream(deployed: Deployed, text: list[str], is_running: threading.Event) -> None:
-    """A long answer, read slowly, so that a deployment falls into its midst."""
+def stream(deployed: Deployed) -> str:
+    """A long answer, token by token; raises if anything is missing."""
     body = {"model": "pocket", "prompt": PROMPT, "max_tokens": 800, "temperature": 0.8, "seed": 11, "stream": True}
     body["ignore_eos"] = True
+    text = ""
     with httpx.stream("POST", f"{deployed.url}/v1/completions", json=body, timeout=TIMEOUT_S) as response:
         for line in response.iter_lines():
+            if line == "data: [DONE]":
+                return text
             if line.startswith("data: {"):
                 event = yaml.safe_load(line.removeprefix("data: "))
                 assert "error" not in event, event
-                text.append(event["choices"][0]["text"])
-                is_running.set()
-                time.sleep(0.01)
-    text.append("[end]")
+                text += event["choices"][0]["text"]
+    raise AssertionError("a stream has ended in its midst")
+
+
+@contextmanager
+def streaming(deployed: Deployed) -> Iterator[list[str]]:
+    """One stream after the other for the length of the block, so that whatever happens falls into one; their texts."""
+    texts: list[str] = []
+    is_over = threading.Event()
+
+    def go_on() -> None:
+        while not is_over.is_set():
+            try:
+                texts.append(stream(deployed))
+            except Exception as error:
+                texts.append(repr(error))
+
+    reader = threading.Thread(target=go_on)
+    reader.start()
+    try:
+        wait_for(lambda: texts, "stream")
+        yield texts
+    finally:
+        is_over.set()
+        reader.join(TIMEOUT_S)
 
 
 def test_new_weights_take_effect_while_a_stream_goes_on(deployed: Deployed) -> None:
@@ -112,19 +137,13 @@ def test_new_weights_take_effect_while_a_stream_goes_on(deployed: Deployed) -> N
     assert drafted == 1.0, "everybody is near"
     assert deployed.answer(speculation={"variant": "far"})[0] == text
     before = deployed.replicas()
-    expected: list[str] = []
-    stream(deployed, expected, threading.Event())
-    seen: list[str] = []
-    is_running = threading.Event()
-    reader = threading.Thread(target=stream, args=(deployed, seen, is_running))
-    reader.start()
-    assert is_running.wait(TIMEOUT_S)
-    deployed.set_weights(near=0, far=1)
-    wait_for(lambda: deployed.answer()[1] > 2.0, "request on the new variant")
-    assert reader.is_alive(), "the stream was to outlast the change"
-    assert deployed.answer()[0] == text, "a variant changes no text"
-    reader.join(TIMEOUT_S)
-    assert "".join(seen) == "".join(expected)
+    expected = stream(deployed)
+    with streaming(deployed) as texts:
+        deployed.set_weights(near=0, far=1)
+        wait_for(lambda: deployed.answer()[1] > 2.0, "request on the new variant")
+        assert deployed.answer()[0] == text, "a variant changes no text"
+    assert len(texts) > 2
+    assert set(texts) == {expected}
     assert deployed.replicas() == before, "nothing has restarted"
     metrics = httpx.get(f"{deployed.url}/metrics", timeout=TIMEOUT_S).text
     for variant in ("near", "far"):
