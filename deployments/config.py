@@ -33,7 +33,7 @@ from deployments.config_parts import (
     Variants,
 )
 from deployments.kernels.library import Kernels, usable_cores
-from deployments.messages import DrafterKind, DrafterName
+from deployments.messages import Acceptance, DrafterKind, DrafterName
 
 __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
 

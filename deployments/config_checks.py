@@ -119,7 +119,8 @@ def _variants(config: OutriderConfig) -> str | None:
                 kind = "drafter" if asked == variant.drafter else "acceptance"
                 return f"{field}.{kind}: {asked!r} is not served; one of {', '.join(served)} is"
         if isinstance(variant.num_speculative_tokens, int) and variant.num_speculative_tokens > most:
-            return f"{field}.num_speculative_tokens: {variant.num_speculative_tokens} is over max_speculative_tokens {most}"
+            given = variant.num_speculative_tokens
+            return f"{field}.num_speculative_tokens: {given} is over max_speculative_tokens {most}"
     if variants and not any(variant.weight > 0.0 for variant in variants.values()):
         return "speculation.variants: none has a weight above 0; give one, or leave variants out"
     return None

@@ -73,7 +73,7 @@ async def test_acceptance_is_the_variants_unless_the_request_names_it(
 
 def test_a_variant_with_an_acceptance_that_is_not_served_is_refused() -> None:
     speculation = {"acceptances": ["coupled"], "variants": {"loose": {"acceptance": "rejection"}}}
-    with pytest.raises(ConfigError, match="loose.acceptance: 'rejection' is not served; one of coupled is"):
+    with pytest.raises(ConfigError, match=r"loose\.acceptance: 'rejection' is not served; one of coupled is"):
         parse({"speculation": speculation})
 
 
