@@ -37,6 +37,8 @@ _PROBE_ROUNDS = 3
 """Rounds of a probe, of which the first is of neither kind: what the drafter has missed is made up for, and others of
 the same company are not there yet.
 """
+_SETTLED_ROUNDS = 4
+"""A session's first rounds take longer than others: its request is still under way everywhere."""
 _FULL, _SCARCE = 1.0, 0.85
 """Use of the KV cache above which lookaheads shrink, down to 0 when it is full."""
 
@@ -94,6 +96,7 @@ class Speculation:
     forecast: Forecast | None = None
     num_rounds_off: int = 0
     num_prompt_steps: int = 0
+    num_rounds: int = 0
     drafter: str = ""
     by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
 
@@ -188,6 +191,7 @@ class Planner:
         """A round of this session has ended, one of so many on the verifier; `forecast` is what it was asked with."""
         is_undisturbed = session.num_prompt_steps == self._num_prompt_steps
         session.num_prompt_steps = self._num_prompt_steps
+        session.num_rounds += 1
         is_as_foreseen = is_undisturbed and forecast is not None and forecast.num_sessions == num_sessions
         if forecast is not None and is_as_foreseen and _is_typical(session, forecast, num_looked_at):
             self.round_times.observe(num_sessions, forecast.is_drafted, forecast.cycle_ms, round_ms)
@@ -299,6 +303,8 @@ class Planner:
 
     def _probe(self, sessions: Sequence[Speculation], chosen: Choice, rival: Choice, search: Search) -> None:
         """Now and then try the other kind of rounds: all sessions where it is unknown, else as few as will do."""
+        if len(sessions) == 1 and sessions[0].num_rounds < _SETTLED_ROUNDS:
+            return
         probing, rate = self.probing, self._rate(chosen)
         num_seen = self.round_times.num_cycles(len(self.sessions), self._is_drafted(rival))
         probe = rival

@@ -8,6 +8,7 @@ _LITTLE_KNOWN = 6.0
 """Cycles of a kind; while fewer than these were seen, its probes may cost more."""
 _LEAST_CYCLES, _MOST_CYCLES = 48.0, 2048.0
 """Cycles of all sessions between two probes."""
+_LOOK_EVERY_CYCLES = 12.0
 _FIRST_AFTER_CYCLES = 4.0
 _ENOUGH_CYCLES = 3.0
 """Cycles of a kind that have to be seen in a company, whatever the model says."""
@@ -38,10 +39,10 @@ class Probing:
         """Whether enough time has gone by to run so many of the plan's cycles at the rate of a probe."""
         lost_cycles = num_cycles * max(0.0, 1.0 - probe_rate / plan_rate)
         spent = _SPENT * (1.0 + _LITTLE_KNOWN / max(1.0, num_seen))
-        self._next = min(_MOST_CYCLES, max(_LEAST_CYCLES, lost_cycles / spent))
-        return self.may_be_due
+        self._next = self._since + _LOOK_EVERY_CYCLES  # rates change: what is too dear now may not be so then
+        return self._since >= min(_MOST_CYCLES, max(_LEAST_CYCLES, lost_cycles / spent))
 
     def begins(self) -> None:
         """A probe begins."""
-        self._since = 0.0
+        self._since, self._next = 0.0, _LEAST_CYCLES
         self.num_probes += 1

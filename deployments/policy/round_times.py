@@ -15,9 +15,9 @@ _DOUBT = 0.5
 _STALE = 8.0
 """Cycles without a round of a kind that take half of the weight from what was known of it."""
 _FEW_CYCLES = 4.0
-_FIRST_JUMP, _JUMP, _DROP = 3.0, 1.5, 4.0
-"""A round that takes this many times longer (the first few may take more) or shorter than was to be expected counts as
-one that does just that. Longer is often a hiccup of the machine, shorter never is.
+_FIRST_JUMP, _JUMP, _RARE_JUMP, _DROP = 3.0, 1.5, 1.25, 4.0
+"""A round that takes this many times longer or shorter than was to be expected counts as one that does just that: the
+very first, those of a kind that runs, those that are rare. Longer is often a hiccup of the machine, shorter never is.
 """
 
 
@@ -50,7 +50,7 @@ class RoundTimes:
             known = self._known[key] = _Known(self.factor(num_sessions, is_drafted), 0.0, self._now)
         missed = max(0.0, self._now - known.seen_at - 1.0)
         cycles = known.cycles * _STALE / (_STALE + missed)
-        jump = _FIRST_JUMP if cycles < _FEW_CYCLES else _JUMP
+        jump = _FIRST_JUMP if not known.total else _RARE_JUMP if cycles < _FEW_CYCLES else _JUMP
         found = min(jump * known.factor, max(known.factor / _DROP, measured_ms / modelled_ms))
         cycles = min(cycles + weight, _MEMORY)
         known.factor += (found - known.factor) * weight / (cycles + _DOUBT)
