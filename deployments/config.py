@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from deployments.cache_config import KvCacheConfig
 from deployments.checkpoint import (
     POCKET,
     ConfigError,
@@ -92,18 +93,12 @@ class RoleConfig(Part):
         return 1
 
 
-class KvCacheConfig(Part):
-    """A cache of keys and values. "auto" holds 16 sessions of the longest context."""
-
-    num_tokens: PositiveInt | Auto = "auto"
-    block_size: PositiveInt = 16
-
-
 class VerifierConfig(RoleConfig):
     """The target's side. Of a step's tokens `prompt_tokens` are kept for prompts that wait.
 
-    `warm_up_s` bounds the time in which a replica that starts measures what steps cost. `paced` names
-    the hardware (policy/pairs.json) whose step times are kept, for trials without it.
+    `warm_up_s` bounds the time in which a replica that starts measures what steps cost, `max_memory_bytes` weights,
+    cache and activations in each process that computes. `paced` names the hardware (policy/pairs.json) whose step
+    times are kept, for trials without it.
     """
 
     num_cpus: PositiveFloat = 0.4
@@ -114,6 +109,7 @@ class VerifierConfig(RoleConfig):
     max_step_tokens: PositiveInt = 512
     prompt_tokens: PositiveInt = 128
     prefix_reuse: bool = True
+    max_memory_bytes: PositiveInt | None = None
     paced: Name | None = None
     kv_cache: KvCacheConfig = KvCacheConfig()
 
@@ -272,7 +268,10 @@ class OutriderConfig(Part):
         return self
 
     def resolve(self) -> OutriderConfig:
-        """A new tree without "auto", checked against the model's own config.json; ConfigError if that does not fit."""
+        """A new tree without "auto", checked against the model's own config.json; ConfigError if that does not fit.
+
+        What a cache bounded in bytes holds is known when its model is loaded, and stays "auto".
+        """
         model = self.model
         source, assistant = folder_of(model.model_source, "model_source"), ""
         if "mtp" in self.drafter_kinds:
@@ -287,12 +286,11 @@ class OutriderConfig(Part):
         check_shares(self.verifier.tensor_parallel_size, source)
         on_cpu = all(role.device == "cpu" for role in (self.verifier, *self.drafter_roles.values()))
         dtype = ("float32" if on_cpu else "bfloat16") if model.dtype == "auto" else model.dtype
-        asked, kept = model.max_context_tokens, self.verifier.kv_cache.num_tokens
+        asked, verifier = model.max_context_tokens, self.verifier
         context = asked if isinstance(asked, int) else min(own_context, _MAX_CONTEXT_TOKENS_BY_DEFAULT)
         if context > own_context:
             raise ConfigError(f"model.max_context_tokens: {context} is over the model's own {own_context}; lower it")
-        drafting = self.draft_model.kv_cache.num_tokens
-        num_kv_tokens = kept if isinstance(kept, int) else 16 * (context + self.speculation.max_speculative_tokens)
+        longest, is_bounded = context + self.speculation.max_speculative_tokens, verifier.max_memory_bytes is not None
         return self.with_changes(
             model={
                 "model_source": source,
@@ -302,8 +300,8 @@ class OutriderConfig(Part):
                 "max_context_tokens": context,
             },
             speculation={"drafters": self.drafter_kinds},
-            verifier={"kv_cache": {"num_tokens": num_kv_tokens}},
-            draft_model={"kv_cache": {"num_tokens": drafting if isinstance(drafting, int) else 16 * context}},
+            verifier={"kv_cache": {"num_tokens": verifier.kv_cache.resolved(longest, is_bounded=is_bounded)}},
+            draft_model={"kv_cache": {"num_tokens": self.draft_model.kv_cache.resolved(context)}},
             ingress={"max_running_requests": self.max_running_requests},
         )
 

@@ -95,6 +95,9 @@ RESIDENT_MEMORY_BYTES = _gauge("resident_memory_bytes", "Resident memory of the 
 LINKS = _gauge("links", "Open streams, counted at both ends.", "role", "peer_role")
 LINK_SENT_BYTES = _counter("link_sent_bytes", "Bytes given to streams.", "role", "peer_role")
 LINK_RECEIVED_BYTES = _counter("link_received_bytes", "Bytes read from streams.", "role", "peer_role")
+MEMORY_BYTES = _gauge(
+    "memory_bytes", "Bytes that an engine has loaded as weights, and its cache and workspace at most.", "engine", "part"
+)
 DRAINS_OPEN = _gauge("drains_open", "Peers that have left membership and are not parted from yet.", "role")
 DRAIN_SECONDS = _histogram(
     "drain_seconds", "From a peer's leaving membership until its lease is given back.", _REQUEST_S, "role"

@@ -12,6 +12,7 @@ from deployments.drafter.rank_engines import PROTOCOLS, Caller, MtpRankEngine, T
 from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.drafter.token_engine import TokenDrafterEngine
 from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
+from deployments.memory import MemoryUse
 from deployments.messages import DrafterKind
 from deployments.metering import Meter
 from deployments.pacing import Pace, PacedService
@@ -20,6 +21,8 @@ from deployments.service_host import Service
 
 if TYPE_CHECKING:
     from deployments.decoding.drawing import Drawer
+    from deployments.drafter.draft_model_engine import DraftCacheLimits
+    from deployments.models.loading import Target
 
 
 def build_service(
@@ -37,16 +40,18 @@ def build_service(
         torch.set_num_threads(role.num_threads or 1)
     store = store if role.placement == "colocated" else None
     if kind == "mtp":
-        return _mtp_service(config, load_mtp(config, store), meter, store)
-    return _draft_model_service(config, load_draft_model(config, store), meter, store)
+        return _mtp_service(config, load_mtp(config, meter, store), meter, store)
+    return _draft_model_service(config, load_draft_model(config, meter, store), meter, store)
 
 
 def hold_engine(config: OutriderConfig, kind: DrafterKind) -> tuple[object, type]:
     """Load what this kind drafts with into a rank's process; the engine, and the Protocol that it implements.
 
-    What tokens were drawn from leaves the process, so it is truncated as a remote drafter's is.
+    What tokens were drawn from leaves the process, so it is truncated as a remote drafter's is. What the engine takes
+    of memory stands in the rank's log alone.
     """
-    engine = load_mtp(config, None) if kind == "mtp" else load_draft_model(config, None)
+    meter = Meter()
+    engine = load_mtp(config, meter, None) if kind == "mtp" else load_draft_model(config, meter, None)
     return engine, PROTOCOLS[kind]
 
 
@@ -58,12 +63,14 @@ def service_over(config: OutriderConfig, kind: DrafterKind, meter: Meter, ranks:
     return _draft_model_service(config, TokenRankEngine(call), meter, None)
 
 
-def load_mtp(config: OutriderConfig, store: DistributionStore | None) -> DrafterEngine:
+def load_mtp(config: OutriderConfig, meter: Meter, store: DistributionStore | None) -> DrafterEngine:
     """Load the assistant, and of the target its embedding alone."""
     import torch
 
     from deployments.drafter.mtp_engine import load_mtp_engine
+    from deployments.paged.footprint import decision_bytes, tensor_bytes
 
+    before = tensor_bytes()
     engine = load_mtp_engine(
         config.model.model_source,
         config.model.assistant_source,
@@ -72,6 +79,11 @@ def load_mtp(config: OutriderConfig, store: DistributionStore | None) -> Drafter
         device=_device(config, config.drafter),
         kernels=config.kernels_for(config.drafter),
     )
+    MemoryUse(
+        weights_bytes=tensor_bytes() - before,
+        cache_bytes=config.drafter.max_shadow_bytes,
+        workspace_bytes=decision_bytes(config.drafter.max_batch_sessions, engine.vocab_size),
+    ).report(meter, "mtp")
     engine.draw = _drawer(config, store)
     return engine
 
@@ -87,30 +99,26 @@ def _mtp_service(
     return PacedService(DrafterService(engine, settings, meter, store, pace), pace)
 
 
-def load_draft_model(config: OutriderConfig, store: DistributionStore | None) -> TokenDrafterEngine:
+def load_draft_model(config: OutriderConfig, meter: Meter, store: DistributionStore | None) -> TokenDrafterEngine:
     """Load the draft model, with a cache of its own; of the target only the size of its vocabulary is read."""
     import torch
 
-    from deployments.drafter.draft_model_engine import DraftCacheLimits, load_draft_model_engine
+    from deployments.drafter.draft_model_engine import build_draft_model_engine
+    from deployments.models.loading import load_target
+    from deployments.paged.footprint import tensor_bytes
 
-    section, context = config.draft_model, config.model.max_context_tokens
-    num_kv_tokens = section.kv_cache.num_tokens
-    assert isinstance(context, int)
-    assert config.model.draft_model_source is not None
-    assert isinstance(num_kv_tokens, int)
-    engine = load_draft_model_engine(
-        config.model.model_source,
-        config.model.draft_model_source,
-        DraftCacheLimits(
-            max_context_tokens=context,
-            num_kv_tokens=num_kv_tokens,
-            max_sessions=section.max_sessions,
-            block_size=section.kv_cache.block_size,
-        ),
-        dtype=getattr(torch, config.model.dtype),
-        device=_device(config, section),
-        kernels=config.kernels_for(section),
-    )
+    section, source = config.draft_model, config.model.draft_model_source
+    assert source is not None
+    before = tensor_bytes()
+    model = load_target(source, dtype=getattr(torch, config.model.dtype), device=_device(config, section))
+    workspace_bytes, limits = _draft_limits(config, model)
+    engine = build_draft_model_engine(model, config.model.model_source, limits, config.kernels_for(section))
+    del model  # the kernels keep weights of their own
+    MemoryUse(
+        weights_bytes=tensor_bytes() - before - engine.cache_bytes,
+        cache_bytes=engine.cache_bytes,
+        workspace_bytes=workspace_bytes,
+    ).report(meter, "draft_model")
     engine.draw = _drawer(config, store)
     return engine
 
@@ -125,6 +133,25 @@ def _draft_model_service(
         drafts_ahead=section.drafts_ahead and section.placement == "remote",
     )
     return TokenDrafterService(engine, settings, meter, store)
+
+
+def _draft_limits(config: OutriderConfig, model: Target) -> tuple[int, DraftCacheLimits]:
+    """The workspace of the largest batch, and a cache that its section has room for."""
+    from deployments.drafter.draft_model_engine import DraftCacheLimits
+    from deployments.paged.footprint import CacheBudget, Needs, StepSize, layer_bytes, workspace_bytes
+
+    section, context = config.draft_model, config.model.max_context_tokens
+    assert isinstance(context, int)
+    cache = section.kv_cache
+    needs = Needs(entry_bytes=sum(layer_bytes(model)), longest_tokens=context, block_size=cache.block_size)
+    num_tokens = section.prompt_tokens + section.max_sessions
+    limits = DraftCacheLimits(
+        max_context_tokens=context,
+        num_kv_tokens=CacheBudget("draft_model", cache.memory_bytes).num_tokens(cache.num_tokens, needs),
+        max_sessions=section.max_sessions,
+        block_size=cache.block_size,
+    )
+    return workspace_bytes(model, StepSize(num_tokens=num_tokens, num_rows=section.max_sessions)), limits
 
 
 def _device(config: OutriderConfig, role: DrafterConfig | DraftModelConfig) -> str:

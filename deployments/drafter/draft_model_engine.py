@@ -23,6 +23,7 @@ from deployments.messages import SamplingParams, SessionId, Token
 from deployments.models.loading import Target, kv_shape, load_config, load_target
 from deployments.paged.build import build_forward
 from deployments.paged.chunk import Chunk
+from deployments.paged.footprint import num_own_layers
 from deployments.paged.kv_cache import BlockTables, KvPools
 
 logger = logging.getLogger(__name__)
@@ -86,9 +87,8 @@ class DraftModelEngine:
             max_session_tokens=limits.max_context_tokens,
             device=self._device,
         )
-        num_own_layers = text_config.num_hidden_layers - (getattr(text_config, "num_kv_shared_layers", 0) or 0)
         self._pools = KvPools(
-            layer_shapes={layer: kv_shape(text_config, layer) for layer in range(num_own_layers)},
+            layer_shapes={layer: kv_shape(text_config, layer) for layer in range(num_own_layers(text_config))},
             num_slots=(num_blocks + 1) * limits.block_size,
             dtype=model.model.dtype,
             device=self._device,
@@ -97,6 +97,7 @@ class DraftModelEngine:
         self._sessions: OrderedDict[SessionId, _Session] = OrderedDict()
         self._num_batches = 0
         self.num_evicted = 0
+        self.cache_bytes = self._pools.num_bytes
 
     @property
     def vocab_size(self) -> int:
@@ -239,6 +240,13 @@ def load_draft_model_engine(
 ) -> DraftModelEngine:
     """Load a draft model for a target; of that one only its configuration is read."""
     model = load_target(draft_model, dtype=dtype, device=device)
+    return build_draft_model_engine(model, target, limits, kernels)
+
+
+def build_draft_model_engine(
+    model: Target, target: str, limits: DraftCacheLimits, kernels: Kernels | None = None
+) -> DraftModelEngine:
+    """An engine around a loaded draft model, no longer than its own positions reach."""
     own = getattr(model.text_config, "max_position_embeddings", None) or limits.max_context_tokens
     limits = replace(limits, max_context_tokens=min(limits.max_context_tokens, own))
     vocab_size: int = load_config(target).get_text_config().vocab_size

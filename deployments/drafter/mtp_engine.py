@@ -65,6 +65,11 @@ class MtpEngine:
         self._shadows = ShadowPool(spec, budget_bytes=shadow_bytes, device=self._device)
 
     @property
+    def vocab_size(self) -> int:
+        """Token ids are in [0, vocab_size)."""
+        return self._forward.vocab_size
+
+    @property
     def shadow_bytes(self) -> int:
         """Bytes that the shadows hold now; at most the budget."""
         return self._shadows.num_bytes

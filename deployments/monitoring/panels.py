@@ -233,6 +233,12 @@ _FLEET = Row(
         Panel(
             "Drains that ended", "ops", (Query(rate(m.DRAIN_SECONDS, "role", suffix="_count"), "seen by a {{role}}"),)
         ),
+        Panel(
+            "Memory of engines",
+            "bytes",
+            (Query(combined("sum", m.MEMORY_BYTES, "engine", "part"), "{{engine}}: {{part}}"),),
+            m.MEMORY_BYTES.text,
+        ),
         Panel("Streams", "short", (Query(combined("sum", m.LINKS, "role", "peer_role"), "{{role}} to {{peer_role}}"),)),
         Panel(
             "Sent on streams",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from deployments.kernels.library import Kernels
 from deployments.models.cpu_kernels import use_cpu_kernels
 from deployments.models.loading import Target
@@ -11,12 +13,17 @@ from deployments.paged.kv_cache import BlockTables, KvPools
 from deployments.paged.model_runner import ModelRunner
 
 
+def compiled_library(target: Target, kernels: Kernels) -> ctypes.CDLL | None:
+    """The kernels, if they will run this target."""
+    return kernels.library() if target.num_ranks == 1 and can_run_compiled(target.model) else None
+
+
 def build_forward(target: Target, tables: BlockTables, pools: KvPools, kernels: Kernels) -> PagedForward:
     """A forward pass over these pools. The model is its own from now on; a compiled pass needs it no more."""
     model = target.model
     if target.num_ranks > 1:  # only the library's layers know of the other shares
         return ModelRunner(model, tables, pools)
-    library = kernels.library() if can_run_compiled(model) else None
+    library = compiled_library(target, kernels)
     if library is not None:
         return CompiledForward(library, model, tables, pools, num_threads=kernels.num_threads)
     use_cpu_kernels(model)

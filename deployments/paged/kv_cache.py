@@ -190,6 +190,11 @@ class KvPools:
         }
         self._slots_N: torch.Tensor | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all pools."""
+        return sum(keys_SGD.nbytes + values_SGD.nbytes for keys_SGD, values_SGD in self._pools.values())
+
     def begin_step(self, slots_N: torch.Tensor) -> None:
         """Name the slots that the next forward pass writes, in the order of its packed tokens."""
         self._slots_N = slots_N

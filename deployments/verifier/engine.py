@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from deployments.memory import MemoryUse
 from deployments.messages import KvRange, SamplingParams, SessionId, Token, TokenLogprobs
 from deployments.paged.chunk import Chunk
 from deployments.paged.prefix_index import Prefix
@@ -35,6 +36,10 @@ class VerifierEngine(Protocol):
     entries of rejected tokens are gone. The output is a function of target, parameters and seed
     alone, never of what was drafted or batched together.
     """
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What it takes."""
 
     @property
     def vocab_size(self) -> int:

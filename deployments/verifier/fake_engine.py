@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from deployments.memory import MemoryUse
 from deployments.messages import KvRange, LayerType, SamplingParams, SessionId, Token
 from deployments.paged.prefix_index import Prefix
 from deployments.verifier.engine import Chunk, Outcome
@@ -59,6 +60,7 @@ class FakeEngine:
         num_reused: int = 0,
         num_kv_tokens: int | None = None,
     ) -> None:
+        self.memory = MemoryUse()
         self.num_opened = 0
         self.num_closed = 0
         self.num_rollbacks = 0

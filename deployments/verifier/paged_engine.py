@@ -18,10 +18,12 @@ from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
 from deployments.distributions import Distribution
 from deployments.kernels.library import Kernels
+from deployments.memory import MemoryUse
 from deployments.messages import KvRange, SamplingParams, SessionId, Token, TokenLogprobs
 from deployments.models.loading import ShadowSpec, Target, shadow_spec
 from deployments.paged.build import build_forward
 from deployments.paged.compiled_forward import CompiledForward
+from deployments.paged.footprint import num_own_layers
 from deployments.paged.forward import Output
 from deployments.paged.kv_cache import BlockTables, KvPools
 from deployments.paged.prefix_index import BlockHash, Prefix, PrefixTrail
@@ -71,9 +73,8 @@ class PagedEngine:
             max_session_tokens=limits.max_context_tokens + limits.max_lookahead,
             device=device,
         )
-        num_own_layers = text_config.num_hidden_layers - (getattr(text_config, "num_kv_shared_layers", 0) or 0)
         self._pools = KvPools(
-            layer_shapes={layer: target.kv_shape(layer) for layer in range(num_own_layers)},
+            layer_shapes={layer: target.kv_shape(layer) for layer in range(num_own_layers(text_config))},
             num_slots=(num_blocks + 1) * limits.block_size,
             dtype=model.dtype,
             device=device,
@@ -84,6 +85,7 @@ class PagedEngine:
         self._config = text_config
         self._dtype = model.dtype
         self._sessions: dict[SessionId, _Session] = {}
+        self.memory = MemoryUse(cache_bytes=self._pools.num_bytes)
 
     @property
     def vocab_size(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from deployments.memory import MemoryUse
 from deployments.messages import KvRange, SamplingParams, SessionId
 from deployments.paged.prefix_index import Prefix
 from deployments.verifier.engine import Chunk, Outcome
@@ -32,9 +33,12 @@ class ParallelEngine:
     `timeout_s` bounds every call, a step included.
     """
 
-    def __init__(self, ranks: Sequence[Connection], ready: Ready, *, timeout_s: float, on_lost: Callable[[str], None]):
+    def __init__(
+        self, ranks: Sequence[Connection], ready: Sequence[Ready], *, timeout_s: float, on_lost: Callable[[str], None]
+    ) -> None:
         self._ranks = ranks
-        self._ready = ready
+        self._ready = ready[0]
+        self.memory = sum((rank.memory for rank in ready), MemoryUse())
         self._timeout_s = timeout_s
         self._on_lost = on_lost
 
@@ -164,7 +168,7 @@ class RankListener:
         on_lost: Callable[[str], None],
     ) -> ParallelEngine:
         """Wait until all ranks have loaded their shares; RankLost if `failure` names a reason, or in the end."""
-        connections: dict[int, Connection] = {}
+        connections: dict[int, tuple[Connection, Ready]] = {}
         deadline_s = time.monotonic() + start_timeout_s
         self._socket.settimeout(_POLL_S)
         while len(connections) < num_ranks:
@@ -176,10 +180,10 @@ class RankListener:
                 connection = Connection(self._socket.accept()[0], "a rank")
                 ready = msgspec.msgpack.decode(connection.receive(timeout_s), type=Ready)
                 connection.name = f"rank {ready.rank}"
-                connections[ready.rank] = connection
+                connections[ready.rank] = (connection, ready)
         self._socket.close()
-        ranks = [connections[rank] for rank in sorted(connections)]
-        return ParallelEngine(ranks, ready, timeout_s=timeout_s, on_lost=on_lost)
+        ranks, words = zip(*(connections[rank] for rank in sorted(connections)), strict=True)
+        return ParallelEngine(ranks, words, timeout_s=timeout_s, on_lost=on_lost)
 
 
 def _joined(shares: Sequence[KvRange]) -> KvRange:

@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from deployments.memory import MemoryUse
 from deployments.verifier.engine import VerifierEngine
 
 TARGET = "target"
@@ -38,6 +39,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     rank: int
     vocab_size: int
     max_context_tokens: int
+    memory: MemoryUse
 
 
 class Connection:

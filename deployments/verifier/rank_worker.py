@@ -69,7 +69,12 @@ def serve_rank(place: RankPlace, engine: VerifierEngine, drafters: Mapping[str, 
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(socket_path(Path(place.folder)))
     scheduler = Connection(sock, "the scheduling process")
-    ready = Ready(rank=place.rank, vocab_size=engine.vocab_size, max_context_tokens=engine.max_context_tokens)
+    ready = Ready(
+        rank=place.rank,
+        vocab_size=engine.vocab_size,
+        max_context_tokens=engine.max_context_tokens,
+        memory=engine.memory,
+    )
     scheduler.send(msgspec.msgpack.encode(ready))
     while True:
         try:

@@ -15,6 +15,7 @@ from deployments.verifier.warm_up import time_steps
 
 def build_service(config: OutriderConfig, engine: VerifierEngine, meter: Meter, store: DistributionStore) -> Service:
     """Time a few steps, unless named hardware says what they take, and put a service around the engine."""
+    engine.memory.report(meter, "verifier")
     verifier = config.verifier
     settings = VerifierSettings(
         max_step_tokens=verifier.max_step_tokens,

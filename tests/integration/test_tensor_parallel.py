@@ -22,11 +22,12 @@ from deployments.metering import Meter
 from deployments.verifier.building import build_engine
 from deployments.verifier.engine import Chunk, VerifierEngine
 from deployments.verifier.rank_calls import RankLost
+from tests.integration import test_preemption
 from tests.support.equality import POCKET
 from tests.support.pocket import chat_prompts
 from tests.support.ranks import running_ranks
 from tests.support.rig import running_rig
-from tests.support.served_shapes import check
+from tests.support.served_shapes import SMALL_STEPS, check
 from tests.support.shapes import GEMMA_4, save_pair
 
 SAMPLED = SamplingParams(temperature=0.9, seed=11)
@@ -105,6 +106,21 @@ async def test_drafters_inside_draft_for_all_ranks(tmp_path: Path) -> None:
             ]
             assert sum(commit.num_accepted for commit in commits) > 5
         assert ranks.losses == []
+
+
+@pytest.mark.system  # two processes that start torch
+async def test_ranks_agree_on_who_makes_way(tmp_path: Path) -> None:
+    target = save_pair(tmp_path, SHAPES["31B"])
+    small = configured(target, 2).with_changes(
+        model={"max_context_tokens": 192},
+        speculation={"max_speculative_tokens": 8},
+        verifier={"kv_cache": {"num_tokens": test_preemption.SMALL.num_kv_tokens}},
+    )
+    with running_ranks(small, tmp_path) as ranks:
+        async with running_rig(verifiers=[ranks.engine], verifier=SMALL_STEPS) as rig:
+            await test_preemption.check(rig, target)  # it sees that sessions have made way
+        assert ranks.losses == []
+        assert ranks.engine.memory.weights_bytes > 0
 
 
 def test_steps_shadows_and_states_are_those_of_one_rank(tmp_path: Path) -> None:
