@@ -64,6 +64,17 @@ def test_drafter_and_verifier_are_processes_of_their_own_and_change_no_text(serv
     assert len(server.replicas("drafter")) == len(server.replicas("verifier")) == 1
 
 
+def test_it_is_haproxy_that_listens(server: Server) -> None:
+    entries = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = {e[9] for e in entries if e[1].endswith(f":{server.port:04X}") and e[3] == "0A"}
+    owners = set()
+    for pid, line in processes_below(server.process.pid).items():
+        descriptors = Path(f"/proc/{pid}/fd").iterdir()
+        if f"socket:[{inode}]" in {os.readlink(descriptor) for descriptor in descriptors if descriptor.is_symlink()}:
+            owners.add(Path(line.split(" ")[0]).name)
+    assert owners == {"haproxy"}
+
+
 def test_every_response_has_one_request_id(server: Server) -> None:
     for headers in ({}, {"x-request-id": "mine-1"}):
         response = httpx.get(f"{server.url}/v1/models", headers=headers, timeout=TIMEOUT_S)
