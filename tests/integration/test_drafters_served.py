@@ -21,10 +21,14 @@ BOTH = {"speculation": {"drafter": "draft_model", "drafters": ["mtp", "draft_mod
 INSIDE = {**BOTH, "drafter": {"placement": "colocated"}, "draft_model": {"placement": "colocated"}}
 
 
-@pytest.fixture(scope="module", params=["remote", "colocated"])
+ON_TWO_RANKS = {**INSIDE, "model": {"max_context_tokens": 512}, "verifier": {"tensor_parallel_size": 2}}
+SETTINGS = {"remote": BOTH, "colocated": INSIDE, "colocated-ranks": ON_TWO_RANKS}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
 def two_drafters(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp(request.param)
-    yield from running_server(folder, INSIDE if request.param == "colocated" else BOTH)
+    yield from running_server(folder, SETTINGS[request.param])
 
 
 def complete(server: Server, prompt: list[int], params: SamplingParams, drafter: str) -> dict[str, Any]:
