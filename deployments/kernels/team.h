@@ -48,7 +48,7 @@ class Team {
     int size() const { return 1 + static_cast<int>(helpers_.size()); }
 
     // Calls work(unit, worker) once for every unit, and returns when all calls have returned. `cost` counts
-    // multiply-adds or the like: what is done in some 200 us is not worth waking anyone.
+    // multiply-adds or the like: what is done in some 130 us is not worth waking anyone.
     template <class Work>
     void run(int64_t num_units, int64_t cost, const Work& work) {
         if (helpers_.empty() || num_units < 2 || cost < kWorthSharing || is_alone()) {
