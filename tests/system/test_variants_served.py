@@ -142,7 +142,7 @@ def test_new_weights_take_effect_while_a_stream_goes_on(deployed: Deployed) -> N
         deployed.set_weights(near=0, far=1)
         wait_for(lambda: deployed.answer()[1] > 2.0, "request on the new variant")
         assert deployed.answer()[0] == text, "a variant changes no text"
-    assert len(texts) > 2
+    assert len(texts) >= 2, "one before the change, and the one that it fell into"
     assert set(texts) == {expected}
     assert deployed.replicas() == before, "nothing has restarted"
     metrics = httpx.get(f"{deployed.url}/metrics", timeout=TIMEOUT_S).text
