@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evaluation.pocket.contracts import VARIANTS, draw_contract, extraction
@@ -20,6 +20,8 @@ from evaluation.quality.suite import JsonValue
 
 Pair = tuple[str, JsonValue]
 
+# What an example takes depends on what else the machine does.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # The numbers of a numbered list and the head of a table belong to the layout.
 LAYOUT = re.compile(r"^\d+\. |^\| Item \| Value \|$", flags=re.MULTILINE)
 LABELS = st.text("abcdefghijklmnopqrstuvwxyz", min_size=3, max_size=9)
@@ -72,6 +74,7 @@ def leaves(expected: JsonValue) -> dict[object, JsonValue]:
     return dict(leaves_of(expected))
 
 
+@settings(UNTIMED)
 @given(PAIRS, SEEDS)
 def test_a_paraphrase_keeps_numbers_taken_words_and_the_answer(pair: Pair, seed: int) -> None:
     made = rewritten(Paraphrase(), pair, seed)
@@ -84,6 +87,7 @@ def test_a_paraphrase_keeps_numbers_taken_words_and_the_answer(pair: Pair, seed:
         assert after[word] >= before[word], word
 
 
+@settings(UNTIMED)
 @given(PAIRS, SEEDS)
 def test_a_new_format_keeps_every_value_and_the_answer(pair: Pair, seed: int) -> None:
     made = rewritten(Formatting(), pair, seed)
@@ -99,6 +103,7 @@ def test_a_new_format_keeps_every_value_and_the_answer(pair: Pair, seed: int) ->
     assert not before - after
 
 
+@settings(UNTIMED)
 @given(PAIRS, SEEDS)
 def test_an_edge_case_changes_one_fact_in_question_and_answer(pair: Pair, seed: int) -> None:
     made = rewritten(EdgeCases(), pair, seed)
@@ -118,6 +123,7 @@ def test_an_edge_case_changes_one_fact_in_question_and_answer(pair: Pair, seed: 
         assert f"{after[changed[0]]:,}" in made.text or str(after[changed[0]]) in made.text
 
 
+@settings(UNTIMED)
 @given(PAIRS, SEEDS)
 def test_an_ambiguity_only_adds_and_changes_at_most_one_value(pair: Pair, seed: int) -> None:
     made = rewritten(Ambiguity(), pair, seed)
@@ -136,7 +142,7 @@ def test_an_ambiguity_only_adds_and_changes_at_most_one_value(pair: Pair, seed: 
         assert picks_other or "first" in made.change or "last" in made.change
 
 
-@settings(max_examples=30)
+@settings(UNTIMED, max_examples=30)
 @given(PAIRS, SEEDS)
 def test_the_same_seed_gives_the_same_variant(pair: Pair, seed: int) -> None:
     for family in (Paraphrase(), Formatting(), EdgeCases(), Ambiguity()):
