@@ -7,6 +7,7 @@ is made if it is not there.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import subprocess
@@ -37,6 +38,8 @@ def lm_eval() -> Path:
     """The harness's command."""
     command = HOME / "bin" / "lm_eval"
     if not command.exists():
+        # Installing may take longer than pytest lets a test hang; it has a deadline of its own.
+        faulthandler.cancel_dump_traceback_later()
         subprocess.run([sys.executable, "-m", "venv", "--clear", HOME], check=True, timeout=INSTALL_LIMIT_S)
         pip = [HOME / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet", REQUIREMENT]
         subprocess.run(pip, check=True, timeout=INSTALL_LIMIT_S)
