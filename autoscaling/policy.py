@@ -194,6 +194,8 @@ def _drafters_needed(
 ) -> tuple[int, int]:
     """What is needed, and what would still do if one went."""
     scaling = rules.scaling
+    if fleet.num_sessions < 1:  # nothing queues, whatever ratio did
+        return scaling.min_drafters, scaling.min_drafters
     most = _most(fleet, rules, num_verifiers)
     needed = math.floor(too_few.value * num_verifiers + _EPSILON) + 1 if too_few is not None else 0
     needed = _within(needed, scaling.min_drafters, most)

@@ -140,6 +140,14 @@ def test_drafters_are_bounded_by_what_verifiers_can_use() -> None:
     assert decide(state, fleet, IMPATIENT, 100.0)[1].num_drafters == {"drafter": 2}
 
 
+def test_idle_drafters_go_whatever_ratio_was_too_few() -> None:
+    idle = fleet_of(VerifierSignals(), drafter=DrafterSignals())
+    two = msgspec.structs.replace(idle.drafters["drafter"], target=2, running=2)
+    idle = msgspec.structs.replace(idle, drafters={"drafter": two})
+    state = State(too_few={"drafter": Learnt(1.0, 100.0)})
+    assert decide(state, idle, IMPATIENT, 101.0)[1].num_drafters == {"drafter": 1}
+
+
 def settled(sessions: float, seconds: int = 900, **fields: float) -> Plant:
     plant = plant_of(**fields)
     plant.run(sessions, seconds)
