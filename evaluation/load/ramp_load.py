@@ -17,7 +17,7 @@ from evaluation.pocket.prompts import held_out
 
 REQUEST_TIMEOUT_S = 120.0
 TICK_S = 0.25
-MAX_WAIT_S = 180.0
+MAX_WAIT_S = 45.0
 """The longest that a phase is drawn out until its gate opens."""
 SAMPLED = {"temperature": 0.8, "seed": 2**40 + 3}
 
