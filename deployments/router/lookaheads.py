@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from statistics import fmean as mean
 from typing import NamedTuple
 
@@ -13,6 +13,9 @@ from deployments.policy.patience import after_skipped_round
 from deployments.policy.planner import Forecast, Planner, Speculation, SpeculationSettings
 from deployments.router.peers import VerifierPeer
 from deployments.router.session import Session
+
+_PLANNING_SHARE = 0.05
+"""Of the router's time, for plans. Rounds of a small target are shorter than a plan, which then would hold them up."""
 
 
 class Round(NamedTuple):
@@ -33,8 +36,10 @@ class Round(NamedTuple):
 class Lookaheads:
     """Everything that this router has learnt. Costs belong to replicas, acceptance to kinds of drafter."""
 
-    def __init__(self, settings: SpeculationSettings) -> None:
+    def __init__(self, settings: SpeculationSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
+        self._clock = clock
+        self._next_plan_s = 0.0
         self._acceptance: dict[str, DrafterAcceptance] = {}
         self._draft_costs: dict[str, DraftCosts] = {}
 
@@ -123,7 +128,13 @@ class Lookaheads:
             planner.on_round(
                 one.plan, one.num_held, one.num_looked_at, one.forecast, one.num_sessions, one.gap_ms + verdict.step_ms
             )
-        planner.refresh()
+        self._plan(planner)
+
+    def _plan(self, planner: Planner) -> None:
+        begun_s = self._clock()
+        if begun_s >= self._next_plan_s:
+            planner.refresh()
+            self._next_plan_s = begun_s + (self._clock() - begun_s) / _PLANNING_SHARE
 
     def ask(self, planner: Planner, session: Session) -> int:
         """The lookahead of the session's next round, its room aside."""

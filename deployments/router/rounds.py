@@ -81,7 +81,7 @@ class Rounds:
         self._commits: dict[str, list[Commit]] = {}
         self._stats = stats
         self._drafts = Drafts(peers)
-        self.lookaheads = Lookaheads(settings.speculation)
+        self.lookaheads = Lookaheads(settings.speculation, clock)
         self._choosing = Choosing(peers, self.lookaheads)
 
     def open(self, session: Session, avoid: Collection[str] = ()) -> None:
