@@ -33,10 +33,12 @@ _BEGINS, _ENDS = 1.02, 1.005
 """Drafting begins where it promises more than the one, and ends where it promises less than the other."""
 _DEEPER_EVERY = 32.0
 """Cycles between two looks beyond what pays."""
-_PROBE_ROUNDS = 3
-"""Rounds of a probe, of which the first is of neither kind: what the drafter has missed is made up for, and others of
-the same company are not there yet.
+_PROBE_ROUNDS, _PROBE_ROUNDS_TOGETHER = 3, 6
+"""Rounds of a probe, of a session alone and among others. The first is of neither kind, as what the drafter has missed is
+made up for; among others the next are not either, until all have come to it.
 """
+_PURE_CYCLES = 2.0
+"""Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end."""
 _SETTLED_ROUNDS = 4
 """A session's first rounds take longer than others: its request is still under way everywhere."""
 _FULL, _SCARCE = 1.0, 0.85
@@ -161,6 +163,7 @@ class Planner:
     round_times: RoundTimes = field(default_factory=RoundTimes)
     probing: Probing = field(default_factory=Probing)
     _num_prompt_steps: int = 0
+    _bare_cycles: float = 0.0
     _num_rounds_since_plan: int = 0
     _cycles_to_deeper: float = _DEEPER_EVERY
     _threshold: float = 0.0
@@ -176,6 +179,7 @@ class Planner:
         self._num_prompt_steps += shape.num_prompt_tokens > 0
         self._num_rounds_since_plan += num_own
         num_cycles = num_own / max(1, len(self.sessions))
+        self._bare_cycles = self._bare_cycles + num_cycles if num_own_tokens == num_own else 0.0
         self._cycles_to_deeper -= num_cycles
         self.probing.passed(num_cycles)
 
@@ -193,7 +197,7 @@ class Planner:
         session.num_prompt_steps = self._num_prompt_steps
         session.num_rounds += 1
         is_as_foreseen = is_undisturbed and forecast is not None and forecast.num_sessions == num_sessions
-        if forecast is not None and is_as_foreseen and _is_typical(session, forecast, num_looked_at):
+        if forecast is not None and is_as_foreseen and self._is_typical(session, forecast, num_looked_at):
             self.round_times.observe(num_sessions, forecast.is_drafted, forecast.cycle_ms, round_ms)
         if num_looked_at:
             session.num_rounds_off = 0
@@ -203,6 +207,14 @@ class Planner:
             )
         else:
             session.num_rounds_off += 1
+
+    def _is_typical(self, session: Speculation, forecast: Forecast, num_looked_at: int) -> bool:
+        """Whether a round is of the kind that was foreseen, and the one before it was, too."""
+        if forecast.is_drafted:
+            return num_looked_at > 0 and not session.num_rounds_off
+        if num_looked_at:
+            return False
+        return forecast.num_sessions == 1 or (session.num_rounds_off > 0 and self._bare_cycles >= _PURE_CYCLES)
 
     # -- decisions ----------------------------------------------------------------------------
 
@@ -313,14 +325,14 @@ class Planner:
                 return
             if rival.cap:
                 probe = search.score(_of_the_longest_off(sessions, rival.lookaheads))
-            num_cycles = _PROBE_ROUNDS * probe.cycle_ms / chosen.cycle_ms
+            num_cycles = _probe_rounds(sessions) * probe.cycle_ms / chosen.cycle_ms
             if not probing.is_due(rate, self._rate(probe), num_cycles, num_seen):
                 return
         probing.begins()
         forecast = self._forecast_of(probe)
         for session, lookahead in zip(sessions, probe.lookaheads, strict=False):
             if lookahead != session.lookahead:
-                session.probe = Probe(lookahead, _PROBE_ROUNDS, forecast)
+                session.probe = Probe(lookahead, _probe_rounds(sessions), forecast)
 
     def _look_deeper(self, sessions: Sequence[Speculation], limit: int) -> None:
         """Now and then a few sessions look one token further than pays, so that a change is seen."""
@@ -369,11 +381,8 @@ class Planner:
         return first, step, token / len(parts)
 
 
-def _is_typical(session: Speculation, forecast: Forecast, num_looked_at: int) -> bool:
-    """Whether a round is of the kind that was foreseen, and the one before it was, too."""
-    if forecast.is_drafted:
-        return num_looked_at > 0 and not session.num_rounds_off
-    return not num_looked_at and (session.num_rounds_off > 0 or forecast.num_sessions == 1)
+def _probe_rounds(sessions: Sequence[Speculation]) -> int:
+    return _PROBE_ROUNDS if len(sessions) == 1 else _PROBE_ROUNDS_TOGETHER
 
 
 def _unless_as_good(chosen: Choice, before: Choice) -> Choice:
