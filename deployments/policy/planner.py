@@ -19,9 +19,11 @@ from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
 from deployments.policy.costs import DraftCosts, StepCosts
 from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
+from deployments.policy.gains import Gains
 from deployments.policy.lookahead import Candidate, Choice, Search
 from deployments.policy.probing import Probing
 from deployments.policy.round_times import RoundTimes
+from deployments.policy.step_mix import StepMix
 from deployments.timing import StepShape
 
 _WEIGHTS: Mapping[Priority, float] = {"interactive": 1.0, "batch": 0.4}
@@ -34,8 +36,8 @@ _BEGINS, _ENDS = 1.02, 1.005
 _DEEPER_EVERY = 32.0
 """Cycles between two looks beyond what pays."""
 _PROBE_ROUNDS, _PROBE_ROUNDS_TOGETHER = 3, 6
-"""Rounds of a probe, of a session alone and among others. The first is of neither kind, as what the drafter has missed is
-made up for; among others the next are not either, until all have come to it.
+"""Rounds of a probe, of a session alone and among others. The first is of neither kind, as what the drafter has missed
+is made up for; among others the next are not either, until all have come to it.
 """
 _PURE_CYCLES = 2.0
 """Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end."""
@@ -59,11 +61,14 @@ class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time."""
+    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time, and
+    the tokens that a session's own draft promises (0 where it has none).
+    """
 
     num_sessions: int
     is_drafted: bool
     cycle_ms: float
+    num_tokens: float = 0.0
 
 
 @dataclass(slots=True)
@@ -131,22 +136,6 @@ class PlannerStats:
 
 
 @dataclass(slots=True)
-class _Batch:
-    """What a step of this verifier looks like, smoothed: what other routers bring per own session, and contexts."""
-
-    other_sequences: float = 0.0
-    other_drafted: float = 0.0
-    context: float = 256.0
-
-    def observe(self, shape: StepShape, num_own: int, num_own_tokens: int) -> None:
-        other = max(0, shape.num_sequences - num_own)
-        drafted = max(0, shape.num_tokens - shape.num_prompt_tokens - num_own_tokens - other)
-        self.other_sequences += 0.1 * (other / max(1, num_own) - self.other_sequences)
-        self.other_drafted += 0.1 * (drafted / max(1, num_own) - self.other_drafted)
-        self.context += 0.1 * (shape.num_context_tokens / max(1, shape.num_sequences) - self.context)
-
-
-@dataclass(slots=True)
 class Planner:
     """Decides for the sessions of one verifier. `draft_costs` are those of all drafters there are."""
 
@@ -159,9 +148,10 @@ class Planner:
     sessions: dict[SessionId, Speculation] = field(default_factory=dict)
     stats: PlannerStats = field(default_factory=PlannerStats)
     kv_usage: float = 0.0
-    _batch: _Batch = field(default_factory=_Batch)
+    _batch: StepMix = field(default_factory=StepMix)
     round_times: RoundTimes = field(default_factory=RoundTimes)
     probing: Probing = field(default_factory=Probing)
+    gains: Gains = field(default_factory=Gains)
     _num_prompt_steps: int = 0
     _bare_cycles: float = 0.0
     _num_rounds_since_plan: int = 0
@@ -200,6 +190,8 @@ class Planner:
         if forecast is not None and is_as_foreseen and self._is_typical(session, forecast, num_looked_at):
             self.round_times.observe(num_sessions, forecast.is_drafted, forecast.cycle_ms, round_ms)
         if num_looked_at:
+            if forecast is not None and forecast.num_tokens:
+                self.gains.observe(forecast.num_tokens, num_held + 1)
             session.num_rounds_off = 0
             was_whole = num_held >= num_looked_at
             session.heuristic = min(
@@ -239,6 +231,9 @@ class Planner:
             survival = session.acceptance.survival[: self._cap]
             session.lookahead = sum(chance >= self._threshold for chance in survival)
         session.forecast = self._forecast
+        if session.lookahead and (forecast := self._forecast) is not None:
+            num_tokens = 1.0 + sum(session.acceptance.survival[: session.lookahead])
+            session.forecast = Forecast(forecast.num_sessions, forecast.is_drafted, forecast.cycle_ms, num_tokens)
         return session.lookahead
 
     def refresh(self) -> None:
@@ -295,8 +290,9 @@ class Planner:
     # -- what was seen against what the model says ------------------------------------------------
 
     def _rate(self, choice: Choice) -> float:
-        """Tokens per ms, by the time that such rounds take."""
-        return choice.rate / self.round_times.factor(len(self.sessions), self._is_drafted(choice))
+        """Tokens per ms, by the time that such rounds take and what comes of drafts."""
+        gain = self.gains.factor if any(choice.lookaheads) else 1.0
+        return gain * choice.rate / self.round_times.factor(len(self.sessions), self._is_drafted(choice))
 
     def _is_drafted(self, choice: Choice) -> bool:
         return choice.cap > 0 or any(one.requested for one in self.sessions.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_SPENT = 0.004
+_SPENT = 0.002
 """The share of all tokens that probes may cost, where much is known of what they try."""
 _LITTLE_KNOWN = 6.0
 """Cycles of a kind; while fewer than these were seen, its probes may cost more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_MEMORY = 48.0
+_MEMORY = 24.0
 """Cycles of all sessions that a factor remembers."""
 _DOUBT = 0.5
 """Cycles' worth of doubt about a factor: with one cycle seen two thirds of it are believed."""
