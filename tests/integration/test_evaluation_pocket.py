@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deployments.cli.main import main
-from deployments.verifier import paged_engine
+from deployments.decoding import rejection
 from evaluation.pocket.prompts import held_out
 from tests.support.pocket import drafter_engine, verifier_engine
 from tests.support.rest_pocket import serving_pocket
@@ -69,7 +69,7 @@ async def test_a_lossy_acceptance_is_caught(suite: Path, tmp_path: Path, monkeyp
             row += 1
         return outcomes
 
-    monkeypatch.setattr(paged_engine, "accept", accept_everything)
+    monkeypatch.setattr(rejection, "accept", accept_everything)
     results = await evaluated(suite, tmp_path / "out", "--margin", "0.125")
     (against,) = results["against"]
     assert {found["metric"]: found["verdict"] for found in against["comparisons"]} == {
