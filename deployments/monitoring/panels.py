@@ -189,6 +189,7 @@ _DRAFTER = Row(
                 Query(f"{rate(m.DRAFT_HIDDEN_SECONDS)} / {rate(m.BATCH_SECONDS, suffix='_sum')}", "of drafting time"),
             ),
             "What a draft model had guessed before it was asked, and how much of its time that hid.",
+            is_optional=True,
         ),
         Panel(
             "Deltas that were no use",
