@@ -169,6 +169,12 @@ class DraftCosts:
         return self._plane.predict((1.0, longest, num_tokens)) if longest else 0.0
 
 
+def mean_parts(costs: Sequence[DraftCosts]) -> tuple[float, float, float]:
+    """The parts of several drafters, averaged; those of one that nothing is known of where there is none."""
+    first, step, token = zip(*(one.parts for one in costs or (DraftCosts(),)), strict=True)
+    return sum(first) / len(first), sum(step) / len(step), sum(token) / len(token)
+
+
 def _features(shape: StepShape) -> tuple[float, ...]:
     rows = shape.num_tokens - shape.num_prompt_tokens
     return (1.0, shape.num_tokens, rows, shape.num_sequences, shape.num_context_tokens / 1024)

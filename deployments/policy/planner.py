@@ -16,7 +16,7 @@ import msgspec
 
 from deployments.messages import PolicyName, Priority, RequestClass, SessionId
 from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
-from deployments.policy.costs import DraftCosts, StepCosts
+from deployments.policy.costs import DraftCosts, StepCosts, mean_parts
 from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
 from deployments.policy.gains import Gains
@@ -372,9 +372,9 @@ class Planner:
 
     def _draft_parts(self) -> tuple[float, float, float]:
         used = {one.drafter for one in self.sessions.values()} & self.draft_costs.keys()
-        parts = [self.draft_costs[name].parts for name in used or self.draft_costs] or [DraftCosts().parts]
-        first, step, token = (sum(column) / len(parts) for column in zip(*parts, strict=True))
-        return first, step, token / len(parts)
+        costs = [self.draft_costs[name] for name in used or self.draft_costs]
+        first, step, token = mean_parts(costs)
+        return first, step, token / max(1, len(costs))
 
 
 def _probe_rounds(sessions: Sequence[Speculation]) -> int:

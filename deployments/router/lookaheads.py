@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from statistics import fmean as mean
 from typing import NamedTuple
 
 from deployments.messages import Costs, DrafterName, Load, Proposal, Verdict, VerdictItem
 from deployments.policy.acceptance import DrafterAcceptance
-from deployments.policy.costs import DraftCosts
+from deployments.policy.costs import DraftCosts, mean_parts
 from deployments.policy.patience import after_skipped_round
 from deployments.policy.planner import Forecast, Planner, Speculation, SpeculationSettings
 from deployments.router.peers import VerifierPeer
@@ -54,9 +53,7 @@ class Lookaheads:
 
     def draft_parts(self, names: Collection[str]) -> tuple[float, float, float]:
         """What these drafters take: fixed, per step of the longest lookahead, per token; ms, their mean."""
-        known = [self._draft_costs[name].parts for name in names if name in self._draft_costs]
-        first, step, token = zip(*(known or [DraftCosts().parts]), strict=True)
-        return mean(first), mean(step), mean(token)
+        return mean_parts([self._draft_costs[name] for name in names if name in self._draft_costs])
 
     def fixed_lookahead(self, plan: Speculation) -> int | None:
         """The lookahead that is told and not searched for; None where the plan may have any."""
@@ -85,7 +82,7 @@ class Lookaheads:
 
     def on_load(self, verifier: VerifierPeer, load: Load | Verdict) -> None:
         """A verifier says how full it is."""
-        verifier.planner.kv_usage, verifier.num_waiting = load.kv_usage, load.num_waiting
+        verifier.planner.kv_usage = load.kv_usage
 
     def observe(self, verifier: VerifierPeer, session: Session, item: VerdictItem, gap_ms: float) -> Round:
         """What there is to learn from a session's round that has just ended; `gap_ms` is its time outside the step.

@@ -42,7 +42,6 @@ class VerifierPeer:
     sessions: set[SessionId] = field(default_factory=set)
     ready: dict[SessionId, None] = field(default_factory=dict)
     steps: list[set[SessionId]] = field(default_factory=list)
-    num_waiting: int = 0
 
     @property
     def has_room(self) -> bool:

@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.http_server import serving
 
 
 @dataclass
@@ -124,13 +126,5 @@ def handler_for(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
 def fake_endpoint(**settings: Any) -> Iterator[FakeEndpoint]:
     """Serve a FakeEndpoint on a free port for the length of a test."""
     endpoint = FakeEndpoint(**settings)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_for(endpoint))
-    endpoint.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(handler_for(endpoint)) as endpoint.url:
         yield endpoint
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
