@@ -19,7 +19,6 @@ from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
 from deployments.policy.costs import DraftCosts, StepCosts, mean_parts
 from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
-from deployments.policy.gains import Gains
 from deployments.policy.lookahead import Candidate, Choice, Search
 from deployments.policy.probing import Probing
 from deployments.policy.round_times import RoundTimes
@@ -61,14 +60,11 @@ class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time, and
-    the tokens that a session's own draft promises (0 where it has none).
-    """
+    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time."""
 
     num_sessions: int
     is_drafted: bool
     cycle_ms: float
-    num_tokens: float = 0.0
 
 
 @dataclass(slots=True)
@@ -151,7 +147,6 @@ class Planner:
     _batch: StepMix = field(default_factory=StepMix)
     round_times: RoundTimes = field(default_factory=RoundTimes)
     probing: Probing = field(default_factory=Probing)
-    gains: Gains = field(default_factory=Gains)
     _num_prompt_steps: int = 0
     _bare_cycles: float = 0.0
     _num_rounds_since_plan: int = 0
@@ -190,8 +185,6 @@ class Planner:
         if forecast is not None and is_as_foreseen and self._is_typical(session, forecast, num_looked_at):
             self.round_times.observe(num_sessions, forecast.is_drafted, forecast.cycle_ms, round_ms)
         if num_looked_at:
-            if forecast is not None and forecast.num_tokens:
-                self.gains.observe(forecast.num_tokens, num_held + 1)
             session.num_rounds_off = 0
             was_whole = num_held >= num_looked_at
             session.heuristic = min(
@@ -231,9 +224,6 @@ class Planner:
             survival = session.acceptance.survival[: self._cap]
             session.lookahead = sum(chance >= self._threshold for chance in survival)
         session.forecast = self._forecast
-        if session.lookahead and (forecast := self._forecast) is not None:
-            num_tokens = 1.0 + sum(session.acceptance.survival[: session.lookahead])
-            session.forecast = Forecast(forecast.num_sessions, forecast.is_drafted, forecast.cycle_ms, num_tokens)
         return session.lookahead
 
     def refresh(self) -> None:
@@ -290,9 +280,8 @@ class Planner:
     # -- what was seen against what the model says ------------------------------------------------
 
     def _rate(self, choice: Choice) -> float:
-        """Tokens per ms, by the time that such rounds take and what comes of drafts."""
-        gain = self.gains.factor if any(choice.lookaheads) else 1.0
-        return gain * choice.rate / self.round_times.factor(len(self.sessions), self._is_drafted(choice))
+        """Tokens per ms, by the time that such rounds take."""
+        return choice.rate / self.round_times.factor(len(self.sessions), self._is_drafted(choice))
 
     def _is_drafted(self, choice: Choice) -> bool:
         return choice.cap > 0 or any(one.requested for one in self.sessions.values())
