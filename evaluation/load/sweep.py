@@ -24,7 +24,7 @@ MAX_QUICK_CELLS = 20
 _POOL = 256
 """Prompts of a kind; then they come again."""
 _LEAST_WINDOW_S = 1.0
-_TIMING, _SLO = Timing(warm_up_s=2.0, window_s=12.0, drain_s=10.0), Slo()
+_TIMING, _SLO = Timing(warm_up_s=2.0, window_s=12.0, drain_s=10.0, patience_s=30.0), Slo()
 
 Prompts = Callable[[Task, int, int], Sequence[Example]]
 """(task, count, seed) -> held-out examples."""
@@ -72,7 +72,7 @@ QUICK = SweepPlan(
     loads=(Load(1), Load(8)),
     classes=("structured", MIXED),
     max_tokens=64,
-    timing=Timing(warm_up_s=1.0, window_s=6.0, drain_s=4.0),
+    timing=Timing(warm_up_s=1.0, window_s=6.0, drain_s=4.0, patience_s=15.0),
     num_repeats=4,
     budget_s=540.0,
 )
@@ -159,9 +159,11 @@ class Sweep:
         timing, left_s = self.plan.timing, self.deadline_s - self.clock()
         if left_s < timing.warm_up_s + _LEAST_WINDOW_S:
             raise OutOfTime
-        window_s = min(timing.window_s, left_s - timing.warm_up_s)
-        drain_s = min(timing.drain_s, left_s - timing.warm_up_s - window_s)
-        return Timing(warm_up_s=timing.warm_up_s, window_s=window_s, drain_s=drain_s)
+        left_s -= timing.warm_up_s
+        window_s = min(timing.window_s, left_s)
+        drain_s = min(timing.drain_s, left_s - window_s)
+        patience_s = min(timing.patience_s, left_s - window_s - drain_s)
+        return Timing(warm_up_s=timing.warm_up_s, window_s=window_s, drain_s=drain_s, patience_s=patience_s)
 
     def _compare(self) -> None:
         """Repeat by repeat over all places, so that a slow minute of the machine meets all of them alike."""
