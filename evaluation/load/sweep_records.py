@@ -43,6 +43,10 @@ class Slo:
     ttft_ms: float = 500.0
     tpot_ms: float = 50.0
 
+    def longest_s(self, num_tokens: int) -> float:
+        """How long a request of so many tokens may take and still be good."""
+        return (self.ttft_ms + num_tokens * self.tpot_ms) / 1e3
+
 
 @dataclass(slots=True)
 class Trace:

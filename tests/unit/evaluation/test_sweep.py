@@ -169,6 +169,7 @@ class Bench:
     speeds: dict[Lookahead, int]
     now_s: float = 0.0
     interrupt_after: int = 1_000
+    fail_after: int = 1_000
     runs: list[tuple[Lookahead, Load, int, str]] = field(default_factory=list)
 
     def clock(self) -> float:
@@ -177,6 +178,8 @@ class Bench:
     def measure(self, run: Run, load: Load, timing: Timing, seed: int) -> tuple[float, float]:
         if len(self.runs) >= self.interrupt_after:
             raise KeyboardInterrupt
+        if len(self.runs) >= self.fail_after:
+            raise EndpointError("gone")
         example = next(run.examples)
         self.runs.append((run.lookahead, load, seed, example.prompt_messages[0]["content"]))
         start_s = self.now_s + timing.warm_up_s
@@ -194,6 +197,7 @@ PLAN = SweepPlan(
     timing=Timing(warm_up_s=1.0, window_s=4.0, drain_s=1.0),
     num_repeats=3,
     budget_s=1_000.0,
+    slo=Slo(ttft_ms=100.0, tpot_ms=5.0),
 )
 
 
@@ -255,6 +259,28 @@ def test_an_interrupt_keeps_what_was_measured() -> None:
     assert len(results.rows) == 3
     assert results.why_short == "interrupted"
     assert kept == [1, 2, 3, 3]
+
+
+def test_an_endpoint_that_fails_on_the_way_leaves_what_was_measured() -> None:
+    results = sweep_of(Bench({0: 1, 2: 2, 4: 3, "auto": 4}, fail_after=4)).run()
+    assert len(results.rows) == 3
+    assert (results.why_short, results.has_failed) == ("gone", True)
+    with pytest.raises(EndpointError, match="gone"):
+        sweep_of(Bench({0: 1, 2: 2, 4: 3, "auto": 4}, fail_after=1)).run()
+
+
+def test_nothing_is_cut_that_may_still_be_good() -> None:
+    """A request due at the window's end, at the objective's very bounds, ends before the drain does."""
+    timings: list[Timing] = []
+
+    class Noting(Bench):
+        def measure(self, run: Run, load: Load, timing: Timing, seed: int) -> tuple[float, float]:
+            timings.append(timing)
+            return super().measure(run, load, timing, seed)
+
+    plan = replace(PLAN, max_tokens=512, slo=Slo(ttft_ms=1_000, tpot_ms=50), num_repeats=0)
+    sweep_of(Noting({0: 1, 2: 2, 4: 3, "auto": 4}), plan).run()
+    assert timings[0].drain_s == pytest.approx(1.0 + 512 * 0.05)
 
 
 def test_without_auto_there_is_nothing_to_compare() -> None:
