@@ -38,6 +38,13 @@ def max_positions(folder: str, otherwise: int) -> int:
     return int(found) if found is not None else otherwise
 
 
+def own_dtype(folder: str, otherwise: str) -> str:
+    """What a checkpoint's weights are stored in, as its config.json says; `otherwise` where it does not say so."""
+    fields = _text_fields(folder)
+    found = fields.get("dtype") or fields.get("torch_dtype")
+    return str(found) if found in ("float32", "bfloat16", "float16") else otherwise
+
+
 def tensor_parallel_sizes(folder: str) -> list[int]:
     """The numbers of ranks among which a checkpoint's attention heads can be divided, by its config.json."""
     fields = _text_fields(folder)

@@ -19,6 +19,7 @@ from deployments.checkpoint import (
     check_shares,
     folder_of,
     max_positions,
+    own_dtype,
     tensor_parallel_sizes,
 )
 from deployments.config_checks import CHECKS
@@ -285,7 +286,7 @@ class OutriderConfig(Part):
         own_context = max_positions(source, _MAX_CONTEXT_TOKENS_BY_DEFAULT)
         check_shares(self.verifier.tensor_parallel_size, source)
         on_cpu = all(role.device == "cpu" for role in (self.verifier, *self.drafter_roles.values()))
-        dtype = ("float32" if on_cpu else "bfloat16") if model.dtype == "auto" else model.dtype
+        own_type = "float32" if on_cpu else own_dtype(source, "bfloat16")
         asked, verifier = model.max_context_tokens, self.verifier
         context = asked if isinstance(asked, int) else min(own_context, _MAX_CONTEXT_TOKENS_BY_DEFAULT)
         if context > own_context:
@@ -296,7 +297,7 @@ class OutriderConfig(Part):
                 "model_source": source,
                 "assistant_source": assistant or model.assistant_source,
                 "draft_model_source": draft_model or model.draft_model_source,
-                "dtype": dtype,
+                "dtype": own_type if model.dtype == "auto" else model.dtype,
                 "max_context_tokens": context,
             },
             speculation={"drafters": self.drafter_kinds},

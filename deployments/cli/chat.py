@@ -89,7 +89,7 @@ class ChatSession:
         self.out.flush()
 
     def _summary(self, last: dict[str, Any], first_s: float, rest_s: float) -> str:
-        num_tokens = last.get("usage", {}).get("completion_tokens", 0)
+        num_tokens = (last.get("usage") or {}).get("completion_tokens", 0)
         rate = (num_tokens - 1) / rest_s if num_tokens > 1 and rest_s > 0 else 0.0
         speculation = last.get("metrics", {}).get("speculative_decoding")
         length = f"acceptance length {speculation['mean_acceptance_length']:.2f}, " if speculation else ""

@@ -61,7 +61,7 @@ def choose(logits_RV: Tensor, rows: SamplingRows, *, with_confidences: bool = Tr
         confidences_R = _probabilities(logits_RV, tokens_R) if with_confidences else _nothing(logits_RV)
         return Choice(tokens_R, confidences_R)
     parts = row_slices(len(rows), logits_RV.shape[1], logits_RV.device)
-    if len(parts) == 1:
+    if len(parts) <= 1:  # none where there is no row
         return _choose_part(logits_RV, rows, with_confidences)
     choices = [_choose_part(logits_RV[part], rows.take(part), with_confidences) for part in parts]
     return Choice(

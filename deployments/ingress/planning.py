@@ -29,6 +29,7 @@ from deployments.policy.classes import classify
 
 _LONG_PROMPT_CHARS = 20_000
 _MAX_SEED = 2**64
+_LOWEST_TEMPERATURE = 2.0**-126  # what float32 cannot tell from 0 is greedy everywhere
 _UNBOUNDED_OUTPUT_TOKENS = 256
 
 
@@ -215,7 +216,7 @@ def check_model(context: IngressContext, model: str | None) -> None:
 
 def plain_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as chat templates take them."""
-    plain = [message.model_dump() for message in messages]
+    plain = [message.model_dump(exclude_none=True) for message in messages]
     for turn in plain:
         if turn["role"] == "developer":  # OpenAI's newer word for it, which templates do not know
             turn["role"] = "system"
@@ -285,9 +286,10 @@ def _logit_bias(body: ChatRequest | CompletionRequest, vocab_size: int) -> tuple
 def _sampling(
     model: ModelCard, body: ChatRequest | CompletionRequest, num_prompt_tokens: int, stop_token_ids: tuple[Token, ...]
 ) -> SamplingParams:
+    temperature = model.temperature if body.temperature is None else body.temperature
     top_k = model.top_k if body.top_k is None else body.top_k
     return SamplingParams(
-        temperature=model.temperature if body.temperature is None else body.temperature,
+        temperature=0.0 if temperature < _LOWEST_TEMPERATURE else temperature,
         top_k=max(0, top_k),  # some clients write -1 for off
         top_p=model.top_p if body.top_p is None else body.top_p,
         min_p=model.min_p if body.min_p is None else body.min_p,

@@ -16,9 +16,10 @@ from deployments.messages import FinishReason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterOptions:
-    """What a response carries besides the text."""
+    """What a response carries besides the text. A stream `with_usage` has it at its end, and null before."""
 
     with_kinds: bool = False
+    with_usage: bool = False
     with_usage_so_far: bool = False
     with_token_ids: bool = False
     tokens_as_ids: bool = False
@@ -61,16 +62,22 @@ class ResponseWriter:
         says_tokens = bool(piece.logprobs) or (self.options.with_token_ids and bool(piece.tokens))
         if not piece.text and piece.finish_reason is None and not says_tokens:
             return None
-        chunk = {**self._head(self.chunk_name), "choices": [self._delta(index, piece)]}
+        chunk = self._chunk(self._delta(index, piece))
         if self.options.with_kinds:
             chunk["outrider"] = {"segments": [{"text": text, "kind": kind} for text, kind in piece.segments]}
-        if self.options.with_usage_so_far:
-            chunk["usage"] = self._usage()
         return chunk
 
     def closing(self) -> dict[str, Any]:
         """The chunk after the last text: no choices, but the usage."""
         return {**self._head(self.chunk_name), "choices": [], "usage": self._usage(), **self._metrics()}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        chunk = {**self._head(self.chunk_name), "choices": [choice]}
+        if self.options.with_usage_so_far:
+            chunk["usage"] = self._usage()
+        elif self.options.with_usage:
+            chunk["usage"] = None
+        return chunk
 
     def _head(self, object_name: str) -> dict[str, Any]:
         model = self.context.model
@@ -134,8 +141,7 @@ class ChatWriter(ResponseWriter):
 
     def opening(self, index: int) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": ""}
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-        return {**self._head(self.chunk_name), "choices": [choice]}
+        return self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
 
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}

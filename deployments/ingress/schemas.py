@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from deployments.ingress.errors import ApiError, invalid
 from deployments.ingress.parameters import (
@@ -32,7 +32,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Speculation(Strict):
+class _Options(Strict):
+    """An object of options, in which `null` means not given, as it does in the body itself."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+class Speculation(_Options):
     """How a request wants to be drafted for.
 
     It changes the speed, never the output; but with `acceptance` rejection only the output's distribution is kept.
@@ -46,17 +55,19 @@ class Speculation(Strict):
     variant: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 
-class StreamOptions(Strict):
+class StreamOptions(_Options):
     """What a stream carries besides the text.
 
     `include_token_kinds` adds `outrider: {"segments": [{"text", "kind"}, ...]}` to every chunk that
     has text: the same text, cut by where it came from (accepted, recovered, bonus, plain).
-    `continuous_usage_stats` adds the usage so far to every chunk.
+    `continuous_usage_stats` adds the usage so far to every chunk. Nothing is padded, so `include_obfuscation` is
+    there to be switched off.
     """
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
     include_token_kinds: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -74,7 +85,7 @@ class _Request(Strict):
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
@@ -124,10 +135,11 @@ class TextPart(Strict):
 
 
 class Message(Strict):
-    """One turn of a conversation."""
+    """One turn of a conversation. What becomes of `name` is the chat template's business."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
 
     @property
     def text(self) -> str:

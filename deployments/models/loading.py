@@ -121,8 +121,10 @@ def load_target(path: str, *, dtype: torch.dtype, device: str, num_ranks: int = 
             dtype=dtype,
             **({"device_map": _device_map(device)} if num_ranks == 1 else _tensor_parallel(num_ranks)),
         )
-    except (ValueError, ImportError, OSError) as error:
+    except Exception as error:
         method = _quantization_method(decoder)
+        if not method and not isinstance(error, ValueError | ImportError | OSError):
+            raise  # while what a quantiser says of a machine that it does not run on comes as any kind of error
         what = f"is quantised with {method!r}, which" if method else "holds a model that"
         raise ValueError(f"{path!r} {what} transformers cannot load here as a causal decoder: {error}") from error
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
@@ -245,8 +247,10 @@ def _tensor_parallel(num_ranks: int) -> dict[str, Any]:
 def _check_quantization(path: str, config: PretrainedConfig) -> None:
     """ValueError for a method that transformers does not know: it would read the quantised weights as they lie."""
     method = _quantization_method(config)
-    if method and method not in AUTO_QUANTIZER_MAPPING:
-        known = ", ".join(sorted(AUTO_QUANTIZER_MAPPING))
+    # bitsandbytes is one method in a checkpoint, and two among the library's quantisers.
+    methods = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZER_MAPPING}
+    if method and method not in methods:
+        known = ", ".join(sorted(methods))
         raise ValueError(f"{path!r} is quantised with {method!r}, which transformers does not know; it knows {known}")
 
 
@@ -307,6 +311,11 @@ def _embedding_name(names: Mapping[str, str], path: str) -> str:
     for name in _EMBEDDING_NAMES:
         if name in names:
             return name
+    if any(name.endswith("embed_tokens.embedding_quantized") for name in names):
+        raise ValueError(
+            f"{path!r} has a quantised input embedding, which an MTP drafter cannot read; "
+            "choose speculation.drafter draft_model, prompt_lookup or none"
+        )
     raise ValueError(
         f"{path!r} has none of the input embeddings {', '.join(_EMBEDDING_NAMES)}; is it a Gemma 4 target?"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration import test_shapes, test_shapes_rejection
-from tests.support.cells import CELLS, REFUSED, SERVED, as_table
+from tests.support.cells import CELLS, GEMMA_SHAPES, REFUSED, SERVED, as_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 
@@ -20,6 +20,12 @@ def cells_of(*tests: Any) -> list[object]:
         if mark.name == "parametrize" and mark.args[0] == "cell"
         for cell in mark.args[1]
     ]
+
+
+def test_the_names_of_the_published_pairs_are_in_the_docs() -> None:
+    text = (DOCS.parent / "configuration.md").read_text()
+    for shape in GEMMA_SHAPES:
+        assert f"| `google/gemma-4-{shape}-it` | `google/gemma-4-{shape}-it-assistant` |" in text
 
 
 def test_the_table_in_the_docs_is_that_of_the_cells() -> None:

@@ -17,11 +17,12 @@ from tests.support.pocket import (
     chat_prompts,
     draft_model_engine,
     drafter_engine,
+    make_request,
+    outputs,
     safe_prompts,
-    stop_token_ids,
     verifier_engine,
 )
-from tests.support.rig import Rig, running_rig
+from tests.support.rig import running_rig
 
 NUM_TOKENS = 48
 GREEDY = SamplingParams()
@@ -39,18 +40,7 @@ def engines():
 
 
 def make(index: int, prompt: tuple[int, ...], params: SamplingParams, **changes: object) -> GenerateRequest:
-    return GenerateRequest(
-        id=f"r{index}",
-        prompt=prompt,
-        max_context_tokens=len(prompt) + NUM_TOKENS,
-        params=params,
-        stop_token_ids=stop_token_ids(),
-        **changes,
-    )
-
-
-async def outputs(rig: Rig, made: list[GenerateRequest]) -> list[list[int]]:
-    return await asyncio.wait_for(asyncio.gather(*(rig.generate(request) for request in made)), 120)
+    return make_request(index, prompt, params, NUM_TOKENS, **changes)
 
 
 REMOTE: list[dict[str, object]] = [

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from deployments.ingress.generation import GenerateRequest
 from deployments.messages import SamplingParams, Verdict, VerdictItem
 from tests.support.equality import Reference, Tally
-from tests.support.pocket import TARGET, chat_prompts, drafter_engine, stop_token_ids, verifier_engine
+from tests.support.pocket import TARGET, chat_prompts, drafter_engine, make_request, outputs, verifier_engine
 from tests.support.rig import Rig, running_rig
 
 NUM_TOKENS = 64
@@ -19,19 +17,9 @@ CLASSES = ("structured", "code", "prose", None)
 
 
 def make(index: int, prompt: tuple[int, ...], params: SamplingParams, **changes: object) -> GenerateRequest:
-    fields = {"request_class": CLASSES[index % len(CLASSES)], **changes}
-    return GenerateRequest(
-        id=f"r{index}",
-        prompt=prompt,
-        max_context_tokens=len(prompt) + NUM_TOKENS,
-        params=params,
-        stop_token_ids=stop_token_ids(),
-        **fields,
+    return make_request(
+        index, prompt, params, NUM_TOKENS, **{"request_class": CLASSES[index % len(CLASSES)], **changes}
     )
-
-
-async def outputs(rig: Rig, made: list[GenerateRequest]) -> list[list[int]]:
-    return await asyncio.wait_for(asyncio.gather(*(rig.generate(request) for request in made)), 120)
 
 
 def lookaheads(rig: Rig) -> set[int]:

@@ -18,6 +18,7 @@ from tests.support.pocket import (
     chat_prompts,
     draft_model_engine,
     drafter_engine,
+    make_request,
     stop_token_ids,
     verifier_engine,
 )
@@ -61,14 +62,7 @@ def asking(params: SamplingParams, asked: dict[str, object], num_prompt: int) ->
 
 
 def make(index: int, prompt: tuple[int, ...], params: SamplingParams, lookahead: int) -> GenerateRequest:
-    return GenerateRequest(
-        id=f"r{index}",
-        prompt=prompt,
-        max_context_tokens=len(prompt) + NUM_TOKENS,
-        params=params,
-        stop_token_ids=stop_token_ids(),
-        num_speculative_tokens=lookahead,
-    )
+    return make_request(index, prompt, params, NUM_TOKENS, num_speculative_tokens=lookahead)
 
 
 async def commits(rig: Rig, request: GenerateRequest) -> list[Commit]:

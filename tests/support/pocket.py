@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
 from deployments.drafter.draft_model_engine import DraftCacheLimits, DraftModelEngine, load_draft_model_engine
 from deployments.drafter.mtp_engine import MtpEngine, build_mtp_engine
+from deployments.ingress.generation import GenerateRequest
 from deployments.messages import SamplingParams, Token
 from deployments.models.loading import load_assistant, load_config, load_embedding_table, load_target, shadow_spec
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from evaluation.pocket.prompts import held_out
 from tests.support.equality import POCKET, SAFE_MARGIN, Reference
+from tests.support.rig import Rig
 
 TARGET = str(POCKET / "target")
 ASSISTANT = str(POCKET / "assistant")
@@ -64,6 +68,25 @@ def chat_prompts(count: int, seed: int = 0) -> list[tuple[Token, ...]]:
         tuple(tokenizer().apply_chat_template(e.prompt_messages, add_generation_prompt=True, return_dict=False))
         for e in examples
     ]
+
+
+def make_request(
+    index: int, prompt: tuple[Token, ...], params: SamplingParams, num_tokens: int, **fields: Any
+) -> GenerateRequest:
+    """A request for so many tokens at most; the pair's end-of-text tokens end it."""
+    return GenerateRequest(
+        id=f"r{index}",
+        prompt=prompt,
+        max_context_tokens=len(prompt) + num_tokens,
+        params=params,
+        stop_token_ids=stop_token_ids(),
+        **fields,
+    )
+
+
+async def outputs(rig: Rig, requests: Sequence[GenerateRequest]) -> list[list[Token]]:
+    """The tokens of requests that run at once."""
+    return await asyncio.wait_for(asyncio.gather(*(rig.generate(request) for request in requests)), 120)
 
 
 def safe_prompts(

@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from deployments.drafter.engine import DrafterEngine
+from deployments.drafter.token_engine import TokenDrafterEngine
 from deployments.ingress.app import create_app
 from deployments.ingress.context import IngressContext, load_context
 from deployments.verifier.engine import VerifierEngine
@@ -20,10 +21,10 @@ from tests.support.rig import running_rig
 
 @asynccontextmanager
 async def serving_pocket(
-    verifier: VerifierEngine, drafters: Sequence[DrafterEngine]
+    verifier: VerifierEngine, drafters: Sequence[DrafterEngine], token_drafters: Sequence[TokenDrafterEngine] = ()
 ) -> AsyncIterator[tuple[str, IngressContext]]:
     """The service's address and context."""
-    async with running_rig(verifiers=[verifier], drafters=drafters) as rig:
+    async with running_rig(verifiers=[verifier], drafters=drafters, token_drafters=token_drafters) as rig:
         context = load_context(Path(TARGET), "pocket", rig.client, max_model_len=1024)
         with socket.create_server(("127.0.0.1", 0)) as sock:
             config = uvicorn.Config(create_app(context), log_level="warning", lifespan="off")

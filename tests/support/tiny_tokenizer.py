@@ -59,7 +59,13 @@ def byte_fallback_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_model_folder(folder: Path, *, max_model_len: int = 512, generation: dict[str, object] | None = None) -> Path:
+def write_model_folder(
+    folder: Path,
+    *,
+    max_model_len: int = 512,
+    generation: dict[str, object] | None = None,
+    chat_template: str = TEMPLATE,
+) -> Path:
     """Everything of a model but its weights."""
     tokenizer = byte_level_tokenizer()
     (folder / "tokenizer.json").write_text(tokenizer.to_str())
@@ -70,5 +76,5 @@ def write_model_folder(folder: Path, *, max_model_len: int = 512, generation: di
         json.dumps({"eos_token_id": [1, END_OF_TURN_ID], **(generation or {})})
     )
     (folder / "tokenizer_config.json").write_text(json.dumps(named))
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "chat_template.jinja").write_text(chat_template)
     return folder

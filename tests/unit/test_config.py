@@ -170,7 +170,23 @@ def test_a_context_longer_than_the_models_is_refused(folder: Path) -> None:
         parse(fields).resolve()
 
 
-def test_on_a_gpu_the_weights_are_bfloat16() -> None:
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"dtype": "float16"}, "float16"),
+        ({"torch_dtype": "float32"}, "float32"),
+        ({}, "bfloat16"),
+        ({"dtype": 3}, "bfloat16"),
+    ],
+)
+def test_on_a_gpu_the_weights_stay_what_the_checkpoint_says(tmp_path: Path, said: dict, expected: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 2, "text_config": said}))
+    fields = {"model": {"model_source": str(tmp_path)}, "speculation": {"drafter": "none"}}
+    assert parse({**fields, "verifier": {"num_gpus": 1}}).resolve().model.dtype == expected
+    assert parse(fields).resolve().model.dtype == "float32"
+
+
+def test_on_a_gpu_the_pocket_pair_is_bfloat16() -> None:
     assert parse({"verifier": {"num_gpus": 1}}).resolve().model.dtype == "bfloat16"
     assert parse({"verifier": {"num_gpus": 1}, "model": {"dtype": "float32"}}).resolve().model.dtype == "float32"
 

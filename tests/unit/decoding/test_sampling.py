@@ -183,6 +183,14 @@ def test_a_long_row_is_searched_in_blocks_with_the_same_result() -> None:
     assert argmax(values_RV[:0]).shape == (0,)
 
 
+@pytest.mark.parametrize("params", [SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_p=0.5)])
+@pytest.mark.parametrize("vocab_size", [12, 262_144])
+def test_a_batch_of_which_no_row_is_left(params: SamplingParams, vocab_size: int) -> None:
+    choice = choose(torch.empty(0, vocab_size), rows_of(params).take(slice(0, 0)))
+    assert choice.tokens_R.shape == (0,)
+    assert choice.confidences_R.shape == (0,)
+
+
 def test_an_empty_batch() -> None:
     choice = choose(torch.empty(0, 4096), SamplingRows.build([]))
     assert choice.tokens_R.shape == (0,)

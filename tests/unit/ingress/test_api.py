@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -71,7 +72,7 @@ async def test_a_streamed_completion_ends_with_its_usage_and_metrics(http: httpx
     options = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 5}
     *chunks, last, done = events_of(await http.post("/v1/completions", json={**COMPLETION, **options}))
     assert done == "[DONE]"
-    assert all(chunk["object"] == "text_completion" and "usage" not in chunk for chunk in chunks)
+    assert all(chunk["object"] == "text_completion" and chunk["usage"] is None for chunk in chunks)
     assert ANSWER.startswith("".join(chunk["choices"][0]["text"] for chunk in chunks))
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] == 5
@@ -128,25 +129,119 @@ async def test_what_is_not_given_follows_the_model(tmp_path: Path) -> None:
     assert client.requests[0].max_context_tokens == 512
 
 
-async def test_neutral_values_of_other_parameters_are_accepted(http: httpx.AsyncClient) -> None:
-    neutral = {
-        "n": 1,
-        "presence_penalty": 0,
-        "frequency_penalty": 0.0,
-        "logprobs": False,
-        "top_logprobs": None,
-        "response_format": {"type": "text"},
-        "tools": [],
-        "tool_choice": "none",
-        "logit_bias": {},
-        "repetition_penalty": 1.0,
-        "ignore_eos": False,
-        "user": "me",
-        "stop": None,
+OFF: dict[str, Any] = {
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0.0,
+    "logit_bias": {},
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "min_tokens": 0,
+    "ignore_eos": False,
+    "include_stop_str_in_output": False,
+    "skip_special_tokens": True,
+    "spaces_between_special_tokens": True,
+    "return_tokens_as_token_ids": False,
+    "return_token_ids": False,
+    "prompt_logprobs": None,
+    "truncate_prompt_tokens": None,
+    "use_beam_search": False,
+    "best_of": 1,
+    "seed": None,
+    "stop": None,
+    "stop_token_ids": None,
+    "bad_words": [],
+    "allowed_token_ids": None,
+    "response_format": {"type": "text"},
+    "structured_outputs": None,
+    "user": "me",
+    "priority": 0,
+    "watermarking": False,
+    "vllm_xargs": {},
+    "thinking_token_budget": None,
+    "speculation": {"drafter": None, "variant": None},
+}
+OFF_CHAT: dict[str, Any] = {
+    **OFF,
+    "logprobs": False,
+    "top_logprobs": None,
+    "tools": [],
+    "tool_choice": "none",
+    "parallel_tool_calls": True,
+    "functions": None,
+    "function_call": None,
+    "store": False,
+    "metadata": {},
+    "service_tier": "auto",
+    "safety_identifier": "s",
+    "prompt_cache_key": "k",
+    "modalities": ["text"],
+    "audio": None,
+    "prediction": None,
+    "reasoning_effort": "none",
+    "verbosity": "medium",
+    "web_search_options": None,
+    "max_completion_tokens": None,
+    "add_special_tokens": False,
+    "add_generation_prompt": True,
+    "continue_final_message": False,
+    "chat_template": None,
+    "chat_template_kwargs": {},
+    "mm_processor_kwargs": None,
+    "include_reasoning": True,
+    "echo": False,
+}
+OFF_COMPLETION: dict[str, Any] = {**OFF, "echo": False, "suffix": None, "logprobs": None, "add_special_tokens": True}
+
+
+async def test_what_clients_send_with_its_default_changes_nothing(http: httpx.AsyncClient) -> None:
+    for path, body, off in (("chat/completions", CHAT, OFF_CHAT), ("completions", COMPLETION, OFF_COMPLETION)):
+        plain, full = [(await http.post(f"/v1/{path}", json={**body, **given})) for given in ({}, off)]
+        assert full.status_code == 200, full.text
+        assert full.json()["choices"] == plain.json()["choices"]
+    earlier = {
+        "role": "assistant",
+        "content": "hi",
+        "refusal": None,
+        "tool_calls": [],
+        "audio": None,
+        "annotations": [],
     }
-    earlier = [{"role": "assistant", "content": "hi", "refusal": None, "tool_calls": []}, *HELLO]
-    response = await http.post("/v1/chat/completions", json={**CHAT, **neutral, "messages": [*HELLO, *earlier]})
+    response = await http.post("/v1/chat/completions", json={**CHAT, "messages": [*HELLO, earlier, *HELLO]})
     assert response.status_code == 200, response.text
+    options = {"include_usage": None, "include_obfuscation": False, "continuous_usage_stats": None}
+    stream = await http.post("/v1/chat/completions", json={**CHAT, "stream": True, "stream_options": options})
+    assert stream.status_code == 200, stream.text
+    assert not any("usage" in chunk for chunk in events_of(stream)[:-1])
+
+
+async def test_a_chats_chunks_say_that_the_usage_is_yet_to_come(http: httpx.AsyncClient) -> None:
+    body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last, done = events_of(await http.post("/v1/chat/completions", json=body))
+    assert done == "[DONE]"
+    assert all(chunk["usage"] is None and len(chunk["choices"]) == 1 for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] > 0
+
+
+async def test_a_name_is_the_templates_business(tmp_path: Path, client: ScriptedClient) -> None:
+    template = "{% for m in messages %}{{ m.name if m.name is defined else 'nobody' }} {{ m.content }}{% endfor %}"
+    context = make_context(tmp_path, client, chat_template=template)
+    transport = httpx.ASGITransport(create_app(context))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        for name in ({"name": "quick"}, {"name": None}, {}):
+            await http.post("/v1/chat/completions", json={**CHAT, "messages": [{**HELLO[0], **name}]})
+    named, null, plain = (request.prompt for request in client.requests)
+    assert named != null == plain
+    assert named == tuple(context.tokenizer.encode(f"quick {HELLO[0]['content']}", add_special_tokens=False))
+
+
+async def test_a_temperature_that_float32_takes_for_zero_is_zero(
+    http: httpx.AsyncClient, client: ScriptedClient
+) -> None:
+    for temperature in (1e-50, 1e-30):
+        await http.post("/v1/completions", json={**COMPLETION, "temperature": temperature})
+    assert [request.params.temperature for request in client.requests] == [0.0, 1e-30]
 
 
 async def test_a_prompt_may_be_text_parts_ids_or_a_list_of_one(http: httpx.AsyncClient, client: ScriptedClient) -> None:
