@@ -164,7 +164,12 @@ EXPOSED_DRAFT_SECONDS = _histogram(
 )
 LOOKAHEAD = _histogram("lookahead", "Tokens that rounds were given to draft.", _LOOKAHEAD, "request_class")
 PROPOSAL_MISSES = _counter("proposal_misses", "Rounds that went ahead because no proposal came in time.")
-DRAFTER_BYPASSES = _counter("drafter_bypasses", "Drafters that were left for a while as nothing of theirs held.")
+DRAFTER_BYPASSES = _counter(
+    "drafter_bypasses",
+    "Drafters that were left for a while, by a class of requests for which nothing of theirs held.",
+    "request_class",
+    "drafter",
+)
 STEP_PREDICTION_ERROR = _gauge(
     "step_prediction_error", "Median relative error of the latest steps' predicted times; the worst.", combine="max"
 )

@@ -21,7 +21,8 @@ from deployments.policy.planner import Forecast, Planner, Speculation, Speculati
 class Request:
     """What a client asks for; `request_class` is what the router is told, right or wrong.
 
-    `repeats` is what prompt lookup finds in it, None for nothing at all.
+    `repeats` is what prompt lookup finds in it, None for nothing at all. `on_round` is told of every step that commits
+    tokens of it: its position by then, and how many drafted tokens were looked at and held.
     """
 
     text: Text
@@ -30,6 +31,7 @@ class Request:
     request_class: RequestClass | None = None
     num_speculative_tokens: int | None = None
     on_end: Callable[[], None] = lambda: None
+    on_round: Callable[[int, int, int], None] = lambda position, num_drafted, num_held: None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -178,6 +180,7 @@ class Router:
         num_new = min(item.num_held + 1, length - session.position)
         session.position += num_new
         self.tally.num_tokens += num_new
+        session.request.on_round(session.position, item.num_drafted, item.num_held)
         if session.position >= length:
             del self._sessions[session.id]
             del planner.sessions[session.id]

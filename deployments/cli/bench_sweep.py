@@ -13,24 +13,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.cli.bench_arguments import exit_on_signal, positive
-from evaluation.load.sweep import FULL, MAX_QUICK_CELLS, QUICK, SweepPlan
+from deployments.policy.hardware import pairs
+from evaluation.load.sweep import FULL, INTERRUPTED, MAX_QUICK_CELLS, QUICK, VIRTUAL, Sweep, SweepPlan, SweepResults
 from evaluation.load.sweep_records import SWEEP_CLASSES, Load, Lookahead, Row
 
 HELP = "measure an endpoint over lookaheads, loads and kinds of text; auto against the best fixed lookahead"
 _KEY_VARIABLE = "OUTRIDER_API_KEY"
-_CONFIG = "verifier: {prefix_reuse: false}\n"
-"""Of the server that is started here: a prompt that comes again must cost what it cost at first."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="an endpoint that is running; by default one is started and stopped here")
     parser.add_argument("--api-key", help=f"for that endpoint; better in {_KEY_VARIABLE}, as command lines are public")
     parser.add_argument("--config", type=Path, help="configuration of the endpoint that is started here")
+    parser.add_argument("--pair", choices=[*pairs()], help="start one whose steps last as on this hardware")
+    parser.add_argument("--virtual", action="store_true", help="no endpoint: the policies on --pair, in virtual time")
     parser.add_argument("--quick", action="store_true", help="at most 20 cells, at most ten minutes in all")
     parser.add_argument("--concurrency", type=_counts, help="streams of a closed loop, such as 1,4,16")
     parser.add_argument("--rate", type=_rates, help="Poisson arrivals instead, requests per second, such as 0.5,2")
@@ -66,11 +68,10 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_of(args: argparse.Namespace) -> SweepPlan:
     """The plan that the arguments ask for; ValueError if they do not go together."""
-    plan = QUICK if args.quick else FULL
+    plan = VIRTUAL if args.virtual else QUICK if args.quick else FULL
+    _check_places(args)
     if args.concurrency and args.rate:
         raise ValueError("--concurrency is a closed loop and --rate is none: give one of them")
-    if args.config and args.url:
-        raise ValueError("--config is for an endpoint that is started here: leave it or --url out")
     budget_s = plan.budget_s if args.budget is None else args.budget
     if args.quick and budget_s > QUICK.budget_s:
         raise ValueError(f"--quick takes at most --budget {QUICK.budget_s:.0f}: leave one of them out")
@@ -92,14 +93,24 @@ def plan_of(args: argparse.Namespace) -> SweepPlan:
     return plan
 
 
+def _check_places(args: argparse.Namespace) -> None:
+    """ValueError if the arguments say two things of where to measure."""
+    if args.url and (args.config or args.pair):
+        other = "--config" if args.config else "--pair"
+        raise ValueError(f"{other} is for an endpoint that is started here: leave it or --url out")
+    if args.config and args.pair:
+        raise ValueError("--pair has a configuration of its own: leave it or --config out")
+    if args.virtual and not args.pair:
+        raise ValueError("--virtual needs the cost tables of a --pair")
+    if args.virtual and (args.quick or args.seconds or args.warm_up):
+        raise ValueError("--virtual has neither --quick nor --seconds nor --warm-up: its cells last by tokens")
+
+
 def _sweep(args: argparse.Namespace, plan: SweepPlan, started_s: float) -> int:
-    from evaluation.load.endpoint import served_model
     from evaluation.load.report import describe_environment
-    from evaluation.load.sweep import Sweep, SweepResults
-    from evaluation.load.sweep_client import Target
+    from evaluation.load.sweep_paced import describe_pair
     from evaluation.load.sweep_plot import check_plotting, draw_frontier
     from evaluation.load.sweep_report import PICTURE_FILE, to_json, to_markdown, write
-    from evaluation.pocket.prompts import held_out
 
     has_picture = args.out is not None and not args.no_plot
     if has_picture:
@@ -107,23 +118,49 @@ def _sweep(args: argparse.Namespace, plan: SweepPlan, started_s: float) -> int:
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
     environment = describe_environment(_command(sys.argv[1:]))
+    if args.pair is not None:
+        environment["hardware"] = describe_pair(args.pair, is_virtual=args.virtual)
 
     def keep(results: SweepResults) -> None:
         if args.out is not None:
             write(args.out, to_json(results, plan, environment))
 
-    key = args.api_key or os.environ.get(_KEY_VARIABLE)
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    console = Console(stderr=True)
-    with _endpoint(args, console, plan.budget_s) as url, _bar(console, plan.num_runs) as bar:
-        target = Target(url, served_model(url, headers), plan.max_tokens, headers)
-        deadline_s = started_s + plan.budget_s
-        sweep = Sweep(target=target, plan=plan, prompts=held_out, watcher=bar, deadline_s=deadline_s, keep=keep)
+    with _measuring(args, plan, environment) as (sweep, bar):
+        sweep.keep, sweep.watcher, sweep.deadline_s = keep, bar, started_s + plan.budget_s
         results = sweep.run()
+    keep(results)
     print(to_markdown(results, environment))
     if has_picture and results.rows:
-        draw_frontier(results.rows, args.out / PICTURE_FILE)
-    return 130 if results.why_short == "interrupted" else 0
+        draw_frontier(results.rows, args.out / PICTURE_FILE, environment.get("hardware", ""))
+    if results.has_failed:
+        print(f"outrider bench sweep: {results.why_short}", file=sys.stderr)
+        return 1
+    return 130 if results.why_short == INTERRUPTED else 0
+
+
+@contextmanager
+def _measuring(args: argparse.Namespace, plan: SweepPlan, environment: dict[str, Any]) -> Iterator[tuple[Sweep, _Bar]]:
+    """The sweep and its bar, while what it measures is there; then adds to `environment` how that kept its time."""
+    from evaluation.load.endpoint import served_model
+    from evaluation.load.sweep_client import Target
+    from evaluation.load.sweep_paced import late_share
+    from evaluation.load.sweep_virtual import VirtualPair, texts
+    from evaluation.pocket.prompts import held_out
+
+    console = Console(stderr=True)
+    if args.virtual:
+        virtual = VirtualPair(pairs()[args.pair], plan.max_tokens)
+        target = Target("", args.pair, plan.max_tokens, {})
+        with _bar(console, plan.num_runs) as bar:
+            yield Sweep(target=target, plan=plan, prompts=texts, measure=virtual.measure), bar
+        return
+    key = args.api_key or os.environ.get(_KEY_VARIABLE)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    with _endpoint(args, console, plan.budget_s) as url, _bar(console, plan.num_runs) as bar:
+        target = Target(url, served_model(url, headers), plan.max_tokens, headers)
+        yield Sweep(target=target, plan=plan, prompts=held_out), bar
+        if args.pair is not None:
+            environment["late_paced_steps"] = late_share(url)
 
 
 class _Bar:
@@ -153,17 +190,19 @@ def _bar(console: Console, num_runs: int) -> Iterator[_Bar]:
 @contextmanager
 def _endpoint(args: argparse.Namespace, console: Console, budget_s: float) -> Iterator[str]:
     """The address given, or that of a server for the length of the sweep."""
+    from evaluation.client import base_url
     from evaluation.load.server import READY_TIMEOUT_S, running_server
+    from evaluation.load.sweep_paced import config_for
 
     if args.url is not None:
-        yield args.url.rstrip("/")
+        yield base_url(args.url)
         return
     console.print("starting `outrider serve`")
     with tempfile.TemporaryDirectory(prefix="outrider-sweep-") as folder:
         config = args.config
         if config is None:
             config = Path(folder) / "sweep.yaml"
-            config.write_text(_CONFIG)
+            config.write_text(config_for(args.pair))
         with running_server(config, min(READY_TIMEOUT_S, budget_s)) as url:
             yield url
             console.print("stopping the server")

@@ -212,7 +212,9 @@ _ROUTER = Row(
             (
                 Query(rate(m.PROPOSAL_MISSES), "no proposal in time"),
                 Query(rate(m.VERIFY_RESENDS), "verifier asked again"),
-                Query(rate(m.DRAFTER_BYPASSES), "drafter left aside"),
+                Query(
+                    rate(m.DRAFTER_BYPASSES, "drafter", "request_class"), "{{drafter}} left aside for {{request_class}}"
+                ),
                 Query(rate(m.REQUEST_MOVES), "moved to another router"),
             ),
         ),

@@ -92,12 +92,12 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="OutriderDrafterBypassed",
-        value=rate(m.DRAFTER_BYPASSES),
+        value=rate(m.DRAFTER_BYPASSES, "request_class", "drafter"),
         operator=">",
         bound=0,
         lasting="1m",
         severity="warning",
-        summary="A router leaves a drafter aside, as nothing that it drafts holds: it may be the wrong one.",
+        summary="A router leaves a drafter aside for a class of requests, as nothing that it drafts for them holds.",
     ),
     Alert(
         name="OutriderDraftingDoesNotPay",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from deployments.link import Link, send_or_drop
 from deployments.messages import Attach, Close, Detach, DrafterKind, DrafterName, Epoch, SessionId
-from deployments.policy.canary import Canary
+from deployments.policy.canary import Canaries
 from deployments.policy.placement import drafters_of, least_loaded
 from deployments.policy.planner import Planner
 from deployments.router.session import Session
@@ -21,16 +21,18 @@ idles, and no batch is frozen earlier than needed."""
 
 @dataclass(slots=True)
 class DrafterPeer:
-    """A drafter, what it drafts with, and the sessions that are attached to it.
+    """A drafter, what it drafts with, and the sessions that are attached to it, with their classes.
 
     One inside a verifier has that verifier's link, and drafts for its sessions only.
     """
 
     link: Link
     kind: DrafterKind
-    sessions: set[SessionId] = field(default_factory=set)
-    canary: Canary = field(default_factory=Canary)
-    is_bypassed: bool = False
+    sessions: dict[SessionId, str] = field(default_factory=dict)
+
+    def num_of_class(self, request_class: str) -> int:
+        """How many sessions of this class are attached to it."""
+        return sum(one == request_class for one in self.sessions.values())
 
 
 @dataclass(slots=True)
@@ -69,6 +71,7 @@ class Peers:
         self.verifiers: dict[str, VerifierPeer] = {}
         self.drafters: dict[str, DrafterPeer] = {}
         self.ingresses: dict[str, Link] = {}
+        self.canaries = Canaries()
         self._instance = instance
         self._epochs = itertools.count(1)
 
@@ -109,7 +112,7 @@ class Peers:
         if name is None:
             return
         session.drafter = name
-        self.drafters[name].sessions.add(session.id)
+        self.drafters[name].sessions[session.id] = session.told_class
         session.sent_len = 0
         attach = Attach(
             kind=self.drafters[name].kind,
@@ -137,14 +140,19 @@ class Peers:
 
     def _drafters_of(self, kind: DrafterName, session: Session) -> dict[str, int]:
         """How many sessions each drafter has that this session could be attached to: those nearest to its verifier."""
-        found = {name: drafter for name, drafter in self.drafters.items() if drafter.kind == kind}
-        found = {name: drafter for name, drafter in found.items() if not drafter.is_bypassed}
+        found = {name: one for name, one in self.drafters.items() if one.kind == kind and self._admits(name, session)}
         inside = {name: drafter for name, drafter in found.items() if drafter.link.peer == session.verifier}
         if inside:
             return {name: len(drafter.sessions) for name, drafter in inside.items()}
         remote = (name for name, drafter in found.items() if drafter.link.role == "drafter")
         chosen = drafters_of(session.verifier, self.verifiers, remote)
         return {name: len(found[name].sessions) for name in chosen}
+
+    def _admits(self, name: str, session: Session) -> bool:
+        """Whether nothing speaks against this drafter for the session's class; what is attached stays so."""
+        if session.drafter == name:
+            return True
+        return self.canaries.admits(name, session.told_class, self.drafters[name].num_of_class(session.told_class))
 
     def introduce(self, link: Link, kind: DrafterKind) -> None:
         """A drafter is there, or one inside a verifier."""
@@ -154,6 +162,8 @@ class Peers:
     def forget_drafters(self, link: Link) -> dict[str, list[SessionId]]:
         """Whoever drafted behind this link is gone; returns the sessions that were attached to each."""
         gone = [name for name, drafter in self.drafters.items() if drafter.link is link]
+        for name in gone:
+            self.canaries.forget(name)
         return {name: sorted(self.drafters.pop(name).sessions) for name in gone}
 
     def leave_drafter(self, session: Session) -> None:
@@ -161,5 +171,5 @@ class Peers:
         drafter = self.drafters.get(session.drafter)
         session.drafter = ""
         if drafter is not None:
-            drafter.sessions.discard(session.id)
+            drafter.sessions.pop(session.id, None)
             send_or_drop(drafter.link, Detach(session=session.id, epoch=session.epoch))

@@ -208,10 +208,10 @@ class Rounds:
         send_or_drop(verifier.link, Verify(items=tuple(self._verify_item(session) for session in sessions)))
 
     def _ended_round(self, verifier: VerifierPeer, session: Session, item: VerdictItem, step_ms: float) -> Round:
-        """What there is to learn from a round; the drafter's canary learns at once."""
+        """What there is to learn from a round; the drafter's canary for this class learns at once."""
         drafter = self._peers.drafters.get(session.drafter)
         if drafter is not None and item.num_drafted and session.proposed_by == drafter.kind:
-            drafter.canary.observe(item.num_accepted > 0)
+            self._peers.canaries.observe(session.drafter, session.told_class, item.num_accepted > 0)
         gap_ms = (self._clock() - session.round_started_s) * 1e3 - step_ms
         return self.lookaheads.observe(verifier, session, item, gap_ms)
 

@@ -33,7 +33,7 @@ from deployments.messages import (
     Wait,
 )
 from deployments.metering import Meter
-from deployments.router.peers import DrafterPeer, Peers, VerifierPeer
+from deployments.router.peers import Peers, VerifierPeer
 from deployments.router.rounds import Rounds, RouterSettings
 from deployments.router.session import Phase, Session, SessionChoice
 from deployments.router.stats import RouterStats
@@ -159,17 +159,17 @@ class RouterService:
         now_s = self._clock()
         for session in [s for s in self._sessions.values() if s.phase is not Phase.READY and s.deadline_s <= now_s]:
             self._on_deadline(session)
-        for name, drafter in self._peers.drafters.items():
-            drafter.is_bypassed = drafter.canary.is_bypassed(now_s)
-            if drafter.canary.trips(now_s):
-                self._bypass(name, drafter)
+        for name, request_class in self._peers.canaries.check(now_s):
+            self._bypass(name, request_class)
 
-    def _bypass(self, name: str, drafter: DrafterPeer) -> None:
-        """Nothing that this drafter proposes is accepted: others draft for its sessions until it is tried again."""
-        logger.warning("the proposals of drafter %s are not accepted: it is bypassed for a while", name)
-        self._stats.drafter_bypasses.add()
-        drafter.is_bypassed = True
-        for session_id in sorted(drafter.sessions):
+    def _bypass(self, name: str, request_class: str) -> None:
+        """Nothing that this drafter proposes for this class is accepted: others do, until it is tried again."""
+        drafter = self._peers.drafters[name]
+        logger.warning(
+            "drafter %s is bypassed for a while: of what it proposes for %s nothing holds", name, request_class
+        )
+        self._stats.add_bypass(request_class, drafter.kind)
+        for session_id in sorted(one for one, its_class in drafter.sessions.items() if its_class == request_class):
             session = self._sessions[session_id]
             self._peers.leave_drafter(session)
             self._lose_drafter(session)

@@ -10,6 +10,7 @@ from typing import get_args
 from deployments.distributions import Distribution
 from deployments.link import Link
 from deployments.logs import about, epoch_name, session_name
+from deployments.measures import UNKNOWN_CLASS
 from deployments.messages import (
     Commit,
     DrafterKind,
@@ -96,6 +97,11 @@ class Session:
     def context_len(self) -> int:
         """How many tokens are committed, prompt included."""
         return len(self.tokens)
+
+    @property
+    def told_class(self) -> str:
+        """The class that its request came with: what it turns out to be depends on who drafts."""
+        return self.request.request_class or UNKNOWN_CLASS
 
     @property
     def wants_drafter(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import get_args
 
 from deployments import measures
-from deployments.messages import RefusalReason, RequestClass
+from deployments.messages import DrafterKind, RefusalReason, RequestClass
 from deployments.metering import Meter
 from deployments.router.peers import DrafterPeer, VerifierPeer
 from deployments.router.session import Phase, Session
@@ -24,7 +25,9 @@ class RouterStats:
         self._lookahead = meter.histogram(measures.LOOKAHEAD)
         self._lookahead.prepare(get_args(RequestClass))
         self.proposal_misses = meter.counter(measures.PROPOSAL_MISSES).cell()
-        self.drafter_bypasses = meter.counter(measures.DRAFTER_BYPASSES).cell()
+        self._drafter_bypasses = meter.counter(measures.DRAFTER_BYPASSES)
+        for pair in itertools.product((*get_args(RequestClass), measures.UNKNOWN_CLASS), get_args(DrafterKind)):
+            self._drafter_bypasses.cell(*pair)
         self._prediction_error = meter.gauge(measures.STEP_PREDICTION_ERROR).cell()
         self.verify_resends = meter.counter(measures.VERIFY_RESENDS).cell()
         self._epoch_changes = meter.counter(measures.EPOCH_CHANGES)
@@ -44,6 +47,10 @@ class RouterStats:
     def add_lookahead(self, request_class: RequestClass | None, lookahead: int) -> None:
         """Count what a session was given to look ahead."""
         self._lookahead.cell(request_class or measures.UNKNOWN_CLASS).observe(lookahead)
+
+    def add_bypass(self, request_class: str, drafter: DrafterKind) -> None:
+        """Count a drafter that is left aside for a class of requests."""
+        self._drafter_bypasses.cell(request_class, drafter).add()
 
     def add_epoch(self, reason: measures.EpochReason) -> None:
         """Count a session that was placed anew."""

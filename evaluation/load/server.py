@@ -83,16 +83,18 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, timeout_s: floa
 
 def stop(process: subprocess.Popen[bytes], grace_s: float = GRACE_S) -> None:
     """Interrupt the server as Ctrl-C would, and kill what is left of its session after `grace_s`."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            process.terminate()
+    try:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
             try:
-                process.wait(min(5.0, grace_s))
+                process.wait(grace_s)
             except subprocess.TimeoutExpired:
-                process.kill()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(min(5.0, grace_s))
+    finally:
+        # Also where another Ctrl-C did not want to wait.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()

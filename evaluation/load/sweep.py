@@ -7,12 +7,14 @@ One deadline bounds all of it. What is measured when it strikes, or at Ctrl-C, s
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, cycle
 from typing import Protocol
 
+from evaluation.client import EndpointError
 from evaluation.load.sweep_client import Target
 from evaluation.load.sweep_compare import Comparison, best_fixed, compare, settings_against
 from evaluation.load.sweep_load import Run, Timing, measure_cell
@@ -21,10 +23,11 @@ from evaluation.pocket.records import Example, Task
 
 LOOKAHEADS: tuple[Lookahead, ...] = (*range(9), "auto")
 MAX_QUICK_CELLS = 20
+INTERRUPTED = "interrupted"
 _POOL = 256
 """Prompts of a kind; then they come again."""
 _LEAST_WINDOW_S = 1.0
-_TIMING, _SLO = Timing(warm_up_s=2.0, window_s=12.0, drain_s=10.0), Slo()
+_TIMING, _SLO = Timing(warm_up_s=2.0, window_s=12.0, drain_s=10.0, patience_s=30.0), Slo()
 
 Prompts = Callable[[Task, int, int], Sequence[Example]]
 """(task, count, seed) -> held-out examples."""
@@ -34,7 +37,8 @@ Prompts = Callable[[Task, int, int], Sequence[Example]]
 class SweepPlan:
     """What to measure, and for how long; seconds.
 
-    `num_repeats` are the interleaved runs of the comparison per place, 0 for none. `budget_s` bounds everything.
+    `num_repeats` are the interleaved runs of the comparison per place, 0 for none. `budget_s` bounds everything. In
+    virtual time cells last by tokens, not by `timing` (sweep_virtual.py).
     """
 
     lookaheads: tuple[Lookahead, ...] = LOOKAHEADS
@@ -45,6 +49,7 @@ class SweepPlan:
     num_repeats: int = 6
     budget_s: float = 7200.0
     slo: Slo = _SLO
+    is_virtual: bool = False
 
     @property
     def places(self) -> list[Place]:
@@ -72,11 +77,18 @@ QUICK = SweepPlan(
     loads=(Load(1), Load(8)),
     classes=("structured", MIXED),
     max_tokens=64,
-    timing=Timing(warm_up_s=1.0, window_s=6.0, drain_s=4.0),
+    timing=Timing(warm_up_s=1.0, window_s=6.0, drain_s=4.0, patience_s=15.0),
     num_repeats=4,
     budget_s=540.0,
 )
 """Ends within ten minutes with the stop of a server of its own, which may take one of them."""
+VIRTUAL = SweepPlan(
+    loads=tuple(Load(4**power) for power in range(5)),
+    max_tokens=256,
+    timing=Timing(warm_up_s=0.0, window_s=1.0, drain_s=0.0),
+    num_repeats=0,
+    is_virtual=True,
+)
 
 
 class Watcher(Protocol):
@@ -89,14 +101,29 @@ class Watcher(Protocol):
         """It has ended."""
 
 
+class _Silent:
+    def begins(self, what: str) -> None:
+        pass
+
+    def ends(self, row: Row) -> None:
+        pass
+
+
+_SILENT = _Silent()
+
+
 @dataclass(slots=True)
 class SweepResults:
-    """Everything that was measured; `why_short` says why it is less than was asked for, "" if it is not."""
+    """Everything that was measured; `why_short` says why it is less than was asked for, "" if it is not.
+
+    `has_failed` says that this was the endpoint's fault.
+    """
 
     rows: list[Row] = field(default_factory=list)
     repeats: list[Row] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     why_short: str = ""
+    has_failed: bool = False
 
 
 class OutOfTime(Exception):
@@ -110,15 +137,18 @@ class Sweep:
     target: Target
     plan: SweepPlan
     prompts: Prompts
-    watcher: Watcher
-    deadline_s: float
+    watcher: Watcher = _SILENT
+    deadline_s: float = math.inf
     keep: Callable[[SweepResults], None] = lambda results: None
     clock: Callable[[], float] = time.monotonic
     measure: Callable[[Run, Load, Timing, int], tuple[float, float]] = measure_cell
     results: SweepResults = field(default_factory=SweepResults)
 
     def run(self) -> SweepResults:
-        """All of it, or as much as the time allows. `keep` gets the results after every run. EndpointError."""
+        """All of it, or as much as time and endpoint allow; `keep` gets the results after every run.
+
+        EndpointError if there is nothing at all.
+        """
         try:
             self._warm_up()
             for place in self.plan.places:
@@ -131,7 +161,11 @@ class Sweep:
         except OutOfTime:
             self.results.why_short = f"time is up after {self.plan.budget_s:.0f} s"
         except KeyboardInterrupt:
-            self.results.why_short = "interrupted"
+            self.results.why_short = INTERRUPTED
+        except EndpointError as error:
+            if not self.results.rows:
+                raise
+            self.results.why_short, self.results.has_failed = str(error), True
         self.keep(self.results)
         return self.results
 
@@ -159,9 +193,13 @@ class Sweep:
         timing, left_s = self.plan.timing, self.deadline_s - self.clock()
         if left_s < timing.warm_up_s + _LEAST_WINDOW_S:
             raise OutOfTime
-        window_s = min(timing.window_s, left_s - timing.warm_up_s)
-        drain_s = min(timing.drain_s, left_s - timing.warm_up_s - window_s)
-        return Timing(warm_up_s=timing.warm_up_s, window_s=window_s, drain_s=drain_s)
+        left_s -= timing.warm_up_s
+        window_s = min(timing.window_s, left_s)
+        # Nothing that may still meet the objective is cut.
+        drain_s = max(timing.drain_s, self.plan.slo.longest_s(self.plan.max_tokens))
+        drain_s = min(drain_s, left_s - window_s)
+        patience_s = min(timing.patience_s, left_s - window_s - drain_s)
+        return Timing(warm_up_s=timing.warm_up_s, window_s=window_s, drain_s=drain_s, patience_s=patience_s)
 
     def _compare(self) -> None:
         """Repeat by repeat over all places, so that a slow minute of the machine meets all of them alike."""

@@ -79,13 +79,9 @@ def _take(url: str, line: str, trace: Trace) -> None:
     if "error" in chunk:
         raise EndpointError(f"{url}: {str(chunk['error'])[:500]}")
     usage = chunk.get("usage") or {}
-    now_s, num_tokens = time.perf_counter(), usage.get("completion_tokens", 0)
     trace.num_prompt_tokens = usage.get("prompt_tokens", trace.num_prompt_tokens)
-    if any(_text_of(choice) for choice in chunk.get("choices", ())):
-        trace.chunks.append((now_s, max(num_tokens, trace.num_tokens)))
-    elif trace.chunks and num_tokens > trace.num_tokens:
-        # The last word on the number of tokens; their text, if they had any, came before.
-        trace.chunks[-1] = (trace.chunks[-1][0], num_tokens)
+    has_text = any(_text_of(choice) for choice in chunk.get("choices", ()))
+    trace.take(time.perf_counter(), has_text, usage.get("completion_tokens"))
     num_rounds, num_accepted = speculation_of(chunk)
     trace.num_rounds += num_rounds
     trace.num_accepted_tokens += num_accepted

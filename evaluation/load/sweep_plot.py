@@ -22,7 +22,7 @@ def check_plotting() -> None:
         raise PlotError(_HOW) from None
 
 
-def draw_frontier(rows: Sequence[Row], path: Path) -> None:
+def draw_frontier(rows: Sequence[Row], path: Path, title: str = "") -> None:
     """Write a PNG. Each line is one lookahead, its points are the loads; up and to the left is better. PlotError."""
     check_plotting()
     # No display is needed, and none is opened.
@@ -50,6 +50,8 @@ def draw_frontier(rows: Sequence[Row], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
+    if title:
+        figure.suptitle(title)
     figure.savefig(path, format="png", dpi=120)
 
 

@@ -21,7 +21,7 @@ def to_json(results: SweepResults, plan: SweepPlan, environment: Mapping[str, An
     return {
         "environment": dict(environment),
         "slo": asdict(plan.slo),
-        "timing_s": asdict(plan.timing),
+        "timing_s": None if plan.is_virtual else asdict(plan.timing),
         "max_tokens": plan.max_tokens,
         "why_short": results.why_short,
         "rows": [row.as_json() for row in results.rows],
@@ -54,6 +54,8 @@ def to_markdown(results: SweepResults, environment: Mapping[str, Any]) -> str:
         ]
     if results.why_short:
         lines += ["", f"Not everything was measured: {results.why_short}."]
+    if "hardware" in environment:
+        lines += ["", f"{environment['hardware'][:1].upper()}{environment['hardware'][1:]}."]
     place = f"{environment['machine']}; {environment['versions']}; {environment['date']}; `{environment['command']}`"
     return "\n".join([*lines, "", place]) + "\n"
 

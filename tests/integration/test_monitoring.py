@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +23,6 @@ pytestmark = pytest.mark.system
 
 TIMEOUT_S = 240.0
 NUM_CLIENTS = 3
-DISCOVERY = "/tmp/ray/prom_metrics_service_discovery.json"
 PROMPTS = ("Finish the code below.\n\ndef mean(values):\n", "Write a story about a fox.")
 MISTAKES: tuple[dict[str, Any], ...] = ({"model": "no-such-model"}, {"temperature": -1})
 
@@ -77,8 +77,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    # Asked over HTTP: the discovery file under /tmp/ray belongs to every cluster of this machine in turn.
+    discovery = {
+        "url": f"http://127.0.0.1:{server.dashboard_port}/api/prometheus/sd",
+        "refresh_interval": "5s",
+        "authorization": {"type": "Bearer", "credentials_file": str(Path.home() / ".ray" / "auth_token")},
+    }
     jobs = [
-        {"job_name": "ray", "file_sd_configs": [{"files": [DISCOVERY], "refresh_interval": "5s"}]},
+        {"job_name": "ray", "http_sd_configs": [discovery]},
         {"job_name": "outrider", "static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]},
     ]
     with run_prometheus(tmp_path_factory.mktemp("prometheus"), jobs, rules.build()) as prometheus:

@@ -40,7 +40,11 @@ def test_a_steady_load_with_noise_ends_the_changes(load: float, before: float, s
     plant = noisy(seed, spread, memory_s=1e6)  # forgetting is a change of its own
     plant.run(before, 600)
     plant.run(load, 1700)
-    assert plant.changes(since_s=plant.now_s - 700) == []
+    late = plant.changes(since_s=plant.now_s - 700)
+    # Noise at the very edge of an objective may take long to be a lesson. It is one, and nothing is taken back.
+    assert sum(verifiers for _, verifiers, _ in late) <= 1, late
+    assert all(verifiers >= 0 and drafters >= 0 for _, verifiers, drafters in late), late
+    assert not late or plant.token_ms(load, plant.verifiers - 1) * (1 + spread) > 50.0, late
     verifiers = [move[1] for move in plant.changes(since_s=600.0) if move[1]]
     turns = sum(sooner * later < 0 for sooner, later in pairwise(verifiers))
     assert turns <= 2, verifiers

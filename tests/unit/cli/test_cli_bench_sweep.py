@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from deployments.cli import bench
+from evaluation.load.sweep import Sweep, SweepResults
+from evaluation.load.sweep_records import Load, Place, Slo, summarise
 from tests.support.fake_endpoint import fake_endpoint
 
 SMALL = ("--lookaheads", "0,2,auto", "--concurrency", "2", "--classes", "code", "--seconds", "0.2", "--warm-up", "0.05")
@@ -72,7 +74,9 @@ def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     ("arguments", "message"),
     [
         (("--concurrency", "1", "--rate", "2"), "give one of them"),
-        (("--config", "a.yaml"), "leave it or --url out"),
+        (("--config", "a.yaml"), "--config is for an endpoint that is started here"),
+        (("--pair", "l40s-l4-12b"), "--pair is for an endpoint that is started here"),
+        (("--virtual",), "--virtual needs the cost tables of a --pair"),
         (("--quick", "--classes", "code,prose,mixed"), "at most 20 cells, these are 30"),
         (("--quick", "--budget", "4000"), "--quick takes at most --budget 540"),
     ],
@@ -100,6 +104,47 @@ def test_bad_arguments_are_named(arguments: tuple[str, ...], message: str, capsy
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--virtual", "--pair", "l40s-l4-12b", "--seconds", "3"), "its cells last by tokens"),
+        (("--pair", "l40s-l4-12b", "--config", "a.yaml"), "leave it or --config out"),
+    ],
+)
+def test_what_a_pair_does_not_go_with_is_said(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(*arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_pair_is_swept_in_virtual_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--virtual", "--pair", "h100x2-l4-31b", "--out", str(tmp_path), "--lookaheads", "0,4,auto")
+    assert sweep(*arguments, "--concurrency", "1,4", "--classes", "code") == 0
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert document["timing_s"] is None
+    assert "virtual time on cost tables" in document["environment"]["hardware"]
+    assert len(document["rows"]) == 6
+    assert "virtual time on cost tables" in capsys.readouterr().out
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_endpoint_that_fails_on_the_way_leaves_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = summarise(Place("code", Load(2)), 2, [], (0.0, 1.0), Slo())
+    broken = SweepResults(rows=[row], why_short="it answered 500", has_failed=True)
+    monkeypatch.setattr(Sweep, "run", lambda self: broken)
+    with fake_endpoint() as fake:
+        assert sweep("--url", fake.url, "--out", str(tmp_path), "--no-plot", *SMALL) == 1
+    printed = capsys.readouterr()
+    assert "answered 500" in printed.err
+    assert "| code | 2 streams | 2 |" in printed.out
+    document = json.loads((tmp_path / "results.json").read_text())
+    assert len(document["rows"]) == 1
+    assert "answered 500" in document["why_short"]
+
+
 def test_an_endpoint_in_trouble_is_a_message_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
     with fake_endpoint(key="other") as fake:
         assert sweep("--url", fake.url, "--api-key", "wrong", *SMALL) == 1
@@ -107,7 +152,7 @@ def test_an_endpoint_in_trouble_is_a_message_and_a_status(capsys: pytest.Capture
     assert sweep("--url", "http://127.0.0.1:1", *SMALL) == 1
     assert "names no model" in capsys.readouterr().err
     assert sweep("--url", "no address", *SMALL) == 1
-    assert "names no model" in capsys.readouterr().err
+    assert "'no address' is not an http address" in capsys.readouterr().err
 
 
 def test_a_missing_matplotlib_is_said_before_anything_is_measured(

@@ -106,6 +106,26 @@ def test_a_stubborn_server_is_killed(tmp_path: Path) -> None:
     assert_dies(noted_pids(notes))
 
 
+def test_an_impatient_second_interrupt_kills_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, (port,) = tmp_path / "notes", free_ports(1)
+    process = subprocess.Popen(command(port, notes, "stubborn"), start_new_session=True)
+    while not notes.exists() or len(notes.read_text().split()) < 2:
+        time.sleep(0.02)
+    wait, waits = process.wait, []
+
+    def interrupted_once(timeout: float | None = None) -> int:
+        waits.append(timeout)
+        if len(waits) == 1:
+            raise KeyboardInterrupt
+        return wait(timeout)
+
+    monkeypatch.setattr(process, "wait", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        stop(process, grace_s=60.0)
+    assert process.returncode is not None
+    assert_dies(noted_pids(notes))
+
+
 def test_the_command_line_names_ports_and_configuration() -> None:
     command_line = serve_command(8010, 8300, Path("file.yaml"))
     assert Path(command_line[0]).name == "outrider"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import pytest
 
 from evaluation.client import EndpointError
 from evaluation.load.sweep import FULL, QUICK, Sweep, SweepPlan, SweepResults, prompt_stream
 from evaluation.load.sweep_client import Target
-from evaluation.load.sweep_load import Run, Timing, arrivals, measure_cell
-from evaluation.load.sweep_records import Load, Lookahead, Row, Trace
+from evaluation.load.sweep_load import LEAST_DONE, Run, Timing, arrivals, measure_cell
+from evaluation.load.sweep_records import Load, Lookahead, Place, Row, Slo, Trace, summarise
 from evaluation.pocket.records import Example, Task, ask
 from tests.support.fake_endpoint import FakeEndpoint, fake_endpoint
 
@@ -40,11 +40,12 @@ def test_a_closed_loop_keeps_its_streams_busy() -> None:
         start_s, stop_s = measure_cell(run, Load(4), SHORT, 0)
     assert stop_s - start_s == pytest.approx(SHORT.window_s)
     assert fake.max_in_flight <= 4
-    assert len(run.traces) > 4
-    assert all(trace.is_done and trace.num_tokens == 10 for trace in run.traces)
+    due = run.due_in(start_s, stop_s)
+    assert len(due) > 4
+    assert all(trace.is_done and trace.num_tokens == 10 for trace in due)
     # A client that was not scheduled for a while sees two chunks at once, and all of them at no time.
-    assert any(trace.itl_ms[0] >= 15 for trace in run.traces)
-    assert {(trace.num_rounds, trace.num_accepted_tokens) for trace in run.traces} == {(4, 6)}
+    assert any(trace.itl_ms[0] >= 15 for trace in due)
+    assert {(trace.num_rounds, trace.num_accepted_tokens) for trace in due} == {(4, 6)}
     assert all(body["speculation"] == {"num_speculative_tokens": 3} for _, body in fake.requests)
     assert all(body["max_tokens"] == 24 and body["temperature"] == 0 for _, body in fake.requests)
 
@@ -58,34 +59,70 @@ def test_auto_leaves_the_lookahead_open() -> None:
 def test_poisson_arrivals_do_not_wait_for_answers() -> None:
     with fake_endpoint(delay_s=0.2) as fake:
         run = run_of(target_of(fake))
-        start_s, stop_s = measure_cell(run, Load(rate=60.0), SHORT, 1)
+        _, stop_s = measure_cell(run, Load(rate=60.0), SHORT, 1)
     assert fake.max_in_flight > 2
-    begun_s = start_s - SHORT.warm_up_s
-    assert [one.due_s for one in run.traces] == list(arrivals(60.0, begun_s, stop_s, 1))
+    # The load goes on to the drain's end, and its times are those of the seed whatever comes back.
+    assert any(one.due_s >= stop_s for one in run.traces)
+    first_s = run.traces[0].due_s
+    expected = list(islice(arrivals(60.0, 0.0, 1), len(run.traces)))
+    assert [one.due_s - first_s for one in run.traces] == pytest.approx([due_s - expected[0] for due_s in expected])
     # From its due time, whenever the client came to send it.
-    assert all(trace.ttft_ms is None or trace.ttft_ms >= 200 for trace in run.traces)
+    assert all(trace.ttft_ms is not None and trace.ttft_ms >= 200 for trace in run.traces if trace.is_done)
 
 
 def test_arrivals_repeat_with_their_seed_and_have_their_rate() -> None:
-    one = list(arrivals(5.0, 10.0, 1010.0, 1))
-    assert one == list(arrivals(5.0, 10.0, 1010.0, 1))
-    assert one[:9] != list(arrivals(5.0, 10.0, 1010.0, 2))[:9]
+    one = list(islice(arrivals(5.0, 10.0, 1), 5_000))
+    assert one == list(islice(arrivals(5.0, 10.0, 1), 5_000))
+    assert one[:9] != list(islice(arrivals(5.0, 10.0, 2), 9))
     assert one == sorted(one)
-    assert 4_700 < len(one) < 5_300
+    assert 950 < one[-1] - 10.0 < 1_050
 
 
 def test_answers_that_take_too_long_are_cut_at_the_drain() -> None:
     timing = replace(SHORT, drain_s=0.1)
     with fake_endpoint(delay_s=2.0) as fake:
-        begun_s = asyncio.run(_now())
         run = run_of(target_of(fake))
         measure_cell(run, Load(2), timing, 0)
-        assert asyncio.run(_now()) - begun_s < 1.5
     assert [trace.is_done for trace in run.traces] == [False, False]
+    assert all(trace.cut_s is not None and trace.ttft_ms is not None for trace in run.traces)
 
 
-async def _now() -> float:
-    return asyncio.get_running_loop().time()
+def test_a_slow_endpoint_is_waited_for_until_there_is_something_to_measure() -> None:
+    timing = Timing(warm_up_s=0.05, window_s=0.1, drain_s=5.0, patience_s=30.0)
+    with fake_endpoint(delay_s=0.3) as fake:
+        run = run_of(target_of(fake))
+        start_s, stop_s = measure_cell(run, Load(1), timing, 0)
+    assert run.traces[0].chunks[-1][0] <= start_s  # the window began when the first answer had come
+    assert sum(one.is_done for one in run.due_in(start_s, stop_s)) >= LEAST_DONE
+    # By whole windows, and not a window more than it takes.
+    assert (stop_s - start_s) / timing.window_s == pytest.approx(round((stop_s - start_s) / timing.window_s))
+    row = summarise(Place("mixed", Load(1)), "auto", run.traces, (start_s, stop_s), Slo())
+    assert row.output_tokens_per_s > 0
+    assert row.ttft_ms_p50 is not None
+    assert row.ttft_ms_p50 >= 300
+
+
+def test_patience_has_an_end() -> None:
+    timing = Timing(warm_up_s=0.05, window_s=0.1, drain_s=0.1, patience_s=0.3)
+    with fake_endpoint(delay_s=5.0) as fake:
+        run = run_of(target_of(fake))
+        start_s, stop_s = measure_cell(run, Load(1), timing, 0)
+    assert [one.is_done for one in run.traces] == [False]
+    row = summarise(Place("mixed", Load(1)), "auto", run.traces, (start_s, stop_s), Slo())
+    assert row.output_tokens_per_s == 0
+
+
+def test_tokens_count_when_they_come_and_not_when_their_answer_ends() -> None:
+    """The window may be shorter than an answer."""
+    timing = Timing(warm_up_s=0.05, window_s=0.4, drain_s=5.0)
+    with fake_endpoint(chunk_s=0.3) as fake:
+        run = run_of(target_of(fake))
+        start_s, stop_s = measure_cell(run, Load(1), timing, 0)
+    ended_inside = [one for one in run.due_in(start_s, stop_s) if one.chunks[-1][0] < stop_s]
+    row = summarise(Place("mixed", Load(1)), "auto", run.traces, (start_s, stop_s), Slo())
+    counted = round(row.output_tokens_per_s * row.seconds)
+    assert counted > 0
+    assert counted >= 5 * len(ended_inside)
 
 
 def test_an_endpoint_without_room_is_measured_and_not_hammered() -> None:
@@ -132,6 +169,7 @@ class Bench:
     speeds: dict[Lookahead, int]
     now_s: float = 0.0
     interrupt_after: int = 1_000
+    fail_after: int = 1_000
     runs: list[tuple[Lookahead, Load, int, str]] = field(default_factory=list)
 
     def clock(self) -> float:
@@ -140,6 +178,8 @@ class Bench:
     def measure(self, run: Run, load: Load, timing: Timing, seed: int) -> tuple[float, float]:
         if len(self.runs) >= self.interrupt_after:
             raise KeyboardInterrupt
+        if len(self.runs) >= self.fail_after:
+            raise EndpointError("gone")
         example = next(run.examples)
         self.runs.append((run.lookahead, load, seed, example.prompt_messages[0]["content"]))
         start_s = self.now_s + timing.warm_up_s
@@ -157,6 +197,7 @@ PLAN = SweepPlan(
     timing=Timing(warm_up_s=1.0, window_s=4.0, drain_s=1.0),
     num_repeats=3,
     budget_s=1_000.0,
+    slo=Slo(ttft_ms=100.0, tpot_ms=5.0),
 )
 
 
@@ -218,6 +259,28 @@ def test_an_interrupt_keeps_what_was_measured() -> None:
     assert len(results.rows) == 3
     assert results.why_short == "interrupted"
     assert kept == [1, 2, 3, 3]
+
+
+def test_an_endpoint_that_fails_on_the_way_leaves_what_was_measured() -> None:
+    results = sweep_of(Bench({0: 1, 2: 2, 4: 3, "auto": 4}, fail_after=4)).run()
+    assert len(results.rows) == 3
+    assert (results.why_short, results.has_failed) == ("gone", True)
+    with pytest.raises(EndpointError, match="gone"):
+        sweep_of(Bench({0: 1, 2: 2, 4: 3, "auto": 4}, fail_after=1)).run()
+
+
+def test_nothing_is_cut_that_may_still_be_good() -> None:
+    """A request due at the window's end, at the objective's very bounds, ends before the drain does."""
+    timings: list[Timing] = []
+
+    class Noting(Bench):
+        def measure(self, run: Run, load: Load, timing: Timing, seed: int) -> tuple[float, float]:
+            timings.append(timing)
+            return super().measure(run, load, timing, seed)
+
+    plan = replace(PLAN, max_tokens=512, slo=Slo(ttft_ms=1_000, tpot_ms=50), num_repeats=0)
+    sweep_of(Noting({0: 1, 2: 2, 4: 3, "auto": 4}), plan).run()
+    assert timings[0].drain_s == pytest.approx(1.0 + 512 * 0.05)
 
 
 def test_without_auto_there_is_nothing_to_compare() -> None:

@@ -27,6 +27,36 @@ def test_an_answer_of_one_chunk_has_no_time_per_token() -> None:
     assert not one.meets(Slo(ttft_ms=99.0, tpot_ms=1))
 
 
+def test_a_request_that_was_cut_counts_with_the_times_it_had_reached() -> None:
+    """Without it a row would be of the fast requests alone."""
+    silent, slow = Trace(1.0, cut_s=3.0), trace(1.0, (1.5, 1), (2.0, 3), is_done=False)
+    slow.cut_s = 3.5
+    assert (silent.ttft_ms, silent.tpot_ms) == (2000, None)
+    assert (slow.ttft_ms, slow.tpot_ms) == (500, 1000)  # two tokens in the two seconds from the first to the cut
+    row = summarise(PLACE, 3, [trace(1.0, (1.1, 1), (1.2, 2)), silent, slow], (1.0, 3.0), Slo(tpot_ms=101))
+    assert (row.ttft_ms_p99, row.tpot_ms_p99, row.num_cut) == (2000, 1000, 2)
+    assert row.goodput == 0.5
+
+
+def test_chunks_that_tell_no_count_share_the_last_word() -> None:
+    one = Trace(0.0)
+    for at_s in (0.1, 0.2, 0.3, 0.4):
+        one.take(at_s, True, None)
+    assert one.tokens_between(0.0, 0.25) == 2
+    one.take(0.5, False, 12)
+    assert one.tokens_between(0.0, 0.25) == 6
+    assert one.num_tokens == 12
+    assert one.tpot_ms == pytest.approx(300 / 9)
+
+
+def test_tokens_without_text_of_their_own_belong_to_the_last_text() -> None:
+    one = Trace(0.0)
+    one.take(0.1, False, 0)
+    for at_s, has_text, num_tokens in ((0.2, True, 1), (0.3, False, 2), (0.4, True, 5), (0.5, False, 6)):
+        one.take(at_s, has_text, num_tokens)
+    assert one.chunks == [(0.2, 2), (0.4, 6)]
+
+
 @pytest.mark.parametrize(
     ("slo", "is_met"), [(Slo(ttft_ms=101, tpot_ms=61), True), (Slo(ttft_ms=101, tpot_ms=59), False)]
 )
