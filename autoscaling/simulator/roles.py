@@ -54,29 +54,59 @@ class StepReport:
         return not any(item.num_drafted for item in self.items)
 
 
+class Device:
+    """What one process computes on: one thing at a time. Colocated roles share one."""
+
+    def __init__(self, events: EventQueue) -> None:
+        self._events = events
+        self._wakes: list[Callable[[], None]] = []
+        self.is_busy = False
+
+    def on_free(self, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever something has ended; who asked first is called first."""
+        self._wakes.append(wake)
+
+    def compute(self, duration_ms: float, end: Callable[[], None]) -> None:
+        """Be busy for so long, then call `end`, then whoever waits."""
+        assert not self.is_busy
+        self.is_busy = True
+
+        def over() -> None:
+            self.is_busy = False
+            end()
+            # After what has just ended has handed on: a go-ahead to the drafter beside it, say.
+            self._events.after(0.0, self._wake_all)
+
+        self._events.after(duration_ms, over)
+
+    def _wake_all(self) -> None:
+        for wake in self._wakes:
+            wake()
+
+
 class Drafter:
     """Drafts for all sessions that have their go-ahead when a batch starts."""
 
-    def __init__(self, events: EventQueue, table: DraftTable, max_batch_sessions: int = 256) -> None:
+    def __init__(
+        self, events: EventQueue, table: DraftTable, max_batch_sessions: int = 256, device: Device | None = None
+    ) -> None:
         self._events = events
         self._table = table
+        self._device = device or Device(events)
+        self._device.on_free(self._wake)
         self._max = max_batch_sessions
         self._ready: dict[SessionId, tuple[int, Callable[[float, int, int], None]]] = {}
-        self._is_busy = False
         self.busy_ms = 0.0
 
     def go_ahead(self, session: SessionId, lookahead: int, done: Callable[[float, int, int], None]) -> None:
         """Draft; `done` is called with the batch's time, longest lookahead and tokens."""
         self._ready[session] = (lookahead, done)
-        if not self._is_busy:
-            self._is_busy = True
-            self._events.after(0.0, self._draft)
+        self._events.after(0.0, self._wake)
 
-    def _draft(self) -> None:
-        batch = [self._ready.pop(session) for session in list(self._ready)[: self._max]]
-        if not batch:
-            self._is_busy = False
+    def _wake(self) -> None:
+        if self._device.is_busy or not self._ready:
             return
+        batch = [self._ready.pop(session) for session in list(self._ready)[: self._max]]
         lookaheads = [lookahead for lookahead, _ in batch]
         draft_ms = self._table.predict(lookaheads)
         self.busy_ms += draft_ms
@@ -84,16 +114,23 @@ class Drafter:
         def end() -> None:
             for _, done in batch:
                 done(draft_ms, max(lookaheads), sum(lookaheads))
-            self._draft()
 
-        self._events.after(draft_ms, end)
+        self._device.compute(draft_ms, end)
 
 
 class Verifier:
-    """Steps for all sessions that are ready, and waits where the policy says so."""
+    """Steps for all sessions that are ready, and waits where the policy says so.
 
-    def __init__(self, events: EventQueue, pair: Pair, *, jitter: float, seed: int) -> None:
+    A drafter on the same `device` has its go-ahead without a hop, and the first word when a step has ended.
+    """
+
+    def __init__(
+        self, events: EventQueue, pair: Pair, *, jitter: float, seed: int, device: Device | None = None
+    ) -> None:
         self._events = events
+        self._device = device or Device(events)
+        self._device.on_free(self._wake)
+        self._go_ahead_ms = pair.hop_ms if device is None else 0.0
         self._pair = pair
         self._jitter = jitter
         self._random = random.Random(seed)
@@ -102,7 +139,6 @@ class Verifier:
         self.policy = StepPolicy(self.timings)
         self._ready: dict[SessionId, Asked] = {}
         self._prompts: dict[SessionId, int] = {}
-        self._is_busy = False
         self._free_since_ms = 0.0
         self._waiting_since_ms: float | None = None
         self._turn = 0
@@ -124,13 +160,13 @@ class Verifier:
         self.policy.forget(session)
 
     def _wake(self) -> None:
-        if not self._is_busy:
+        if not self._device.is_busy:
             self._turn += 1
             turn = self._turn
             self._events.after(0.0, lambda: self._consider(turn))
 
     def _consider(self, turn: int) -> None:
-        if self._is_busy or turn != self._turn or not self._ready:
+        if self._device.is_busy or turn != self._turn or not self._ready:
             return
         now_ms = self._events.now_ms
         ready = [
@@ -154,7 +190,7 @@ class Verifier:
     def _step(self, ready: list[Ready]) -> None:
         now_ms = self._events.now_ms
         idle_ms = now_ms - self._free_since_ms
-        self._waiting_since_ms, self._is_busy = None, True
+        self._waiting_since_ms = None
         budget = self._pair.max_step_tokens - (PROMPT_TOKENS if self._prompts else 0)
         kept = self.policy.trim(ready, budget, idle_ms)
         left = self._pair.max_step_tokens - len(ready) - sum(kept)
@@ -177,7 +213,7 @@ class Verifier:
         step_ms = self._pair.verify.predict(shape) * (1.0 + abs(self._random.gauss(0.0, self._jitter)))
         self.num_steps += 1
         self.busy_ms += step_ms
-        self._events.after(step_ms, lambda: self._publish(asked, lengths, shape, step_ms, idle_ms))
+        self._device.compute(step_ms, lambda: self._publish(asked, lengths, shape, step_ms, idle_ms))
 
     def _publish(
         self, asked: list[Asked], lengths: dict[SessionId, int], shape: StepShape, step_ms: float, idle_ms: float
@@ -196,8 +232,7 @@ class Verifier:
             items.append(decided)
             self.policy.left(one.session, one.lookahead, held + 1, now_ms)
             if one.lookahead:
-                self._events.after(self._pair.hop_ms, lambda decided=decided: self.go_ahead(decided))  # type: ignore[misc]
+                self._events.after(self._go_ahead_ms, lambda decided=decided: self.go_ahead(decided))  # type: ignore[misc]
         report = StepReport(items=items, shape=shape, step_ms=step_ms, idle_ms=idle_ms)
         self._events.after(self._pair.hop_ms, lambda: self.report(report))
-        self._free_since_ms, self._is_busy = now_ms, False
-        self._wake()
+        self._free_since_ms = now_ms

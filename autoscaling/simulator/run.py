@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from autoscaling.simulator.events import EventQueue
-from autoscaling.simulator.roles import Drafter, Verifier
+from autoscaling.simulator.roles import Device, Drafter, Verifier
 from autoscaling.simulator.router import Request, Router
 from autoscaling.simulator.text import Text, conditional, profiles
 from deployments.messages import RequestClass
-from deployments.policy.hardware import Pair
+from deployments.policy.hardware import DraftTable, Pair
 from deployments.policy.planner import SpeculationSettings
 
 
@@ -22,6 +22,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     `lookahead` None leaves it to the policy, an integer is asked for by every request. `told` says whether the
     router knows the requests' classes; `told_class` tells it a wrong one. `spread` makes sessions of a class differ.
+    With `colocated` the one verifier drafts on its own device, in the time of that table.
     """
 
     pair: Pair
@@ -33,6 +34,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     warm_up_tokens: int = 2_000
     num_verifiers: int = 1
     num_drafters: int = 1
+    colocated: DraftTable | None = None
     prompt_tokens: int = 64
     output_tokens: int = 400
     spread: float = 0.0
@@ -58,11 +60,7 @@ class Result:
 def simulate(scenario: Scenario) -> Result:
     """Run a scenario in virtual time."""
     events = EventQueue()
-    verifiers = [
-        Verifier(events, scenario.pair, jitter=scenario.jitter, seed=scenario.seed + index)
-        for index in range(scenario.num_verifiers)
-    ]
-    drafters = [Drafter(events, scenario.pair.draft) for _ in range(scenario.num_drafters)]
+    verifiers, drafters = _roles(scenario, events)
     router = Router(events, verifiers, drafters, scenario.policy, scenario.pair.hop_ms)
     next_request = _requests(scenario)
 
@@ -95,6 +93,20 @@ def simulate(scenario: Scenario) -> Result:
         verifier_share=sum(verifier.busy_ms for verifier in verifiers) / len(verifiers) / events.now_ms,
         by_lookahead=dict(sorted(tally.by_lookahead.items())),
     )
+
+
+def _roles(scenario: Scenario, events: EventQueue) -> tuple[list[Verifier], list[Drafter]]:
+    pair, jitter = scenario.pair, scenario.jitter
+    if scenario.colocated is not None:
+        assert scenario.num_verifiers == 1
+        device = Device(events)
+        # First in, first called: a go-ahead comes before the next step.
+        drafter = Drafter(events, scenario.colocated, device=device)
+        return [Verifier(events, pair, jitter=jitter, seed=scenario.seed, device=device)], [drafter]
+    verifiers = [
+        Verifier(events, pair, jitter=jitter, seed=scenario.seed + index) for index in range(scenario.num_verifiers)
+    ]
+    return verifiers, [Drafter(events, pair.draft) for _ in range(scenario.num_drafters)]
 
 
 def _requests(scenario: Scenario) -> Callable[[], Request]:
