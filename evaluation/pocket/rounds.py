@@ -9,10 +9,8 @@ number that holds is worked out from the distributions of each proposal; coupled
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -32,6 +30,7 @@ from deployments.paged.chunk import Chunk
 from evaluation.pocket import folders
 from evaluation.pocket.acceptance import CLASSES, SEED, Bench, reading
 from evaluation.pocket.prompts import held_out
+from evaluation.pocket.tables import print_table
 
 LOOKAHEAD, STRIDE = 4, 3
 TEMPERATURES = (0.7, 1.0)
@@ -159,10 +158,4 @@ def measure(root: Path, num_prompts: int, num_tokens: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path(str(files("deployments.models"))) / "pocket")
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=64)
-    asked = parser.parse_args()
-    for line in measure(asked.root, asked.prompts, asked.tokens):
-        print(line, flush=True)
+    print_table(__doc__, measure)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,12 @@ import yaml
 
 from deployments.ingress.access import Access
 from deployments.ingress.admission import Admission, AdmissionLimits
-from deployments.ingress.fake_router import FakeRouter
 from deployments.ingress.tenants import KeyRing, hash_of, new_key, read_tenants
 from deployments.watched import Watched
 from evaluation.load.metrics import parse_sums
-from tests.support.rest import MODEL, plain_ids
-from tests.support.rest_server import RestServer, serve
+from tests.support.rest import MODEL
+from tests.support.rest_server import RestServer, answering, serve, until
 from tests.support.serve_process import Server
-from tests.support.tiny_tokenizer import END_OF_TURN_ID
 
 ANSWER = "zebras graze behind quartz walls, " * 3 + "quietly."
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
@@ -72,21 +70,8 @@ def client(server: RestServer, key: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
 
 
-def answering(server: RestServer, **options: float) -> FakeRouter:
-    tokens = [*plain_ids(server.context, ANSWER), END_OF_TURN_ID]
-    return FakeRouter(reply=lambda generate: tokens, **options)  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not come about within 10 s")
-
-
 async def test_a_key_opens_and_a_wrong_one_does_not(server: RestServer) -> None:
-    await server.add(answering(server))
+    await server.add(answering(server, ANSWER))
     async with client(server, KEYS["free"]) as api:
         answer = await api.chat.completions.create(model=MODEL, messages=MESSAGES)
         assert answer.choices[0].message.content == ANSWER
@@ -147,7 +132,7 @@ async def test_keys_change_with_the_file_and_without_a_restart(
 
 
 async def test_what_a_tenant_may_not_have_is_a_403_that_names_it(server: RestServer) -> None:
-    router = await server.add(answering(server))
+    router = await server.add(answering(server, ANSWER))
     async with client(server, KEYS["elsewhere"]) as api:
         with pytest.raises(openai.PermissionDeniedError) as model:
             await api.chat.completions.create(model=MODEL, messages=MESSAGES)
@@ -174,7 +159,7 @@ async def test_what_a_tenant_may_not_have_is_a_403_that_names_it(server: RestSer
 
 
 async def test_a_tenants_concurrency_is_a_429_that_says_when(server: RestServer) -> None:
-    await server.add(answering(server, step_s=0.01))
+    await server.add(answering(server, ANSWER, step_s=0.01))
     async with client(server, KEYS["few"]) as few, client(server, KEYS["free"]) as free:
         stream = await few.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
         with pytest.raises(openai.RateLimitError) as bound:
@@ -188,7 +173,7 @@ async def test_a_tenants_concurrency_is_a_429_that_says_when(server: RestServer)
 
 
 async def test_a_client_that_leaves_gives_its_place_back(server: RestServer) -> None:
-    router = await server.add(answering(server, step_s=0.02))
+    router = await server.add(answering(server, ANSWER, step_s=0.02))
     async with client(server, KEYS["few"]) as api:
         for _ in range(3):
             stream = await api.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
@@ -199,7 +184,7 @@ async def test_a_client_that_leaves_gives_its_place_back(server: RestServer) -> 
 
 
 async def test_tokens_per_minute_are_a_429_that_says_when(server: RestServer) -> None:
-    await server.add(answering(server))
+    await server.add(answering(server, ANSWER))
     async with client(server, KEYS["tokens"]) as api:
         answer = await api.chat.completions.create(model=MODEL, messages=MESSAGES)
         assert answer.usage is not None
@@ -211,7 +196,7 @@ async def test_tokens_per_minute_are_a_429_that_says_when(server: RestServer) ->
 async def test_overload_is_answered_at_once_and_who_waits_is_served(tmp_path: Path) -> None:
     limits = AdmissionLimits(max_running=2, max_waiting=3)
     async with guarded(tmp_path, limits) as server:
-        router = await server.add(answering(server, step_s=0.005))
+        router = await server.add(answering(server, ANSWER, step_s=0.005))
         async with client(server, KEYS["free"]) as api:
             asked = [api.chat.completions.create(model=MODEL, messages=MESSAGES) for _ in range(12)]
             results = await asyncio.gather(*asked, return_exceptions=True)
@@ -233,7 +218,7 @@ async def test_overload_is_answered_at_once_and_who_waits_is_served(tmp_path: Pa
 
 async def test_choices_take_places_of_their_own(tmp_path: Path) -> None:
     async with guarded(tmp_path, AdmissionLimits(max_running=3, max_waiting=9)) as server:
-        router = await server.add(answering(server, step_s=0.005))
+        router = await server.add(answering(server, ANSWER, step_s=0.005))
         async with client(server, KEYS["free"]) as api:
             asked = [api.chat.completions.create(model=MODEL, messages=MESSAGES, n=2) for _ in range(4)]
             answering_all = asyncio.gather(*asked)
@@ -249,7 +234,7 @@ async def test_choices_take_places_of_their_own(tmp_path: Path) -> None:
 async def test_a_wait_that_takes_too_long_is_a_503_and_a_client_that_leaves_it_is_forgotten(tmp_path: Path) -> None:
     limits = AdmissionLimits(max_running=1, max_waiting=1, max_wait_s=0.3)
     async with guarded(tmp_path, limits) as server:
-        router = await server.add(answering(server, step_s=0.05))
+        router = await server.add(answering(server, ANSWER, step_s=0.05))
         async with client(server, KEYS["free"]) as api:
             stream = await api.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
             leaving = asyncio.create_task(api.chat.completions.create(model=MODEL, messages=MESSAGES))
@@ -304,7 +289,7 @@ async def test_a_body_that_never_ends_is_answered_and_hung_up_on(
 
 
 async def test_a_chunked_body_within_bounds_is_served(server: RestServer) -> None:
-    await server.add(answering(server))
+    await server.add(answering(server, ANSWER))
     body = json.dumps({"model": MODEL, "prompt": "the"}).encode()
 
     async def in_pieces() -> AsyncIterator[bytes]:
@@ -325,7 +310,7 @@ async def test_heads_are_bounded(server: RestServer) -> None:
 
 async def test_the_deployments_limits_are_400s(tmp_path: Path) -> None:
     async with guarded(tmp_path, max_prompt_tokens=30, max_output_tokens=5) as server:
-        router = await server.add(answering(server))
+        router = await server.add(answering(server, ANSWER))
         async with client(server, KEYS["free"]) as api:
             for param, asked in (("max_tokens", {"max_tokens": 6}), ("prompt", {"prompt": "word " * 40})):
                 with pytest.raises(openai.BadRequestError) as refused:
@@ -338,7 +323,7 @@ async def test_the_deployments_limits_are_400s(tmp_path: Path) -> None:
 
 async def test_without_keys_everything_is_open(tmp_path: Path) -> None:
     async with serve(tmp_path) as server:
-        await server.add(answering(server))
+        await server.add(answering(server, ANSWER))
         async with httpx.AsyncClient(base_url=server.url) as http:
             response = await http.post("/v1/chat/completions", json={"model": MODEL, "messages": MESSAGES})
             assert response.status_code == 200

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import openai
 import pytest
 
-from deployments.ingress.fake_router import FakeRouter
 from deployments.ingress.generation import FlowLimits
 from deployments.messages import Failure, Generate
-from tests.support.rest import MODEL, plain_ids
-from tests.support.rest_server import RestServer, serve
-from tests.support.tiny_tokenizer import END_OF_TURN_ID
+from tests.support.rest import MODEL
+from tests.support.rest_server import RestServer, answering, serve, until
 
 ANSWER = "zebras graze 🙂 behind quartz walls, " * 4 + "quietly."
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -34,21 +32,8 @@ async def api(server: RestServer) -> AsyncIterator[openai.AsyncOpenAI]:
         yield api
 
 
-def answering(server: RestServer, text: str = ANSWER, **options: float) -> FakeRouter:
-    tokens = [*plain_ids(server.context, text), END_OF_TURN_ID]
-    return FakeRouter(reply=lambda generate: tokens, **options)  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not come about within 10 s")
-
-
 async def test_an_answer_whole_and_streamed(server: RestServer, api: openai.AsyncOpenAI) -> None:
-    await server.add(answering(server))
+    await server.add(answering(server, ANSWER))
     whole = await api.chat.completions.create(model=MODEL, messages=MESSAGES)  # type: ignore[arg-type]
     assert whole.choices[0].message.content == ANSWER
     assert whole.choices[0].finish_reason == "stop"
@@ -67,7 +52,7 @@ async def test_an_answer_whole_and_streamed(server: RestServer, api: openai.Asyn
 
 
 async def test_a_completion_and_the_list_of_models(server: RestServer, api: openai.AsyncOpenAI) -> None:
-    await server.add(answering(server))
+    await server.add(answering(server, ANSWER))
     completion = await api.completions.create(model=MODEL, prompt="the", max_tokens=500, stop=[" walls"])
     assert completion.choices[0].text == "zebras graze 🙂 behind quartz"
     stream = await api.completions.create(model=MODEL, prompt="the", max_tokens=500, stop=" walls", stream=True)
@@ -83,7 +68,7 @@ async def test_a_stop_string_cancels_at_the_router(server: RestServer, api: open
 
 
 async def test_errors_are_the_clients_typed_exceptions(server: RestServer, api: openai.AsyncOpenAI) -> None:
-    await server.add(answering(server))
+    await server.add(answering(server, ANSWER))
     with pytest.raises(openai.NotFoundError) as missing:
         await api.chat.completions.create(model="other", messages=MESSAGES)  # type: ignore[arg-type]
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
@@ -97,7 +82,7 @@ async def test_errors_are_the_clients_typed_exceptions(server: RestServer, api: 
 
 
 async def test_overload_is_a_503_that_the_client_retries(server: RestServer, api: openai.AsyncOpenAI) -> None:
-    router = answering(server)
+    router = answering(server, ANSWER)
     router.refusal = lambda generate: Failure(request=generate.request, code="overloaded", detail="full")
     await server.add(router)
     with pytest.raises(openai.InternalServerError) as full:
@@ -121,12 +106,12 @@ async def test_without_a_router_the_service_is_not_ready(server: RestServer, api
     with pytest.raises(openai.InternalServerError) as none:
         await api.chat.completions.create(model=MODEL, messages=MESSAGES)  # type: ignore[arg-type]
     assert none.value.status_code == 503
-    await server.add(answering(server))
+    await server.add(answering(server, ANSWER))
     assert (await api.chat.completions.create(model=MODEL, messages=MESSAGES)).choices  # type: ignore[arg-type]
 
 
 async def test_a_router_lost_in_mid_stream_is_invisible(server: RestServer, api: openai.AsyncOpenAI) -> None:
-    routers = [await server.add(answering(server, step_s=0.005)) for _ in range(2)]
+    routers = [await server.add(answering(server, ANSWER, step_s=0.005)) for _ in range(2)]
     stream = await api.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, seed=5)  # type: ignore[call-overload]
     text = ""
     async for chunk in stream:
@@ -142,7 +127,7 @@ async def test_a_router_lost_in_mid_stream_is_invisible(server: RestServer, api:
 
 
 async def test_a_stream_that_cannot_go_on_raises_in_the_client(server: RestServer, api: openai.AsyncOpenAI) -> None:
-    await server.add(answering(server, step_s=0.005))
+    await server.add(answering(server, ANSWER, step_s=0.005))
     stream = await api.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)  # type: ignore[call-overload]
     read: list[str] = []
 
@@ -202,8 +187,8 @@ async def test_a_client_that_does_not_read_pauses_its_session(server: RestServer
 async def test_sixteen_good_requests_finish_unchanged_among_bad_ones(
     server: RestServer, api: openai.AsyncOpenAI
 ) -> None:
-    await server.add(answering(server, step_s=0.002))
-    await server.add(answering(server, step_s=0.001))
+    await server.add(answering(server, ANSWER, step_s=0.002))
+    await server.add(answering(server, ANSWER, step_s=0.001))
     good = [api.chat.completions.create(model=MODEL, messages=MESSAGES) for _ in range(16)]  # type: ignore[arg-type]
     bad = [
         api.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=-i)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,8 @@ from deployments.ingress.context import ApiLimits, IngressContext
 from deployments.ingress.fake_router import FakeRouter
 from deployments.ingress.generation import FlowLimits, RouterClient
 from deployments.link import Identity, Invitation, Listener, TokenBook, dial, listen
-from tests.support.rest import make_context
+from tests.support.rest import make_context, plain_ids
+from tests.support.tiny_tokenizer import END_OF_TURN_ID
 
 INGRESS = Identity("ingress-0", "ingress")
 PORTS = range(26000, 27000)
@@ -43,6 +44,21 @@ class RestServer:
         self.routers.append(router)
         self.listeners.append(listener)
         return router
+
+
+def answering(server: RestServer, text: str, **options: float) -> FakeRouter:
+    """A router that answers everything with this text."""
+    tokens = [*plain_ids(server.context, text), END_OF_TURN_ID]
+    return FakeRouter(reply=lambda generate: tokens, **options)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, ten seconds at most."""
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come about within 10 s")
 
 
 @asynccontextmanager
