@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from pathlib import Path
 
 from deployments.cli.bench_arguments import positive
-from deployments.cli.evaluation_run import add_endpoint, add_variants, key_of, own_command, progress_bar
+from deployments.cli.evaluation_run import add_endpoint, add_variants, key_of, own_command, progress_bar, told
 
 HELP = "measure speed by class of text and variant, with prompts and answers of fixed length"
 CLASSES = "structured,code,prose,summary"
@@ -74,7 +73,4 @@ def run(args: argparse.Namespace) -> int:
         cells=tuple(measurement.cells()),
     )
     keep(args.out, found)
-    markdown, page = write_report(args.out)
-    print(markdown.read_text(encoding="utf-8"))
-    print(f"written: {markdown}, {page}", file=sys.stderr)
-    return 0
+    return told(write_report(args.out))

@@ -121,7 +121,11 @@ def finish(folder: Path, limits: Limits, environment: Mapping[str, str]) -> int:
     from evaluation.report.writing import write_report
 
     evaluate(folder, environment, limits)
-    files = write_report(folder)
+    return told(write_report(folder))
+
+
+def told(files: tuple[Path, Path]) -> int:
+    """Print a report's Markdown, and where it and the HTML file are."""
     print(files[0].read_text(encoding="utf-8"))
     print(f"written: {', '.join(str(file) for file in files)}", file=sys.stderr)
     return 0

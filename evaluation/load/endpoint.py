@@ -132,6 +132,11 @@ def speculation_of(body: dict[str, Any]) -> tuple[int, int]:
     return speculation.get("num_spec_steps", 0), speculation.get("num_accepted_draft_tokens", 0)
 
 
+def tells_speculation(body: dict[str, Any]) -> bool:
+    """Whether a response, or one chunk of one, says what speculation did, be it nothing."""
+    return bool((body.get("metrics") or {}).get("speculative_decoding"))
+
+
 def histogram_of(body: dict[str, Any]) -> list[int]:
     """How many rounds accepted so many drafted tokens, by that number; empty where the endpoint does not tell."""
     return ((body.get("metrics") or {}).get("speculative_decoding") or {}).get("acceptance_histogram") or []

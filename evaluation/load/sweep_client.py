@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from evaluation.client import EndpointError
-from evaluation.load.endpoint import histogram_of, request_of, speculation_of
+from evaluation.load.endpoint import histogram_of, request_of, speculation_of, tells_speculation
 from evaluation.load.sweep_records import Lookahead, Trace
 from evaluation.pocket.records import Example
 
@@ -82,6 +82,7 @@ def _take(url: str, line: str, trace: Trace) -> None:
     trace.num_prompt_tokens = usage.get("prompt_tokens", trace.num_prompt_tokens)
     has_text = any(_text_of(choice) for choice in chunk.get("choices", ()))
     trace.take(time.perf_counter(), has_text, usage.get("completion_tokens"))
+    trace.is_told = trace.is_told or tells_speculation(chunk)
     num_rounds, num_accepted = speculation_of(chunk)
     trace.num_rounds += num_rounds
     trace.num_accepted_tokens += num_accepted

@@ -54,7 +54,8 @@ class Trace:
 
     `is_done` says that the answer came to its end; `has_failed` that the endpoint had no room for it; `cut_s` when the
     bench hung up before the end; `is_estimated` that the endpoint told the number of tokens at the end only, or not at
-    all. `histogram` has the rounds by their number of accepted tokens.
+    all. `histogram` has the rounds by their number of accepted tokens; `is_told` says
+    that the endpoint tells of rounds at all.
     """
 
     due_s: float
@@ -63,6 +64,7 @@ class Trace:
     has_failed: bool = False
     cut_s: float | None = None
     is_estimated: bool = False
+    is_told: bool = False
     num_rounds: int = 0
     num_accepted_tokens: int = 0
     num_prompt_tokens: int = 0

@@ -17,6 +17,8 @@ import httpx
 
 from evaluation.client import EndpointError, base_url, first_model, headers
 from evaluation.client import Patience as ClientPatience
+from evaluation.load.counters import Counts, counts_in, metrics_text
+from evaluation.load.endpoint import SETTLE_S
 from evaluation.load.metrics import RESIDENT_BYTES, by_label
 from evaluation.load.sweep_client import follow
 from evaluation.load.sweep_records import Trace, percentile
@@ -41,10 +43,11 @@ class Target:
 
 @dataclass(slots=True)
 class Runs:
-    """What one cell has shown: a rate per repeat, and all requests."""
+    """What one cell has shown: a rate per repeat, all requests, and what only the endpoint's counters told."""
 
     rates: list[float] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Measurement:
         self.classes = classes
         self.variants = variants
         self.lengths = lengths
+        self.settle_s = SETTLE_S
         self.runs: dict[Key, Runs] = {}
         self.prompts: dict[tuple[str, str], Prompts] = {}
         self.model = ""
@@ -103,11 +107,7 @@ class Measurement:
 
     async def _memory(self, place: Place) -> dict[str, float]:
         """What the roles hold at the end, by role; nothing where the endpoint does not tell."""
-        try:
-            response = await place.client.get(f"{place.url}/metrics", timeout=30)
-        except httpx.TransportError:
-            return {}
-        return by_label(response.text, RESIDENT_BYTES, "role") if response.status_code == httpx.codes.OK else {}
+        return by_label(await metrics_text(place.client, place.url), RESIDENT_BYTES, "role")
 
     def _steps(self) -> Iterator[tuple[int, TaskClass, int, Variant]]:
         for repeat in range(self.lengths.num_repeats):
@@ -146,11 +146,20 @@ class Measurement:
                 raise EndpointError(f"{place.url} has no room for {num_streams} streams: ask for fewer (--streams)")
             return trace
 
-        await all_streams(one, num_streams, range(1))
+        untimed = await all_streams(one, num_streams, range(1))
+        is_told = any(trace.is_told for trace in untimed)
+        before = Counts() if is_told else await self._settled_counts(place)
         begun_s = time.perf_counter()
         traces = await all_streams(one, num_streams, range(1, 1 + self.lengths.num_waves))
         runs.rates.append(sum(trace.num_tokens for trace in traces) / (time.perf_counter() - begun_s))
         runs.traces += traces
+        if not is_told:
+            runs.counts += await self._settled_counts(place) - before
+
+    async def _settled_counts(self, place: Place) -> Counts:
+        """The endpoint's counters, once they have caught up with its answers."""
+        await asyncio.sleep(self.settle_s)
+        return counts_in(await metrics_text(place.client, place.url))
 
     @property
     def has_fixed_prompts(self) -> bool:
@@ -172,8 +181,8 @@ class Measurement:
         ttfts = [value for trace in runs.traces if (value := trace.ttft_ms) is not None]
         tpots = [value for trace in runs.traces if (value := trace.tpot_ms) is not None]
         itls = [value for trace in runs.traces for value in trace.itl_ms]
-        num_rounds = sum(trace.num_rounds for trace in runs.traces)
-        num_accepted = sum(trace.num_accepted_tokens for trace in runs.traces)
+        num_rounds = sum(trace.num_rounds for trace in runs.traces) + runs.counts.num_rounds
+        num_accepted = sum(trace.num_accepted_tokens for trace in runs.traces) + runs.counts.num_accepted_tokens
         return Cell(
             task_class=task_class,
             variant=variant,
@@ -188,7 +197,7 @@ class Measurement:
             itl_ms_p50=percentile(itls, 50),
             itl_ms_p99=percentile(itls, 99),
             acceptance_length=1 + num_accepted / num_rounds if num_rounds else None,
-            by_position=by_position(runs.traces),
+            by_position=by_position(runs.traces) or runs.counts.rates,
             speed_up=span(ratios) if ratios and variant != BASE else None,
         )
 

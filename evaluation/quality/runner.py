@@ -175,7 +175,7 @@ class Runner:
     def _body(self, case: Case, variant: Variant) -> dict[str, Any]:
         model = variant.model or self._models[self._url(variant)]
         asked = asked_of(self.suite, case)
-        return {"model": model, **asked, **self.suite.generation.to_body(), **variant.to_body()}
+        return {"model": model, **asked, **self.suite.generation.to_body(case.id), **variant.to_body()}
 
     def _url(self, variant: Variant) -> str:
         return base_url(variant.url or self.plan.url)

@@ -42,7 +42,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Sampling parameters, the same for every case; `extra` goes into the request as it is."""
+    """Sampling parameters, the same for every case but the seed; `extra` goes into the request as it is."""
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -53,15 +53,29 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     stop: tuple[str, ...] = ()
     extra: dict[str, JsonValue] = {}
 
-    def to_body(self) -> dict[str, JsonValue]:
-        """The fields of a request; what is not set is left to the endpoint."""
-        body: dict[str, JsonValue] = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
+    def to_body(self, case_id: str) -> dict[str, JsonValue]:
+        """The fields of the request for one case; what is not set is left to the endpoint."""
+        body: dict[str, JsonValue] = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "seed": case_seed(self.seed, case_id),
+        }
         for name in ("top_p", "top_k", "min_p"):
             if (value := getattr(self, name)) is not None:
                 body[name] = value
         if self.stop:
             body["stop"] = list(self.stop)
         return {**body, **self.extra}
+
+
+def case_seed(seed: int, case_id: str) -> int:
+    """The seed that one case is asked with, below 2**31: a function of the run's seed and the case's id alone.
+
+    So every variant samples a case with the same seed, and no two cases with one: with a seed for all, they would
+    meet the same noise at the same positions, and err together.
+    """
+    digest = hashlib.sha256(f"{seed}/{case_id}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1
 
 
 class ScorerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,8 +118,8 @@ class DomainEvalSuite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
         What is expected, metadata and scorers are left out, so that kept answers can be scored anew.
         """
-        asked = [(case.id, case.input) for case in self.cases]
-        content = msgspec.json.encode((self.api, self.generation, asked), order="deterministic")
+        asked = [(case.input, self.generation.to_body(case.id)) for case in self.cases]
+        content = msgspec.json.encode((self.api, [case.id for case in self.cases], asked), order="deterministic")
         return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -36,9 +36,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A page; `short` are the sentences at its head."""
+    """A page; `short` are the sentences at its head, `subject` what its parts are called beside those of others."""
 
     title: str
+    subject: str = ""
     description: str = ""
     short: Sequence[str] = ()
     sections: Sequence[Section] = ()

@@ -1,9 +1,10 @@
-"""Writes the report of a folder: what a run of a suite left there, a throughput measurement, or both."""
+"""Writes reports: of a folder, with what a run of a suite or a throughput measurement left there, or of several."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evaluation.load.throughput_records import kept
@@ -16,19 +17,45 @@ from evaluation.report.page import Page, Section, write_page
 
 def write_report(folder: Path) -> tuple[Path, Path]:
     """Write report.md and report.html, and return them. Raises ExtraMissingError without jinja2 or matplotlib."""
+    return write_page(folder, _page(folder))
+
+
+def write_joint_report(folders: Sequence[Path], out: Path) -> tuple[Path, Path]:
+    """The same for several folders on one page, each part under its suite's name. Raises ValueError for an empty one."""
+    pages = [_page(folder) for folder in folders]
+    for folder, page in zip(folders, pages, strict=True):
+        if not page.sections:
+            raise ValueError(f"{folder} holds neither a run nor a measurement")
+    out.mkdir(parents=True, exist_ok=True)
+    return write_page(
+        out,
+        Page(
+            title="Evaluation",
+            description="\n".join(f"{page.subject}: {page.description}" for page in pages if page.description),
+            short=[f"{page.subject}: {line}" for page in pages for line in page.short],
+            sections=[
+                replace(section, title=f"{page.subject}: {section.title}")
+                for page in pages
+                for section in page.sections
+            ],
+        ),
+    )
+
+
+def _page(folder: Path) -> Page:
     short: list[str] = []
     sections: list[Section] = []
-    title, description = "Throughput", ""
+    title, subject, description = "Throughput", "throughput", ""
     if results := kept_results(folder):
         _, suite, answers = read_folder(folder)
-        title, description = f"Evaluation: {suite.name}", suite.description
+        title, subject, description = f"Evaluation: {suite.name}", suite.name, suite.description
         short += conclusions.of_quality(results)
         sections += _quality(results, suite, answers)
     if throughput := kept(folder):
         short += conclusions.of_throughput(throughput)
         sections += throughput_tables.sections(throughput)
     shown = [section for section in sections if section.table.rows]
-    return write_page(folder, Page(title=title, description=description, short=short, sections=shown))
+    return Page(title=title, subject=subject, description=description, short=short, sections=shown)
 
 
 def _quality(results: Results, suite: DomainEvalSuite, answers: AnswerFile) -> Iterator[Section]:

@@ -48,6 +48,7 @@ class ScriptedEndpoint:
     url: str
     script: Script
     requests: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
+    metrics: Callable[[], str] = str
     in_flight: int = 0
     most_in_flight: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -72,7 +73,8 @@ def scripted_endpoint(script: Script) -> Iterator[ScriptedEndpoint]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.reply(Reply({"data": [{"id": "scripted"}]}))
+            is_metrics = self.path == "/metrics"
+            self.reply(Reply(endpoint.metrics().encode() if is_metrics else {"data": [{"id": "scripted"}]}))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -172,6 +172,27 @@ def test_kept_answers_are_scored_anew(suite: Path, tmp_path: Path, capsys: pytes
     assert after == before
 
 
+def test_several_runs_share_a_page(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(SUITE.replace("name: ", "name: more-", 1))
+    with scripted_endpoint(right) as endpoint:
+        folders = [tmp_path / "first", tmp_path / "second"]
+        for file, folder in zip((suite, other), folders, strict=True):
+            assert evaluate(file, endpoint.url, folder) == 0
+    names = [results_of(folder)["plan"]["suite"] for folder in folders]
+    capsys.readouterr()
+    both = [str(folder) for folder in folders]
+    assert main(["eval", "report", *both, "--out", str(tmp_path / "page")]) == 0
+    printed = capsys.readouterr().out
+    assert [f"## {name}: Quality" in printed for name in names] == [True, True]
+    assert printed.count("| exact_match | base | 1.000") >= 2
+    assert (tmp_path / "page" / "report.html").read_text().count("<svg") == 2
+    assert main(["eval", "report", *both]) == 1
+    assert "--out" in capsys.readouterr().err
+    assert main(["eval", "report", *both, str(tmp_path), "--out", str(tmp_path / "page")]) == 1
+    assert "holds neither a run nor a measurement" in capsys.readouterr().err
+
+
 def test_refused_cases_count_as_failed_and_are_told(
     suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -210,6 +210,22 @@ def test_variants_take_turns_and_say_what_tells_tokens_apart(tmp_path: Path) -> 
     assert len(answers.answers) == 8
 
 
+def test_a_case_has_one_seed_under_all_variants_and_no_other_case_has_it(tmp_path: Path) -> None:
+    asked: dict[int, list[dict[str, int]]] = {}
+    for seed in (0, 1):
+        with scripted_endpoint(echo) as endpoint:
+            suite = suite_of(6, generation=Generation(temperature=1.0, seed=seed))
+            ask(suite, endpoint.url, tmp_path / str(seed), (OFF, MTP))
+        bodies = [body for _, body, _ in endpoint.requests if body["max_tokens"] > 1]
+        for speculation in (OFF.speculation, MTP.speculation):
+            seeds = {prompt_of(body): body["seed"] for body in bodies if body["speculation"] == speculation}
+            asked.setdefault(seed, []).append(seeds)
+        assert asked[seed][0] == asked[seed][1]
+        assert len(set(asked[seed][0].values())) == 6
+        assert all(0 <= value < 2**31 for value in asked[seed][0].values())
+    assert not set(asked[0][0].values()) & set(asked[1][0].values())
+
+
 def test_an_endpoint_that_knows_no_extras_is_not_asked_for_them(tmp_path: Path) -> None:
     def plain(path: str, body: dict[str, Any]) -> Reply:
         unknown = set(body) - {"model", "messages", "max_tokens", "temperature", "seed", "logprobs", "top_logprobs"}

@@ -145,11 +145,14 @@ def test_a_python_file_builds_a_suite_with_a_scorer_of_its_own(tmp_path: Path) -
         load_suite(written(tmp_path, "x = 1\n", "own.py"))
 
 
+SEED = ("max_tokens: 8", "max_tokens: 8, seed: 1")
+
+
 def test_the_digest_follows_what_is_asked_and_nothing_else(tmp_path: Path) -> None:
     digest = load_suite(written(tmp_path, GOOD)).digest()
     for old, new in (("expected: Paris", "expected: Lyon"), ("rank: 2", "rank: 3"), ("- exact_match", "- json_valid")):
         assert load_suite(written(tmp_path, GOOD.replace(old, new))).digest() == digest
-    for old, new in (("of France", "of Gaul"), ("max_tokens: 8", "max_tokens: 9"), ("id: france", "id: gaul")):
+    for old, new in (("of France", "of Gaul"), ("max_tokens: 8", "max_tokens: 9"), ("id: france", "id: gaul"), SEED):
         assert load_suite(written(tmp_path, GOOD.replace(old, new))).digest() != digest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,56 @@ def test_no_failed_request_counts_as_a_fast_one(reply: Reply, told: str) -> None
 
     with scripted_endpoint(failing) as endpoint, pytest.raises(EndpointError, match=told):
         measured(endpoint)
+
+
+COUNTERS = """# HELP vllm:spec_decode_num_drafts_total Number of spec decoding drafts.
+vllm:spec_decode_num_drafts_total{{engine="0",model_name="m"}} {rounds}.0
+vllm:spec_decode_num_draft_tokens_total{{engine="0",model_name="m"}} {drafted}.0
+vllm:spec_decode_num_accepted_tokens_total{{engine="0",model_name="m"}} {accepted}.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{{engine="0",model_name="m",position="0"}} {first}.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{{engine="0",model_name="m",position="1"}} {second}.0
+vllm:spec_decode_num_accepted_tokens_per_pos_total{{engine="0",model_name="m",position="2"}} 0.0
+"""
+
+
+def test_where_answers_are_silent_the_endpoints_counters_tell_of_acceptance() -> None:
+    """As with vLLM: 1,000 rounds before us; then an answer is four rounds, which accept two, two, one and none."""
+    num_answers = 0
+
+    def silent(path: str, body: dict[str, Any]) -> Reply:
+        nonlocal num_answers
+        if path == "/tokenize":
+            return tokenising(path, body)
+        num_answers += 1
+        chunks = [{"choices": [{"text": "ab"}], "usage": {"completion_tokens": 2}}]
+        return streamed(*chunks, "[DONE]")
+
+    def counters() -> str:
+        rounds = 1000 + 4 * num_answers
+        return COUNTERS.format(
+            rounds=rounds,
+            drafted=3 * rounds,
+            accepted=7 + 5 * num_answers,
+            first=3 * num_answers,
+            second=2 * num_answers,
+        )
+
+    with scripted_endpoint(silent) as endpoint:
+        endpoint.metrics = counters
+        measurement = Measurement(Target(url=endpoint.url), [CLASS], [OFF], SHORT)
+        measurement.settle_s = 0.0
+        asyncio.run(measurement.run(lambda done, of: None))
+    (cell,) = measurement.cells()
+    assert cell.acceptance_length == 1 + 5 / 4
+    assert cell.by_position == (3 / 4, 2 / 4)
+
+
+def test_answers_that_tell_are_believed_over_counters() -> None:
+    with scripted_endpoint(tokenising) as endpoint:
+        endpoint.metrics = lambda: COUNTERS.format(rounds=time.monotonic_ns(), drafted=9, accepted=9, first=9, second=9)
+        base, mtp = measured(endpoint).cells()
+    assert (base.acceptance_length, base.by_position) == (None, ())
+    assert (mtp.acceptance_length, mtp.by_position) == (2.0, (0.5, 0.5))
 
 
 def test_texts_are_cut_at_the_beginning_and_made_longer_with_others() -> None:
