@@ -9,8 +9,12 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import random
+import shlex
 import socket
+import sys
 import tempfile
+from pathlib import Path
 
 ENABLE = "RAY_SERVE_ENABLE_HA_PROXY"
 """Whoever sets this variable, to 0 or 1, decides alone; then nothing here is done."""
@@ -18,6 +22,8 @@ ENABLE = "RAY_SERVE_ENABLE_HA_PROXY"
 _FOLDERS = "/tmp"  # where Ray has its own
 _GRACE_S = 30.0
 _MIN_DRAIN_S = 5
+_INGRESS_PORTS = range(30_000, 31_000)  # what Serve takes, and closed to others where docs/security.md says so
+_NUM_INGRESS_PORTS = 100
 
 
 class Front:
@@ -49,8 +55,13 @@ class Front:
 
 def _variables(folder: str, longest_request_s: float) -> dict[str, str]:
     metrics_port, stats_port = _free_ports(2)  # several clusters may run on one machine
+    first_port = _first_of_free_block(_INGRESS_PORTS, _NUM_INGRESS_PORTS)
     return {
         ENABLE: "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": _starter(Path(folder)),
+        # Not another cluster's: its HAProxy would send that cluster's requests to a port that it once knew.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_port + _NUM_INGRESS_PORTS - 1),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # it needs a hundredth of a core
         # After a change of the ingress's replicas an older HAProxy lives on until its requests have ended.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(longest_request_s + _GRACE_S)),
@@ -64,6 +75,31 @@ def _variables(folder: str, longest_request_s: float) -> dict[str, str]:
         # No balancer outside of the machine has to notice that a replica leaves.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(_MIN_DRAIN_S),
     }
+
+
+def _starter(folder: Path) -> str:
+    """A file that starts cluster/haproxy.py; where Outrider is installed, the command outrider-haproxy does as much."""
+    file = folder / "haproxy"
+    file.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cluster.haproxy "$@"\n', "utf-8")
+    file.chmod(0o700)
+    return str(file)
+
+
+def _first_of_free_block(ports: range, size: int) -> int:
+    """Where a block begins on which nobody listens; by chance, as another cluster may be looking just now."""
+    starts = list(ports[::size])
+    random.shuffle(starts)
+    return next((start for start in starts if all(map(_can_listen, range(start, start + size)))), ports[0])
+
+
+def _can_listen(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do; TIME_WAIT is no obstacle
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def _free_ports(num: int) -> list[int]:

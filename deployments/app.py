@@ -17,7 +17,7 @@ from deployments.config import OutriderConfig, RoleConfig, parse
 from deployments.drafter import building
 from deployments.drafter.deployment import Drafter
 from deployments.ingress.deployment import Ingress
-from deployments.roles import DEPLOYMENT_OF_KIND, replica_of
+from deployments.roles import DEPLOYMENT_OF_KIND, replica_of, scale_of
 from deployments.router.deployment import Router
 from deployments.verifier.deployment import Verifier
 
@@ -47,7 +47,7 @@ def _options(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, A
     # No runtime_env: it would keep replicas from using the processes that Ray starts ahead.
     return {
         "name": name,
-        **_replicas(name, role, config),
+        **_replicas(name, config),
         **replica_of(role).serve_options(),
         "max_ongoing_requests": role.max_leases,
         "request_router_config": request_router_config(),
@@ -60,20 +60,18 @@ def _options(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, A
     }
 
 
-def _replicas(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, Any]:
+def _replicas(name: str, config: OutriderConfig) -> dict[str, Any]:
     """A fixed number, or bounds for the policy that Serve's application has (cli/config_cmd.py names it)."""
-    scaling = config.autoscaling
+    scaling, scale = config.autoscaling, scale_of(name, config)
     if not scaling.enabled:
-        return {"num_replicas": role.num_replicas}
-    least = {"ingress": role.num_replicas, "router": role.num_replicas, "verifier": scaling.min_verifiers}
-    bounds = least.get(name, scaling.min_drafters), config.most_replicas(name, role)
+        return {"num_replicas": scale.first}
     with warnings.catch_warnings():
         # Of the period, for which Serve 2.60 has no other option yet: the variable that it names has no effect.
         warnings.simplefilter("ignore", DeprecationWarning)
         made = AutoscalingConfig(
-            min_replicas=bounds[0],
-            initial_replicas=min(max(role.num_replicas, bounds[0]), bounds[1]),
-            max_replicas=bounds[1],
+            min_replicas=scale.least,
+            initial_replicas=scale.first,
+            max_replicas=scale.most,
             metrics_interval_s=scaling.period_s,
             look_back_period_s=scaling.look_back_s,
             # Delays and cool-downs are the policy's own.

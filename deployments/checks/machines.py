@@ -1,27 +1,46 @@
-"""CPUs, GPUs and labels: do the nodes hold what the configuration asks for?"""
+"""CPUs, GPUs and labels: do the nodes hold what the configuration asks for, and what autoscaling may come to ask?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cluster.resources import ACCELERATOR_LABEL, Node, Replica, selects, unplaced
-from deployments.checks.finding import Finding, ok, problem
+from deployments.checks.finding import Finding, ok, problem, warning
 from deployments.config import OutriderConfig
-from deployments.roles import replica_of, roles_of
+from deployments.roles import replica_of, roles_of, scale_of
 
 
 def check_machines(config: OutriderConfig, nodes: Sequence[Node]) -> list[Finding]:
-    """One finding per role: whether its replicas find a place beside all the others."""
+    """One finding per role: whether its replicas find a place beside all the others, at the start and at the most.
+
+    The most is a warning only: a cluster that scales adds nodes for it.
+    """
     roles = roles_of(config)
-    wanted = {name: (replica_of(role), role.num_replicas) for name, role in roles.items()}
-    left = unplaced(wanted, nodes)
+    scales = {name: scale_of(name, config) for name in roles}
+    first = unplaced({name: (replica_of(role), scales[name].first) for name, role in roles.items()}, nodes)
+    most = unplaced({name: (replica_of(role), scales[name].most) for name, role in roles.items()}, nodes)
     findings = []
-    for name, (replica, num_replicas) in wanted.items():
-        if not left.get(name):
-            findings.append(ok("machines", f"{name}: {num_replicas} of {_size(replica)} find a place"))
+    for name, role in roles.items():
+        replica, scale = replica_of(role), scales[name]
+        if first.get(name):
+            findings.append(_misfit(name, replica, first[name], nodes))
+        elif most.get(name):
+            findings.append(_short_of_most(name, replica, scale.most - most[name], scale.most))
         else:
-            findings.append(_misfit(name, replica, left[name], nodes))
+            count = str(scale.first) if scale.first == scale.most else f"{scale.first}, and at most {scale.most},"
+            findings.append(ok("machines", f"{name}: {count} of {_size(replica)} find a place"))
     return findings
+
+
+def _short_of_most(name: str, replica: Replica, num_placed: int, most: int) -> Finding:
+    """Replicas that autoscaling may ask for and these nodes have no room for."""
+    field = "max_verifiers" if name == "verifier" else "max_drafters"
+    bound = f"autoscaling.{field}" if name not in ("ingress", "router") else "what the other roles may grow to"
+    return warning(
+        "machines",
+        f"{name}: {num_placed} of at most {most} of {_size(replica)} find a place when all roles are at their most",
+        f"add nodes (or let the cluster's autoscaler: the group's maxReplicas), or lower {bound}",
+    )
 
 
 def _misfit(name: str, replica: Replica, num_left: int, nodes: Sequence[Node]) -> Finding:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from deployments.checks.finding import Finding, ok, problem
 from deployments.config import OutriderConfig
-from deployments.roles import roles_of
+from deployments.roles import roles_of, scale_of
 
 
 def can_listen(host: str, port: int) -> bool:
@@ -32,7 +32,7 @@ def check_ports(config: OutriderConfig, is_free: Callable[[str, int], bool] = ca
         findings.append(problem("ports", f"the endpoint's port {port} on {host} is taken", remedy))
     streams = config.streams
     stream_host = "0.0.0.0" if streams.host == "node" else streams.host
-    needed = sum(role.num_replicas for name, role in roles_of(config).items() if name != "ingress")
+    needed = sum(scale_of(name, config).most for name in roles_of(config) if name != "ingress")
     free = sum(is_free(stream_host, port) for port in streams.ports)
     first, last = streams.port_range
     if free >= needed:

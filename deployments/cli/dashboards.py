@@ -6,12 +6,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
 
 from deployments.monitoring import dashboard, rules
+from deployments.monitoring.bounds import BoundsError, read_bounds
 from deployments.monitoring.grafana import Grafana, GrafanaFailed, differences
 
 _TOKEN_VARIABLE = "GRAFANA_TOKEN"
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--timeout-s", type=float, default=10.0, help="for each call (default 10)")
     export = actions.add_parser("export", help="write dashboard.json, rules.yaml and prometheus-rule.yaml")
     export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write them")
+    export.add_argument(
+        "--bounds", type=Path, metavar="FILE", help="YAML: other bounds of alerts, by name (docs/observability.md)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     actions: dict[str, Callable[[argparse.Namespace], int]] = {"push": _push, "diff": _diff, "export": _export}
     try:
         return actions[args.action](args)
-    except (GrafanaFailed, OSError) as error:
+    except (GrafanaFailed, BoundsError, OSError) as error:
         print(f"outrider dashboards: {error}", file=sys.stderr)
         return 2
 
@@ -63,20 +67,21 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    alerts = rules.ALERTS if args.bounds is None else read_bounds(args.bounds)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, content in exported().items():
+    for name, content in exported(alerts).items():
         (args.out / name).write_text(content, "utf-8")
         print(args.out / name)
     return 0
 
 
-def exported() -> dict[str, str]:
+def exported(alerts: Sequence[rules.Alert] = rules.ALERTS) -> dict[str, str]:
     """The files by name: what Grafana, Prometheus and the Prometheus operator read."""
     head = "# Written by `outrider dashboards export`.\n"
     return {
         "dashboard.json": json.dumps(dashboard.build(), indent=1) + "\n",
-        "rules.yaml": head + yaml.safe_dump(rules.build(), sort_keys=False, width=1000),
-        "prometheus-rule.yaml": head + yaml.safe_dump(rules.build_resource(), sort_keys=False, width=1000),
+        "rules.yaml": head + yaml.safe_dump(rules.build(alerts), sort_keys=False, width=1000),
+        "prometheus-rule.yaml": head + yaml.safe_dump(rules.build_resource(alerts), sort_keys=False, width=1000),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,10 @@ Severity = Literal["critical", "warning", "info"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """Fires when `value` has stood to `bound` as `operator` says for `lasting`, while `only_if` yields anything."""
+    """Fires when `value` has stood to `bound` as `operator` says for `lasting`, while `only_if` yields anything.
+
+    `summary` may name the bound as `{bound}` or `{percent}`, so that it stays true where bounds.py changes it.
+    """
 
     name: str
     value: str
@@ -24,6 +28,11 @@ class Alert:
     severity: Severity
     summary: str
     only_if: str = ""
+
+    @property
+    def text(self) -> str:
+        """The summary with the bound in it."""
+        return self.summary.format(bound=f"{self.bound:g}", percent=f"{100 * self.bound:g} %")
 
     @property
     def expression(self) -> str:
@@ -88,7 +97,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=0.6,
         lasting="10m",
         severity="warning",
-        summary="Fewer than 60 % of drafted tokens are accepted: drafter and target may not belong together.",
+        summary="Fewer than {percent} of drafted tokens are accepted: drafter and target may not belong together.",
     ),
     Alert(
         name="OutriderDrafterBypassed",
@@ -106,7 +115,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=0.9,
         lasting="15m",
         severity="info",
-        summary="Nine rounds in ten go without drafting though drafters are there: it would not pay.",
+        summary="Over {percent} of rounds go without drafting though drafters are there: it would not pay.",
         only_if=f"{combined('min', m.NUM_DRAFTERS)} > 0",
     ),
     Alert(
@@ -116,7 +125,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=0.9,
         lasting="5m",
         severity="warning",
-        summary="A verifier's KV cache is full and sessions wait for room: add verifiers or lower the limits.",
+        summary="A verifier's KV cache is over {percent} full and sessions wait: add verifiers or lower the limits.",
         only_if=f"{combined('sum', m.VERIFIER_WAITING)} > 0",
     ),
     Alert(
@@ -126,7 +135,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=0.5,
         lasting="10m",
         severity="warning",
-        summary="Every other session gives its KV blocks to others and is computed again: the cache is too small.",
+        summary="Per request, over {bound} sessions give their KV blocks up and are computed again: too small a cache.",
     ),
     Alert(
         name="OutriderDrainDoesNotEnd",
@@ -153,7 +162,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=0.01,
         lasting="5m",
         severity="critical",
-        summary="More than 1 % of requests fail with a 5xx.",
+        summary="More than {percent} of requests fail with a 5xx.",
     ),
     Alert(
         name="OutriderOverloaded",
@@ -162,7 +171,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=0.05,
         lasting="10m",
         severity="warning",
-        summary="More than 5 % of requests are turned away (429, 503).",
+        summary="More than {percent} of requests are turned away (429, 503).",
     ),
     Alert(
         name="OutriderFirstTokenSlow",
@@ -171,7 +180,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=2.5,
         lasting="10m",
         severity="warning",
-        summary="One request in twenty waits longer than 2.5 s for its first token.",
+        summary="One request in twenty waits longer than {bound} s for its first token.",
     ),
     Alert(
         name="OutriderTokensSlow",
@@ -180,7 +189,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=0.1,
         lasting="10m",
         severity="warning",
-        summary="One request in twenty gets fewer than ten tokens per second.",
+        summary="One request in twenty takes over {bound} s for each token.",
     ),
     Alert(
         name="OutriderProposalsLate",
@@ -189,7 +198,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=0.05,
         lasting="10m",
         severity="warning",
-        summary="More than 5 % of rounds go ahead because no proposal came in time.",
+        summary="More than {percent} of rounds go ahead because no proposal came in time.",
     ),
     Alert(
         name="OutriderDrafterQueues",
@@ -198,7 +207,7 @@ ALERTS: tuple[Alert, ...] = (
         bound=0.05,
         lasting="15m",
         severity="info",
-        summary="Sessions wait at drafters for more than 5 % of a verifier's step: add drafters.",
+        summary="Sessions wait at drafters for more than {percent} of a verifier's step: add drafters.",
     ),
     Alert(
         name="OutriderSessionsMove",
@@ -212,26 +221,26 @@ ALERTS: tuple[Alert, ...] = (
 )
 
 
-def build() -> dict[str, Any]:
-    """The content of a Prometheus rule file."""
+def build(alerts: Sequence[Alert] = ALERTS) -> dict[str, Any]:
+    """The content of a Prometheus rule file; other bounds than ours come from bounds.py."""
     return {
         "groups": [
             {
                 "name": "outrider-records",
                 "rules": [{"record": name, "expr": filled(expression)} for name, expression in RECORDED.items()],
             },
-            {"name": "outrider-alerts", "rules": [_rule(alert) for alert in ALERTS]},
+            {"name": "outrider-alerts", "rules": [_rule(alert) for alert in alerts]},
         ]
     }
 
 
-def build_resource() -> dict[str, Any]:
+def build_resource(alerts: Sequence[Alert] = ALERTS) -> dict[str, Any]:
     """The same as the Prometheus operator takes it."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": {"name": "outrider", "labels": {"app.kubernetes.io/name": "outrider"}},
-        "spec": build(),
+        "spec": build(alerts),
     }
 
 
@@ -242,7 +251,7 @@ def _rule(alert: Alert) -> dict[str, Any]:
         "for": alert.lasting,
         "labels": {"severity": alert.severity},
         "annotations": {
-            "summary": alert.summary,
+            "summary": alert.text,
             "value": "{{ $value }}",
             "runbook": f"docs/observability.md#{alert.name.lower()}",
         },

@@ -21,7 +21,7 @@ def write_report(folder: Path) -> tuple[Path, Path]:
 
 
 def write_joint_report(folders: Sequence[Path], out: Path) -> tuple[Path, Path]:
-    """The same for several folders on one page, each part under its suite's name. Raises ValueError for an empty one."""
+    """The same for several folders on one page, by suite. Raises ValueError where one holds nothing."""
     pages = [_page(folder) for folder in folders]
     for folder, page in zip(folders, pages, strict=True):
         if not page.sections:

@@ -39,6 +39,13 @@ def test_every_alert_is_explained_and_no_other() -> None:
     assert explained == [alert.name for alert in rules.ALERTS]
 
 
+def test_every_bound_is_in_the_table() -> None:
+    text = DOCUMENT.read_text("utf-8")
+    found = re.findall(r"^\| (Outrider\w+) \| `(\S+) (\S+)` \| (\w+) \| (\w+) \|$", text, flags=re.MULTILINE)
+    alerts = [(a.name, a.operator, f"{a.bound:g}", a.lasting, a.severity) for a in rules.ALERTS]
+    assert found == alerts
+
+
 def test_every_metric_is_shown_somewhere() -> None:
     """A metric that no panel and no alert reads had better not be counted."""
     expressions = [query.expression for row in ROWS for panel in row.panels for query in panel.queries]

@@ -88,6 +88,13 @@ def test_groups_and_files_are_those_of_the_manifests(fields: dict[str, Any]) -> 
     assert "streams/ca.key" in fields["rsync_exclude"]
 
 
+def test_every_node_has_haproxy_with_our_refusals(fields: dict[str, Any]) -> None:
+    starts = [*fields["head_start_ray_commands"], *fields["worker_start_ray_commands"]]
+    for command in (command for command in starts if "ray start" in command):
+        assert "RAY_SERVE_ENABLE_HA_PROXY=1" in command
+        assert "RAY_SERVE_HAPROXY_BINARY_PATH=$(command -v outrider-haproxy) " in command
+
+
 def test_every_node_asks_for_rays_token(fields: dict[str, Any]) -> None:
     starts = [*fields["head_start_ray_commands"], *fields["worker_start_ray_commands"]]
     assert all("RAY_AUTH_MODE=token" in command for command in starts if "ray start" in command)

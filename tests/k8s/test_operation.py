@@ -144,6 +144,8 @@ def test_every_node_has_haproxy_and_a_reload_cuts_no_request(manifests: list[Man
     for template in templates:
         environment = {entry["name"]: entry.get("value") for entry in template["spec"]["containers"][0]["env"]}
         assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        # Where the image's Python puts its commands; test_image_install.py finds it among them.
+        assert environment["RAY_SERVE_HAPROXY_BINARY_PATH"] == "/usr/local/bin/outrider-haproxy"
         assert float(environment["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) > config_of(service).ingress.max_request_s
 
 

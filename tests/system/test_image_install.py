@@ -55,6 +55,8 @@ def test_it_has_what_the_manifests_call(environment: dict[str, str]) -> None:
     assert "import_path: deployments.app:build" in run(environment, "outrider", "config")
     assert "--local-dir" in run(environment, "hf", "download", "--help")
     assert "--block" in run(environment, "ray", "start", "--help")
+    (starter,) = (Path(environment["HOME"]) / "venv" / "bin").glob("outrider-haproxy")
+    assert "HAProxy version" in run(environment, str(starter), "-v")
     # The autoscaler beside the head, and Ray's dashboard, want more than Serve does.
     for module in (
         "ray.autoscaler._private.kuberay.run_autoscaler",

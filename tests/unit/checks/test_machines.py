@@ -58,6 +58,25 @@ def test_a_role_without_a_place(config: OutriderConfig, nodes: tuple[Node, ...],
     assert any(re.search(said, line) for line in found), found
 
 
+def scaled(**autoscaling: int) -> OutriderConfig:
+    fields = {"enabled": True, **autoscaling}
+    ingress = {"max_running_requests": 64}
+    return parse({"verifier": {"num_cpus": 1}, "drafter": {"num_cpus": 1}, "ingress": ingress, "autoscaling": fields})
+
+
+def test_what_autoscaling_may_ask_for_is_a_warning_where_it_finds_no_place() -> None:
+    findings = check_machines(scaled(max_verifiers=5, max_drafters=1), [Node(resources={"CPU": 4, "GPU": 0})])
+    said = " ".join(f"{f.detail} -> {f.remedy}" for f in findings if f.state == "warning")
+    assert re.search(r"verifier: 3 of at most 5 of 1 CPUs .* -> add nodes .*lower autoscaling\.max_verifiers", said)
+    assert [f.state for f in findings] == ["ok", "ok", "warning", "warning"]
+    assert not problems(scaled(max_verifiers=3, max_drafters=1), Node(resources={"CPU": 8, "GPU": 0}))
+
+
+def test_what_autoscaling_starts_with_is_a_problem_where_it_finds_no_place() -> None:
+    found = problems(scaled(min_verifiers=3), Node(resources={"CPU": 3, "GPU": 0}))
+    assert any("replica(s) of 1 CPUs find no place" in line for line in found), found
+
+
 def test_two_shares_of_a_gpu_do_not_straddle_two() -> None:
     share = {"num_gpus": 0.6, "num_cpus": 0.5, "max_gpu_bytes": 1 << 30}
     config = parse({"verifier": share, "drafter": share})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
+import yaml
 
 from deployments.cli.main import main
+from deployments.monitoring.rules import ALERTS
 from tests.support.fake_grafana import TOKEN, FakeGrafana, fake_grafana
 
 
@@ -123,3 +126,50 @@ def test_export_writes_what_the_repository_has(tmp_path: Path) -> None:
     assert written == {name: (kept / name).read_text("utf-8") for name in written}, (
         "run `outrider dashboards export --out k8s/monitoring`"
     )
+
+
+def test_other_bounds_are_in_the_rules_and_what_they_say(tmp_path: Path) -> None:
+    file = tmp_path / "bounds.yaml"
+    file.write_text(
+        "OutriderAcceptanceLow: 0.45\nOutriderErrors: {bound: 0.002, for: 10m}\nOutriderNotSeen: {for: 1m}\n"
+    )
+    assert main(["dashboards", "export", "--out", str(tmp_path / "out"), "--bounds", str(file)]) == 0
+    rules = yaml.safe_load((tmp_path / "out" / "rules.yaml").read_text())["groups"][1]["rules"]
+    resource = yaml.safe_load((tmp_path / "out" / "prometheus-rule.yaml").read_text())
+    assert resource["spec"]["groups"][1]["rules"] == rules
+    by_name = {rule["alert"]: rule for rule in rules}
+    low, errors = by_name["OutriderAcceptanceLow"], by_name["OutriderErrors"]
+    assert low["expr"].endswith(" < 0.45")
+    assert "Fewer than 45 %" in low["annotations"]["summary"]
+    assert (errors["expr"].endswith(" > 0.002"), errors["for"]) == (True, "10m")
+    assert "More than 0.2 %" in errors["annotations"]["summary"]
+    assert by_name["OutriderNotSeen"]["for"] == "1m"
+    kept = {alert.name: alert for alert in ALERTS}
+    changed = ("OutriderAcceptanceLow", "OutriderErrors", "OutriderNotSeen")
+    assert all(f" {kept[name].bound:g}" in rule["expr"] for name, rule in by_name.items() if name not in changed)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "OutriderAcceptanceLo: 0.4",
+            "OutriderAcceptanceLo: there is no such alert; there are .*OutriderAcceptanceLow",
+        ),
+        ("OutriderErrors: {bounds: 1}", "unknown field `bounds`"),
+        ("OutriderErrors: {for: soon}", r"OutriderErrors|\$\[\.\.\.\]\.for"),
+        ("OutriderErrors: many", "Expected"),
+        ("OutriderErrors: .nan", "OutriderErrors: bound: nan is no bound"),
+        ("OutriderNotSeen: 2", "OutriderNotSeen: bound: it has none to be changed"),
+        ("- 1", "Expected `object`"),
+        ("a: [", "while parsing"),
+    ],
+)
+def test_bounds_that_are_none_are_told(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bounds.yaml").write_text(text)
+    command = ["dashboards", "export", "--out", str(tmp_path / "out"), "--bounds", str(tmp_path / "bounds.yaml")]
+    assert main(command) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()

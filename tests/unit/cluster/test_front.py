@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -40,12 +41,30 @@ def test_two_clusters_share_neither_folders_nor_ports() -> None:
     for front in fronts:
         front.open(600.0)
         shared = (ENABLE, "RAY_SERVE_HAPROXY_NBTHREAD", "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S")
-        own = {n: v for n, v in variables().items() if n not in shared and "DRAINING" not in n}
+        own = {
+            n: v
+            for n, v in variables().items()
+            if n not in shared and "DRAINING" not in n and "DIRECT_INGRESS" not in n
+        }
         seen.append(own)
         os.environ.pop(ENABLE)  # as another process would have it
     assert not set(seen[0].values()) & set(seen[1].values())
     for front in fronts:
         front.close()
+
+
+def test_the_ingress_has_ports_on_which_no_other_cluster_listens() -> None:
+    for _ in range(4):
+        front = Front()
+        front.open(600.0)
+        names = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
+        first, last = (int(variables()[name]) for name in names)
+        front.close()
+        assert 30_000 <= first < last <= 31_000
+        with socket.create_server(("127.0.0.1", first + 7)):
+            front.open(600.0)
+            assert int(variables()[names[0]]) != first
+            front.close()
 
 
 @pytest.mark.parametrize("choice", ["0", "1"])

