@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from cluster import haproxy
+
 ENABLE = "RAY_SERVE_ENABLE_HA_PROXY"
 """Whoever sets this variable, to 0 or 1, decides alone; then nothing here is done."""
 
@@ -58,7 +60,7 @@ def _variables(folder: str, longest_request_s: float) -> dict[str, str]:
     first_port = _first_of_free_block(_INGRESS_PORTS, _NUM_INGRESS_PORTS)
     return {
         ENABLE: "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": _starter(Path(folder)),
+        haproxy.BINARY: _starter(Path(folder)),
         # Not another cluster's: its HAProxy would send that cluster's requests to a port that it once knew.
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_port),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_port + _NUM_INGRESS_PORTS - 1),

@@ -15,6 +15,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 RETRY_AFTER_S = 2
 """A replica of the ingress is replaced within a few seconds."""
 _BODY = {
@@ -73,6 +74,7 @@ def main() -> None:
                 mend(Path(value))
             except OSError as error:
                 print(f"outrider-haproxy: {value}: {error}; HAProxy's refusals stay as they are", file=sys.stderr)
+    os.environ.pop(BINARY, None)  # it names this very command, and ray's package would answer with it
     path = binary()
     os.execv(path, [path, *arguments])
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.system
 
 ANY_KEY, FEW_KEY, WRONG_KEY = new_key(), new_key(), new_key()
 PROMPT_MARK = "quetzalcoatlus-4711"
-NUM_FLOOD, NUM_OF_FEW = 500, 40
+NUM_FLOOD, NUM_OF_FEW, NUM_WRONG = 500, 40, 8
 MAX_RUNNING, MAX_WAITING = 16, 60
 TIMEOUT_S = 300.0
 
@@ -100,9 +100,15 @@ async def test_a_flood_is_served_or_told_when_to_come_back_and_admitted_streams_
         await asyncio.sleep(0.3)
         flood = [ask(http, ANY_KEY, body(stream=number % 2 == 0)) for number in range(NUM_FLOOD)]
         few = [ask(http, FEW_KEY, body()) for _ in range(NUM_OF_FEW)]
+        strangers = [ask(http, WRONG_KEY, body(stream=number % 2 == 0)) for number in range(NUM_WRONG)]
+        oversized = [ask(http, ANY_KEY, body(user="x" * (5 << 20))) for _ in range(NUM_WRONG)]
         async with asyncio.timeout(TIMEOUT_S):
-            outcomes = await asyncio.gather(*flood, *few)
+            outcomes, wrong, large = await asyncio.gather(
+                asyncio.gather(*flood, *few), asyncio.gather(*strangers), asyncio.gather(*oversized)
+            )
             admitted = await asyncio.gather(*before)
+        assert {(outcome.status, outcome.code) for outcome in wrong} == {(401, "invalid_api_key")}
+        assert {(outcome.status, outcome.code) for outcome in large} == {(413, "request_too_large")}
         assert [outcome.text for outcome in admitted] == [expected_long] * 4
         counts = Counter((outcome.status, outcome.code) for outcome in outcomes)
         print(f"a flood of {NUM_FLOOD} and {NUM_OF_FEW}: {dict(counts)}")
@@ -135,6 +141,27 @@ async def test_a_chunked_body_that_ends_too_late_is_answered_behind_haproxy(guar
         headers = {"authorization": f"Bearer {ANY_KEY}", "content-type": "application/json"}
         response = await http.post("/v1/completions", content=parts(), headers=headers)
     assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+
+
+async def test_while_the_only_ingress_is_replaced_haproxy_refuses_in_openais_shape(guarded: Server) -> None:
+    refused: list[httpx.Response] = []
+    async with client(guarded) as http, asyncio.timeout(TIMEOUT_S):
+        (ingress,) = guarded.replicas("ingress")
+        os.kill(ingress, signal.SIGKILL)
+        while True:
+            try:
+                response = await http.get("/v1/models", headers={"authorization": f"Bearer {ANY_KEY}"}, timeout=60.0)
+            except httpx.TransportError:  # the connection that the ingress itself held
+                continue
+            if response.status_code == httpx.codes.OK and guarded.replicas("ingress") - {ingress}:
+                break
+            refused.append(response)
+            await asyncio.sleep(0.1)
+    print(f"refused while the ingress was replaced: {len(refused)}")
+    assert refused, "nothing was asked in time"
+    assert {response.status_code for response in refused} == {503}
+    assert {response.json()["error"]["code"] for response in refused} <= {"unavailable"}
+    assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
 
 
 async def test_keys_are_rotated_on_a_running_server(guarded: Server) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from cluster import haproxy
+from cluster.front import ENABLE, Front
 from evaluation.load.server import free_ports
 
 TIMEOUT_S = 60.0
@@ -44,9 +44,12 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def url(config: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "cluster.haproxy", "-db", "-f", str(config)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+def url(config: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    front = Front()
+    monkeypatch.delenv(ENABLE, raising=False)
+    front.open(600.0)
+    # As Serve does it: with the variable that names the command in the command's own environment.
+    process = subprocess.Popen([os.environ[haproxy.BINARY], "-db", "-f", str(config)], stderr=subprocess.PIPE)
     try:
         yield f"http://127.0.0.1:{(config.parent / 'port').read_text()}"
         # It has become HAProxy itself: Serve asks for this very process, and finds it by its configuration's path.
@@ -56,6 +59,7 @@ def url(config: Path) -> Iterator[str]:
     finally:
         process.kill()
         process.communicate(timeout=TIMEOUT_S)
+        front.close()
 
 
 def test_a_refusal_is_in_openais_shape_and_says_when_to_come_back(url: str) -> None:
