@@ -72,7 +72,12 @@ def create_app(
         app.add_api_route(path, read, methods=["GET"], response_model=None)
     app.add_exception_handler(ApiError, partial(_on_error, context))
     app.add_exception_handler(HTTPException, partial(_on_error, context))
-    app.add_middleware(FrontDoor, access=access or Access(), admission=admission or Admission(AdmissionLimits()))
+    app.add_middleware(
+        FrontDoor,
+        access=access or Access(),
+        admission=admission or Admission(AdmissionLimits()),
+        max_body_bytes=context.limits.max_body_bytes,
+    )
     app.add_middleware(RequestIdMiddleware, on_crash=partial(_to_response, context), has_proxy=has_proxy)
     return app
 

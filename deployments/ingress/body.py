@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from deployments.ingress.context import ApiLimits
@@ -11,12 +12,16 @@ from deployments.ingress.errors import ApiError
 from deployments.ingress.sse import CLIENT_CLOSED_REQUEST
 
 
+def check_announced(headers: Headers, max_bytes: int) -> None:
+    """ApiError for a body that says itself that it is too large."""
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+
+
 async def read_body(request: Request, limits: ApiLimits) -> bytes:
     """The whole body; ApiError as soon as it is known to be too large, or when it does not come in time."""
     most = limits.max_body_bytes
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most:
-        raise _too_large(most)
     body = bytearray()
     try:
         async with asyncio.timeout(limits.max_body_s):

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.ingress.access import Access
 from deployments.ingress.admission import Admission, Ticket
+from deployments.ingress.body import check_announced
 from deployments.ingress.errors import ApiError
 
 MAX_HEAD_BYTES = 32 << 10
@@ -20,8 +21,9 @@ class FrontDoor:
     Plain ASGI, so that this holds for streams as well; raises ApiError for who may not come in.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, admission: Admission) -> None:
+    def __init__(self, app: ASGIApp, access: Access, admission: Admission, max_body_bytes: int) -> None:
         self._app = app
+        self._max_body_bytes = max_body_bytes
         self._access = access
         self._admission = admission
 
@@ -32,10 +34,13 @@ class FrontDoor:
         if _head_bytes(scope) > MAX_HEAD_BYTES:
             message = f"Path and headers are larger than {MAX_HEAD_BYTES} bytes; send fewer or shorter ones."
             raise ApiError(431, message, code="request_header_fields_too_large")
-        tenant = self._access.tenant_of(scope["path"], Headers(scope=scope))
+        headers = Headers(scope=scope)
+        tenant = self._access.tenant_of(scope["path"], headers)
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        # Before there is any talk of room: to send such a body again will never help.
+        check_announced(headers, self._max_body_bytes)
         ticket = scope[_TICKET] = self._admission.enter(tenant)
         is_refused = False
 
