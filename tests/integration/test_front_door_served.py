@@ -143,9 +143,9 @@ async def test_a_chunked_body_that_ends_too_late_is_answered_behind_haproxy(guar
 
 
 async def test_what_a_lost_ingress_had_begun_is_refused_in_openais_shape_and_new_requests_wait(guarded: Server) -> None:
-    """HAProxy answers for the ingress that is gone, but for a connection to it that had served before: then it hangs up,
+    """HAProxy answers for the ingress that is gone, or hangs up where its connection to it had served before.
 
-    as HTTP has it, so that the client asks again. Who comes while there is no ingress is kept until there is one.
+    That is HTTP's way to have a client ask again. Who comes while there is no ingress is kept until there is one.
     """
     async with client(guarded) as http, asyncio.timeout(TIMEOUT_S):
         headers = {"authorization": f"Bearer {ANY_KEY}"}
