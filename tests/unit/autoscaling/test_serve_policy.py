@@ -145,7 +145,7 @@ def test_every_deployment_tells_its_signals_and_only_two_roles_have_room_to_move
     bounds = {name: (one.min_replicas, one.initial_replicas, one.max_replicas) for name, one in made.items()}
     assert bounds == {"ingress": (2, 2, 2), "router": (1, 1, 1), "verifier": (1, 3, 3), "drafter": (2, 2, 8)}
     assert {one.metrics_interval_s for one in made.values()} == {1.5}
-    assert _replicas("verifier", parse({"verifier": {"num_replicas": 9}})) == {"num_replicas": 9}
+    assert _replicas("verifier", parse({"verifier": {"num_replicas": 3}})) == {"num_replicas": 3}
 
 
 @pytest.mark.parametrize(
