@@ -140,10 +140,10 @@ def _sweep(args: argparse.Namespace, plan: SweepPlan, started_s: float) -> int:
 
 @contextmanager
 def _measuring(args: argparse.Namespace, plan: SweepPlan, environment: dict[str, Any]) -> Iterator[tuple[Sweep, _Bar]]:
-    """The sweep and its bar, while what it measures is there; then adds to `environment` how that kept its time."""
+    """The sweep and its bar, while what it measures is there; then adds to `environment` what it tells of its times."""
     from evaluation.load.endpoint import served_model
     from evaluation.load.sweep_client import Target
-    from evaluation.load.sweep_paced import late_share
+    from evaluation.load.sweep_paced import kept_time
     from evaluation.load.sweep_virtual import VirtualPair, texts
     from evaluation.pocket.prompts import held_out
 
@@ -159,8 +159,7 @@ def _measuring(args: argparse.Namespace, plan: SweepPlan, environment: dict[str,
     with _endpoint(args, console, plan.budget_s) as url, _bar(console, plan.num_runs) as bar:
         target = Target(url, served_model(url, headers), plan.max_tokens, headers)
         yield Sweep(target=target, plan=plan, prompts=held_out), bar
-        if args.pair is not None:
-            environment["late_paced_steps"] = late_share(url)
+        environment |= kept_time(url)
 
 
 class _Bar:

@@ -1,4 +1,4 @@
-"""A server of a sweep's own: its configuration, and how well it kept the time of the hardware that it stands in for."""
+"""A server of a sweep's own: its configuration, and what it tells of the times that it keeps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import httpx
 import yaml
 
 from deployments.policy.hardware import pairs
-from evaluation.load.metrics import by_label
+from evaluation.load.metrics import by_label, parse_sums
 
 _PACED_STEPS = "outrider_paced_steps_total"
+_PREDICTION_ERROR = "outrider_step_prediction_error"
 
 
 def config_for(pair: str | None) -> str:
@@ -26,11 +27,19 @@ def describe_pair(pair: str, *, is_virtual: bool) -> str:
     return f"{pair}, {how} ({pairs()[pair].description})"
 
 
-def late_share(url: str) -> float | None:
-    """The share of paced steps and drafts that took longer here than the table allows; None if nothing tells."""
+def kept_time(url: str) -> dict[str, float]:
+    """What an endpoint tells of its own times, and nothing where it does not: `late_paced_steps`, the share of paced
+    steps and drafts that took longer here than the table allows, and `step_prediction_error`, the router's median error
+    about its latest steps.
+    """
     try:
-        outcomes = by_label(httpx.get(f"{url}/metrics", timeout=30).text, _PACED_STEPS, "outcome")
+        text = httpx.get(f"{url}/metrics", timeout=30).text
     except httpx.TransportError:
-        return None
-    total = sum(outcomes.values())
-    return outcomes.get("late", 0.0) / total if total else None
+        return {}
+    found = {}
+    outcomes = by_label(text, _PACED_STEPS, "outcome")
+    if total := sum(outcomes.values()):
+        found["late_paced_steps"] = outcomes.get("late", 0.0) / total
+    if (error := parse_sums(text).get(_PREDICTION_ERROR)) is not None:
+        found["step_prediction_error"] = error
+    return found

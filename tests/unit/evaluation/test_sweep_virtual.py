@@ -13,7 +13,7 @@ from evaluation.load import sweep_virtual
 from evaluation.load.sweep import prompt_stream
 from evaluation.load.sweep_client import Target
 from evaluation.load.sweep_load import Run, Timing, arrivals
-from evaluation.load.sweep_paced import config_for, late_share
+from evaluation.load.sweep_paced import config_for, kept_time
 from evaluation.load.sweep_records import Load, Lookahead, Place, Row, Slo, Trace, summarise
 from evaluation.load.sweep_virtual import VirtualPair, texts
 from tests.support.fake_endpoint import fake_endpoint
@@ -80,13 +80,15 @@ def test_a_paced_server_has_the_pair_on_both_sides_and_no_reuse() -> None:
     assert not parse(yaml.safe_load(config_for(None))).verifier.prefix_reuse
 
 
-def test_the_late_share_is_of_all_roles() -> None:
+def test_what_an_endpoint_tells_of_its_times_is_of_all_roles() -> None:
     lines = [
         'outrider_paced_steps_total{role="verifier",hardware="x",outcome="on_time"} 6.0\n',
         'outrider_paced_steps_total{role="drafter",hardware="x",outcome="on_time"} 2.0\n',
         'outrider_paced_steps_total{role="drafter",hardware="x",outcome="late"} 2.0\n',
+        "outrider_step_prediction_error 0.07\n",
     ]
     with fake_endpoint(metrics=["".join(lines)]) as fake:
-        assert late_share(fake.url) == 0.2
+        assert kept_time(fake.url) == {"late_paced_steps": 0.2, "step_prediction_error": 0.07}
     with fake_endpoint(metrics=[""]) as fake:
-        assert late_share(fake.url) is None
+        assert kept_time(fake.url) == {}
+    assert kept_time("http://127.0.0.1:1") == {}
