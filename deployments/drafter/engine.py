@@ -49,10 +49,13 @@ class DrafterEngine(Protocol):
     def have_len(self, session: SessionId) -> int:
         """How many shadow entries, counted from position 0, the session holds without a gap."""
 
-    def extend(self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = ()) -> None:
+    def extend(
+        self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = (), is_whole: bool = True
+    ) -> None:
         """Write ranges into the shadow, over what it held there, and forget entries after them.
 
-        `tokens` are those at the ranges' positions; a session without penalties comes without them.
+        `tokens` are those at the ranges' positions; a session without penalties comes without them. Unless `is_whole`,
+        the sliding layer's window may have a beginning that is still to come.
         Raises ValueError when the bytes do not fit the model's shapes or a range leaves a gap.
         """
 

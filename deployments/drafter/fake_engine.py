@@ -54,7 +54,9 @@ class FakeDrafterEngine:
         """Shadow entries held from position 0 on; 0 when the shadow was evicted."""
         return self._lengths.get(session, 0)
 
-    def extend(self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = ()) -> None:
+    def extend(
+        self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = (), is_whole: bool = True
+    ) -> None:
         """Take the full layer's ranges as the shadow's length; ValueError on a gap or on missing bytes."""
         assert session in self.params, "extend comes after attach"
         length = self.have_len(session)

@@ -97,16 +97,18 @@ class MtpEngine:
         shadow = self._shadows.get(session)
         return 0 if shadow is None else shadow.have_len
 
-    def extend(self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = ()) -> None:
+    def extend(
+        self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = (), is_whole: bool = True
+    ) -> None:
         """Write ranges into the shadow, all or, on a ValueError, none of them."""
         assert session in self._params, "extend comes after attach"
         adjuster = self._adjusters.get(session)
         full = next((item for item in ranges if item.layer_type == "full_attention"), None)
         if full is None or adjuster is None or not adjuster.params.has_penalties:
-            self._shadows.extend(session, ranges)
+            self._shadows.extend(session, ranges, is_whole=is_whole)
             return
         self._check_tokens(tokens, full.stop - full.start)
-        self._shadows.extend(session, ranges)
+        self._shadows.extend(session, ranges, is_whole=is_whole)
         adjuster.extend(full.start, tokens)
 
     @torch.inference_mode()

@@ -46,9 +46,11 @@ class MtpRankEngine:
         length: int = self._call("have_len", session)
         return length
 
-    def extend(self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = ()) -> None:
+    def extend(
+        self, session: SessionId, ranges: Sequence[KvRange], tokens: Sequence[Token] = (), is_whole: bool = True
+    ) -> None:
         """Write ranges into the shadow; ValueError where they do not fit."""
-        self._call("extend", session, ranges, tokens)
+        self._call("extend", session, ranges, tokens, is_whole)
 
     def draft(self, requests: Sequence[DraftRequest]) -> list[Draft]:
         """Draft for several sessions at once."""

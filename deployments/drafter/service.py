@@ -122,7 +122,7 @@ class DrafterService(AttachedSessions[Attachment]):
             send_or_drop(link, Need(session=item.session, epoch=item.epoch, have_len=have_len))
             return False
         try:
-            self._engine.extend(item.session, item.ranges, item.tokens)
+            self._engine.extend(item.session, item.ranges, item.tokens, item.lookahead > 0)
         except ValueError as error:
             self.stats.bad_deltas.add()
             logger.warning(

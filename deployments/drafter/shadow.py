@@ -41,13 +41,17 @@ class LayerShadow:
         """Bytes of the buffers, unused capacity included."""
         return self._entries_2HTD.nbytes
 
-    def span_after(self, start: int, stop: int, held: tuple[int, int]) -> tuple[int, int]:
-        """What [start, stop) turns the `held` span into; ValueError when that would leave a gap."""
+    def span_after(self, start: int, stop: int, held: tuple[int, int], *, is_whole: bool) -> tuple[int, int]:
+        """What [start, stop) turns the `held` span into; ValueError when that would leave a gap.
+
+        Before `is_whole` a sliding layer may begin anew further on: a target that has let go of entries sends what it
+        has, and has the whole window by the time that it asks for a draft.
+        """
         held_start, held_stop = held
         needed = self._first_needed(stop)
         is_joined = start > needed and held_start <= start <= held_stop
         first = held_start if is_joined else start
-        if first > needed:
+        if first > needed and (is_whole or self._window is None):
             raise ValueError(
                 f"{self._layer.layer_type} range [{start}, {stop}) leaves a gap: entries [{held_start}, {held_stop}) "
                 f"are held and {needed} onwards are needed; send the range from {held_stop} on"
@@ -59,7 +63,7 @@ class LayerShadow:
         if self._keep is not None and stop - start > self._keep:
             skipped = stop - start - self._keep
             start, entries_2THD = start + skipped, entries_2THD[:, skipped:]
-        if start <= self._first_needed(stop):
+        if start <= self._first_needed(stop) or start > self.stop:
             # It brings all that is needed. What is held before it may be older than a rollback: a
             # verifier that rewrites more than a window ships the last window only.
             self.start = start
@@ -126,13 +130,16 @@ class Shadow:
         """Bytes of all buffers."""
         return sum(layer.num_bytes for layer in self.layers.values())
 
-    def extend(self, ranges: Sequence[KvRange]) -> None:
-        """Write all ranges, or none of them: ValueError when bytes or spans do not fit."""
+    def extend(self, ranges: Sequence[KvRange], *, is_whole: bool = True) -> None:
+        """Write all ranges, or none of them: ValueError when bytes or spans do not fit.
+
+        `is_whole` says that everything must be there afterwards that a draft reads.
+        """
         spans = {name: (layer.start, layer.stop) for name, layer in self.layers.items()}
         for item in ranges:
             self._check_shape(item)
             spans[item.layer_type] = self.layers[item.layer_type].span_after(
-                item.start, item.stop, spans[item.layer_type]
+                item.start, item.stop, spans[item.layer_type], is_whole=is_whole
             )
         for item in ranges:
             self.layers[item.layer_type].write(item.start, item.stop, self._entries(item))
@@ -208,14 +215,14 @@ class ShadowPool:
         """The session's shadow, None when it was evicted or never begun."""
         return self._shadows.get(session)
 
-    def extend(self, session: SessionId, ranges: Sequence[KvRange]) -> None:
+    def extend(self, session: SessionId, ranges: Sequence[KvRange], *, is_whole: bool = True) -> None:
         """Write ranges into a shadow (see `Shadow.extend`), then evict until the budget holds."""
         shadow = self._shadows.get(session)
         if shadow is None:
             self.start(session)
             shadow = self._shadows[session]
         bytes_before = shadow.num_bytes
-        shadow.extend(ranges)
+        shadow.extend(ranges, is_whole=is_whole)
         self._num_bytes += shadow.num_bytes - bytes_before
         self.touch((session,))
         while self._num_bytes > self._budget_bytes:

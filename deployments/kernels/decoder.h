@@ -77,6 +77,7 @@ struct Step {
     const Chunk* chunks;
     int64_t num_chunks;
     const int64_t* blocks;  // block tables, `table_width` entries a row
+    const int64_t* sliding_blocks;  // those of layers with a window
     int64_t table_width;
     int64_t block_size;
     const int64_t* rows;  // rows whose state is wanted; of the first `num_logits` the logits as well

@@ -36,7 +36,10 @@ class Pass {
             const int64_t stop = chunk.start + chunk.num_tokens;
             longest_ = stop > longest_ ? stop : longest_;
         }
-        if (!step.shadows) find_slots();
+        if (!step.shadows) {
+            find_slots(step.blocks, slots_);
+            find_slots(step.sliding_blocks, sliding_slots_);
+        }
         space.scratch_stride = scratch_size(longest_);
         Workspace::grown(space.scratch, space.scratch_stride * team.size());
     }
@@ -60,14 +63,14 @@ class Pass {
     }
 
   private:
-    void find_slots() {
-        slots_.resize(step_.num_tokens);
+    void find_slots(const int64_t* tables, std::vector<int64_t>& slots) {
+        slots.resize(step_.num_tokens);
         for (int64_t c = 0; c < step_.num_chunks; c++) {
             const Chunk& chunk = step_.chunks[c];
-            const int64_t* blocks = step_.blocks + chunk.table_row * step_.table_width;
+            const int64_t* blocks = tables + chunk.table_row * step_.table_width;
             for (int64_t t = chunk.first; t < chunk.first + chunk.num_tokens; t++) {
                 const int64_t position = positions_[t];
-                slots_[t] = blocks[position / step_.block_size] * step_.block_size + position % step_.block_size;
+                slots[t] = blocks[position / step_.block_size] * step_.block_size + position % step_.block_size;
             }
         }
     }
@@ -113,8 +116,9 @@ class Pass {
         const int64_t entry = layer.num_kv_heads * dim;
         const float* keys = row + model_.num_heads * dim;
         const float* values = layer.has_value_weights ? keys + entry : keys;
-        float* key_slot = layer.keys + slots_[token] * entry;
-        float* value_slot = layer.values + slots_[token] * entry;
+        const int64_t slot = (layer.window ? sliding_slots_ : slots_)[token];
+        float* key_slot = layer.keys + slot * entry;
+        float* value_slot = layer.values + slot * entry;
         for (int64_t g = 0; g < layer.num_kv_heads; g++) {
             normalise(keys + g * dim, layer.key_norm, dim, eps_, key_slot + g * dim);
             rotate(key_slot + g * dim, cosines, sines, dim);
@@ -151,7 +155,9 @@ class Pass {
             shadow ? Entries{shadow->keys + kv_head * shadow->head_stride,
                              shadow->values + kv_head * shadow->head_stride, dim, nullptr, 0}
                    : Entries{layer.keys + kv_head * dim, layer.values + kv_head * dim, layer.num_kv_heads * dim,
-                             step_.blocks + strip.chunk->table_row * step_.table_width, step_.block_size};
+                             (layer.window ? step_.sliding_blocks : step_.blocks) +
+                                 strip.chunk->table_row * step_.table_width,
+                             step_.block_size};
         QueryRow rows[kMaxRows];
         int num_rows = 0;
         for (int64_t t = 0; t < strip.num_tokens; t++) {
@@ -218,7 +224,7 @@ class Pass {
     const Step& step_;
     const float eps_;
     int64_t longest_ = 0;  // entries that the longest context has, the step's own included
-    std::vector<int64_t> positions_, slots_;
+    std::vector<int64_t> positions_, slots_, sliding_slots_;
     std::vector<Strip> strips_;
 };
 

@@ -68,6 +68,7 @@ class Step(ctypes.Structure):
         ("chunks", c_void_p),
         ("num_chunks", c_int64),
         ("blocks", c_void_p),
+        ("sliding_blocks", c_void_p),
         ("table_width", c_int64),
         ("block_size", c_int64),
         ("rows", c_void_p),

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from deployments.paged.kv_cache import BlockTables
+from deployments.paged.sliding_tables import SlidingTables
 
 IMPLEMENTATION = "outrider_paged"
 """The name under which transformers finds `paged_attention`."""
@@ -104,7 +105,9 @@ class Group:
     def _build(self, window: int | None) -> _View:
         firsts = [0 if window is None else max(0, span.start - window + 1) for span in self._spans]
         length = max(span.stop - first for span, first in zip(self._spans, firsts, strict=True))
-        run = self._tables.run_start(self._spans[0].row) if self.num_sequences == 1 else None
+        tables = self._tables.sliding if window is not None and self._tables.sliding is not None else self._tables
+        is_lone = self.num_sequences == 1 and tables is self._tables
+        run = self._tables.run_start(self._spans[0].row) if is_lone else None
         if run is not None:
             run += firsts[0]
         is_simple = self.num_sequences == 1 and self.num_queries == 1
@@ -114,14 +117,13 @@ class Group:
         return _View(
             length=length,
             run=run,
-            slots=None if run is not None else self._slots(positions_BL),
+            slots=None if run is not None else self._slots(positions_BL, tables),
             # A lone query sees all that is read: the view ends at it, and begins where its window does.
             mask_B1QL=None if is_simple else self._mask(positions_BL, window),
         )
 
-    def _slots(self, positions_BL: torch.Tensor) -> torch.Tensor:
+    def _slots(self, positions_BL: torch.Tensor, tables: BlockTables | SlidingTables) -> torch.Tensor:
         """Where the entries at these positions lie; padding beyond a sequence's last reads the null block."""
-        tables = self._tables
         rows_B, stops_B = torch.tensor(
             [[span.row for span in self._spans], [span.stop for span in self._spans]], device=self._device
         )

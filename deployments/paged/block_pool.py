@@ -63,6 +63,10 @@ class BlockPool:
         """The blocks of the longest known beginning."""
         return self._index.find(hashes)
 
+    def has(self, block_hash: BlockHash) -> bool:
+        """Whether a block of this hash can be found."""
+        return bool(self._index.find((block_hash,)))
+
     def num_owned(self, blocks: Sequence[int]) -> int:
         """How many of these somebody owns, so that sharing them takes nothing from what is available."""
         return sum(self._num_owners[block] > 0 for block in blocks)

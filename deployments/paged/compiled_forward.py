@@ -84,6 +84,7 @@ class CompiledForward:
             layout.buffer_info()[0],
             len(chunks),
             tables.blocks_RM.data_ptr(),
+            (tables.blocks_RM if tables.sliding is None else tables.sliding.blocks_RM).data_ptr(),
             tables.blocks_RM.shape[1],
             tables.block_size,
             wanted.buffer_info()[0],

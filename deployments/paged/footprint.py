@@ -9,7 +9,7 @@ widths: nothing of it is reserved.
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -65,6 +65,18 @@ def num_own_layers(text_config: PretrainedConfig) -> int:
     return num_layers - (getattr(text_config, "num_kv_shared_layers", 0) or 0)
 
 
+def sliding_layers(text_config: PretrainedConfig) -> frozenset[int]:
+    """Layers with keys and values of their own that see a window, where others see everything: none else.
+
+    Admission goes by the layers that see everything; a model without any keeps all its entries as if it had.
+    """
+    types, window = getattr(text_config, "layer_types", None), getattr(text_config, "sliding_window", None)
+    num_own = num_own_layers(text_config)
+    if not types or not window or all(kind == "sliding_attention" for kind in types[:num_own]):
+        return frozenset()
+    return frozenset(i for i in range(num_own) if types[i] == "sliding_attention")
+
+
 def workspace_bytes(target: Target, step: StepSize) -> int:
     """A bound on what one step allocates, attention's reads of the cache aside."""
     config, dtype = target.text_config, target.model.dtype
@@ -84,13 +96,35 @@ def decision_bytes(num_rows: int, vocab_size: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a cache is sized for: a token's entry, what a step may copy of it to read it, what is beside the cache."""
+    """What a cache is sized for: a token's entry, what a step may copy of it to read it, what is beside the cache.
+
+    `window_bytes` is a token's part in layers that see a window; they take `num_window_blocks` blocks at most.
+    """
 
     entry_bytes: int
+    window_bytes: int = 0
+    num_window_blocks: int = 0
     read_bytes: int = 0
     other_bytes: int = 0
     longest_tokens: int
     block_size: int
+
+    def num_bytes(self, num_blocks: int) -> int:
+        """What so many blocks take, and one beside them that is always empty."""
+        in_windows = self.window_bytes * (1 + min(num_blocks, self.num_window_blocks))
+        return self.block_size * (self.entry_bytes * (1 + num_blocks) + in_windows)
+
+    def num_blocks(self, num_bytes: int) -> int:
+        """How many blocks `num_bytes` hold, beside the empty one."""
+        num_units = num_bytes // self.block_size - self.entry_bytes - self.window_bytes
+        num_blocks = num_units // (self.entry_bytes + self.window_bytes)
+        if num_blocks <= self.num_window_blocks:
+            return num_blocks
+        return (num_units - self.num_window_blocks * self.window_bytes) // self.entry_bytes
+
+    def within_process(self) -> Needs:
+        """The same where what a step copies counts as well."""
+        return replace(self, entry_bytes=self.entry_bytes + self.read_bytes, read_bytes=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +143,22 @@ class CacheBudget:
         """
         wanted = needs.longest_tokens if asked == "auto" else asked
         sizes = [
-            ("kv_cache.memory_bytes", self.cache_bytes, 0, needs.entry_bytes),
-            ("max_memory_bytes", self.process_bytes, needs.other_bytes, needs.entry_bytes + needs.read_bytes),
+            ("kv_cache.memory_bytes", self.cache_bytes, 0, needs),
+            ("max_memory_bytes", self.process_bytes, needs.other_bytes, needs.within_process()),
         ]
         rooms = []
-        for name, budget, other_bytes, token_bytes in sizes:
+        for name, budget, other_bytes, sized in sizes:
             if budget is None:
                 continue
-            block_bytes = token_bytes * needs.block_size
-            least = other_bytes + (1 + -(-wanted // needs.block_size)) * block_bytes  # one block is always empty
+            least = other_bytes + sized.num_bytes(-(-wanted // needs.block_size))
             if budget < least:
                 way_out = "model.max_context_tokens" if asked == "auto" else "kv_cache.num_tokens"
                 raise ConfigError(
-                    f"{self.section}.{name}: {budget} bytes do not hold {wanted} tokens of {token_bytes} bytes"
-                    + (f" beside {other_bytes} of weights and activations" if other_bytes else "")
+                    f"{self.section}.{name}: {budget} bytes do not hold {wanted} tokens"
+                    + (f" beside {other_bytes} bytes of weights and activations" if other_bytes else "")
                     + f"; raise it to {least} or more, or lower {way_out}"
                 )
-            rooms.append(((budget - other_bytes) // block_bytes - 1) * needs.block_size)
+            rooms.append(sized.num_blocks(budget - other_bytes) * needs.block_size)
         if asked != "auto":
             return asked
         assert rooms, "without a budget the number of tokens is configured"

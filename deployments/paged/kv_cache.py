@@ -16,6 +16,7 @@ import torch
 from deployments.messages import SessionId
 from deployments.paged.block_pool import NULL_BLOCK, BlockPool
 from deployments.paged.prefix_index import BlockHash
+from deployments.paged.sliding_tables import SlidingShape, SlidingTables
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,8 +30,10 @@ class BlockTables:
     """Who owns which blocks, and how far each session's cache is filled.
 
     A session's computed length counts the entries that are valid; whatever its blocks hold beyond
-    is garbage that the next step overwrites.
+    is garbage that the next step overwrites. `sliding` are the tables of layers that see a window, if there are any.
     """
+
+    sliding: SlidingTables | None = None
 
     def __init__(
         self, *, num_blocks: int, block_size: int, max_sessions: int, max_session_tokens: int, device: str
@@ -52,6 +55,11 @@ class BlockTables:
         """Share of all blocks that open sessions hold, 0 to 1."""
         return self._pool.usage
 
+    def slide(self, shape: SlidingShape) -> None:
+        """Keep blocks of their own for layers that see a window; before any session is open."""
+        assert not self._rooms, "sessions are open"
+        self.sliding = SlidingTables(shape, block_size=self.block_size, full_blocks_RM=self.blocks_RM)
+
     def has_room(self, num_tokens: int, hashes: Sequence[BlockHash] = (), num_spare_blocks: int = 0) -> bool:
         """Whether a session of `num_tokens` entries fits beside those that are open, with so many blocks to spare.
 
@@ -60,7 +68,7 @@ class BlockTables:
         num_blocks = self._num_blocks_for(num_tokens)
         if not self._free_rows or num_blocks > self.blocks_RM.shape[1]:
             return False
-        num_shared = self._pool.num_owned(self._pool.find(hashes)) if hashes else 0
+        num_shared = self._pool.num_owned(self._find(hashes)) if hashes else 0
         return num_blocks - num_shared + num_spare_blocks <= self._pool.num_available
 
     def reserve(self, session: SessionId, num_tokens: int, hashes: Sequence[BlockHash] = ()) -> int:
@@ -75,12 +83,14 @@ class BlockTables:
                 f"no room for {num_tokens} KV entries: {self._pool.num_available} blocks of {self.block_size} and "
                 f"{len(self._free_rows)} session rows are free; ask can_open first, or give the cache more tokens"
             )
-        found = self._pool.find(hashes)
+        found = self._find(hashes)
         for block in found:
             self._pool.share(block)
         room = _Room(row=self._free_rows.pop(), blocks=[], computed_len=len(found) * self.block_size)
         self._rooms[session] = room
         self._append(room, found)
+        if self.sliding is not None:
+            self.sliding.open(room.row, hashes[: len(found)])
         self._append(room, [self._pool.take() for _ in range(self._num_blocks_for(num_tokens) - len(found))])
         return room.computed_len
 
@@ -93,6 +103,12 @@ class BlockTables:
         self._append(room, [self._pool.take() for _ in range(num_more)])
         return True
 
+    def prepare(self, session: SessionId, num_tokens: int) -> None:
+        """Before a step that fills the session's room up to `num_tokens`."""
+        assert num_tokens <= self.capacity(session), "a context outgrew its room; ask grow first"
+        if self.sliding is not None:
+            self.sliding.prepare(self.row(session), num_tokens)
+
     def release(self, session: SessionId) -> None:
         """Take a session's room back. Idempotent."""
         room = self._rooms.pop(session, None)
@@ -101,16 +117,23 @@ class BlockTables:
         # The last first: it is of use only to who shares all before it.
         for block in reversed(room.blocks):
             self._pool.let_go(block)
+        if self.sliding is not None:
+            self.sliding.release(room.row)
         self._free_rows.append(room.row)
         self.blocks_RM[room.row].fill_(NULL_BLOCK)
 
     def publish(self, session: SessionId, index: int, block_hash: BlockHash) -> None:
         """The session's block at this index is full and committed: sessions that begin alike may share it."""
         self._pool.publish(self._rooms[session].blocks[index], block_hash)
+        if self.sliding is not None:
+            self.sliding.publish(self.row(session), index, block_hash)
 
     def withdraw(self, session: SessionId, start: int) -> None:
         """Entries from `start` on will be overwritten: nobody finds their blocks any more, and nobody shares them."""
-        for block in self._rooms[session].blocks[start // self.block_size :]:
+        room = self._rooms[session]
+        if self.sliding is not None:
+            self.sliding.withdraw(room.row, start)
+        for block in room.blocks[start // self.block_size :]:
             self._pool.withdraw(block)
 
     def row(self, session: SessionId) -> int:
@@ -132,7 +155,10 @@ class BlockTables:
     def set_computed_len(self, session: SessionId, computed_len: int) -> None:
         """Declare entries [0, computed_len) valid and the rest garbage."""
         assert 0 <= computed_len <= self.capacity(session), "computed length outside the session's room"
-        self._rooms[session].computed_len = computed_len
+        room = self._rooms[session]
+        room.computed_len = computed_len
+        if self.sliding is not None:
+            self.sliding.trim(room.row, computed_len)
 
     def slots(self, session: SessionId, start: int, stop: int) -> torch.Tensor:
         """The slots of positions [start, stop), shape (stop - start,)."""
@@ -145,8 +171,20 @@ class BlockTables:
         begin = self.run_start(self.row(session))
         return self.slots(session, start, stop) if begin is None else slice(begin + start, begin + stop)
 
+    def first_sliding(self, session: SessionId) -> int:
+        """The first position whose entry sliding layers hold."""
+        return 0 if self.sliding is None else self.sliding.first_held(self.row(session))
+
+    def sliding_slots(self, session: SessionId, start: int, stop: int) -> torch.Tensor | slice:
+        """The slots of positions [start, stop) in the pools of sliding layers."""
+        if self.sliding is None:
+            return self.slots_or_slice(session, start, stop)
+        return self.sliding.slots(self.row(session), start, stop)
+
     def check_integrity(self) -> None:
         """Assert that every block and row is free or owned exactly once, and that the tables say so."""
+        if self.sliding is not None:
+            self.sliding.check_integrity()
         self._pool.check_integrity([block for room in self._rooms.values() for block in room.blocks])
         rows = [room.row for room in self._rooms.values()]
         assert sorted(rows + self._free_rows) == list(range(self.blocks_RM.shape[0])), "a row is lost or shared"
@@ -154,6 +192,11 @@ class BlockTables:
         for room in self._rooms.values():
             expected[room.row, : len(room.blocks)] = torch.tensor(room.blocks)
         assert torch.equal(expected, self.blocks_RM), "the block tables do not show who owns what"
+
+    def _find(self, hashes: Sequence[BlockHash]) -> list[int]:
+        """The blocks of the longest known beginning that a session can go on from."""
+        found = self._pool.find(hashes)
+        return found if self.sliding is None else found[: self.sliding.num_reusable(hashes, len(found))]
 
     def _append(self, room: _Room, blocks: Sequence[int]) -> None:
         if not blocks:
@@ -171,6 +214,14 @@ class BlockTables:
         return -(-num_tokens // self.block_size)
 
 
+@dataclass(frozen=True, slots=True)
+class SlidingLayers:
+    """Layers whose pools hold windows, and the slots of each."""
+
+    layers: frozenset[int]
+    num_slots: int
+
+
 class KvPools:
     """Keys and values of every layer that keeps its own, in slots; stands in for the library's cache.
 
@@ -179,34 +230,49 @@ class KvPools:
     """
 
     def __init__(
-        self, *, layer_shapes: Mapping[int, tuple[int, int]], num_slots: int, dtype: torch.dtype, device: str
+        self,
+        *,
+        layer_shapes: Mapping[int, tuple[int, int]],
+        num_slots: int,
+        dtype: torch.dtype,
+        device: str,
+        sliding: SlidingLayers | None = None,
     ) -> None:
+        self._sliding = sliding.layers if sliding is not None else frozenset()
+        sizes = {
+            layer: sliding.num_slots if sliding and layer in sliding.layers else num_slots for layer in layer_shapes
+        }
         self._pools = {
             layer: (
-                torch.zeros(num_slots, num_kv_heads, head_dim, dtype=dtype, device=device),
-                torch.zeros(num_slots, num_kv_heads, head_dim, dtype=dtype, device=device),
+                torch.zeros(sizes[layer], num_kv_heads, head_dim, dtype=dtype, device=device),
+                torch.zeros(sizes[layer], num_kv_heads, head_dim, dtype=dtype, device=device),
             )
             for layer, (num_kv_heads, head_dim) in layer_shapes.items()
         }
         self._slots_N: torch.Tensor | None = None
+        self._sliding_slots_N: torch.Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all pools."""
         return sum(keys_SGD.nbytes + values_SGD.nbytes for keys_SGD, values_SGD in self._pools.values())
 
-    def begin_step(self, slots_N: torch.Tensor) -> None:
-        """Name the slots that the next forward pass writes, in the order of its packed tokens."""
-        self._slots_N = slots_N
+    def begin_step(self, slots_N: torch.Tensor, sliding_slots_N: torch.Tensor | None = None) -> None:
+        """Name the slots that the next forward pass writes, in the order of its packed tokens.
+
+        Layers with a pool for their window have slots of their own.
+        """
+        self._slots_N, self._sliding_slots_N = slots_N, sliding_slots_N
 
     def update(
         self, keys_1GND: torch.Tensor, values_1GND: torch.Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's new entries; return its pools, each of shape (S, G, D)."""
-        assert self._slots_N is not None, "begin_step comes before the forward pass"
+        slots_N = self._sliding_slots_N if layer_idx in self._sliding else self._slots_N
+        assert slots_N is not None, "begin_step comes before the forward pass"
         keys_SGD, values_SGD = self._pools[layer_idx]
-        keys_SGD.index_copy_(0, self._slots_N, keys_1GND[0].transpose(0, 1))
-        values_SGD.index_copy_(0, self._slots_N, values_1GND[0].transpose(0, 1))
+        keys_SGD.index_copy_(0, slots_N, keys_1GND[0].transpose(0, 1))
+        values_SGD.index_copy_(0, slots_N, values_1GND[0].transpose(0, 1))
         return keys_SGD, values_SGD
 
     def whole(self, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -45,7 +45,11 @@ class ModelRunner:
             for members in grouping
         ]
         packed_3T = self._pack(chunks, spans, order)
-        self._pools.begin_step(self._slots(packed_3T[1], packed_3T[2]))
+        sliding = self._tables.sliding
+        self._pools.begin_step(
+            self._slots(self._tables.blocks_RM, packed_3T),
+            None if sliding is None else self._slots(sliding.blocks_RM, packed_3T),
+        )
         rows, partial_rows = rows_of_interest(chunks, firsts)
         scored = scored_rows(chunks, firsts)
         # The library takes no empty selection: a pass of partial chunks alone computes one row for nothing.
@@ -73,9 +77,11 @@ class ModelRunner:
         table_rows = [spans[i].row for i in order for _ in range(spans[i].num_tokens)]
         return torch.tensor([token_ids, positions, table_rows], device=self._device)
 
-    def _slots(self, positions_T: torch.Tensor, rows_T: torch.Tensor) -> torch.Tensor:
+    def _slots(self, blocks_RM: torch.Tensor, packed_3T: torch.Tensor) -> torch.Tensor:
+        _, positions_T, rows_T = packed_3T
         size = self._tables.block_size
-        return self._tables.blocks_RM[rows_T, positions_T // size] * size + positions_T % size
+        slots_T: torch.Tensor = blocks_RM[rows_T, positions_T // size] * size + positions_T % size
+        return slots_T
 
     def _keep_hidden(self, _module: torch.nn.Module, _args: object, output: object) -> None:
         self._hidden_1TH = output.last_hidden_state  # type: ignore[attr-defined]

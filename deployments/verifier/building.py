@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.distributed
 
@@ -15,6 +17,7 @@ from deployments.paged.footprint import (
     Needs,
     StepSize,
     layer_bytes,
+    sliding_layers,
     tensor_bytes,
     untied_bytes,
     workspace_bytes,
@@ -41,24 +44,31 @@ def build_engine(config: OutriderConfig) -> PagedEngine:
     )
     num_rows = min(verifier.max_step_tokens, verifier.max_sessions * (1 + max_lookahead))
     step_bytes = workspace_bytes(target, StepSize(num_tokens=verifier.max_step_tokens, num_rows=num_rows))
-    layers = layer_bytes(target)
-    # The kernels read entries where they lie; the library's layers read copies, padded to the longest.
-    read_bytes = 0 if compiled_library(target, kernels) is not None else 2 * max(layers)
-    needs = Needs(
-        entry_bytes=sum(layers),
-        read_bytes=read_bytes,
-        other_bytes=tensor_bytes() - before + untied_bytes(target) + step_bytes,
-        longest_tokens=context + max_lookahead,
-        block_size=verifier.kv_cache.block_size,
-    )
-    budget = CacheBudget("verifier", verifier.kv_cache.memory_bytes, verifier.max_memory_bytes)
+    longest, block_size = context + max_lookahead, verifier.kv_cache.block_size
     limits = CacheLimits(
         max_context_tokens=context,
-        num_kv_tokens=_least_of_ranks(budget.num_tokens(verifier.kv_cache.num_tokens, needs), verifier.num_ranks),
+        num_kv_tokens=longest,
         max_sessions=verifier.max_sessions,
         max_lookahead=max_lookahead,
-        block_size=verifier.kv_cache.block_size,
+        block_size=block_size,
+        max_step_tokens=verifier.max_step_tokens,
     )
+    layers, sliding = layer_bytes(target), sliding_layers(target.text_config)
+    # The kernels read entries where they lie; the library's layers read copies, padded to the longest.
+    read_bytes = 0 if compiled_library(target, kernels) is not None else 2 * max(layers)
+    window_bytes = sum(layers[layer] for layer in sliding)
+    needs = Needs(
+        entry_bytes=sum(layers) - window_bytes,
+        window_bytes=window_bytes,
+        num_window_blocks=limits.num_window_blocks(target.text_config.sliding_window) if sliding else 0,
+        read_bytes=read_bytes,
+        other_bytes=tensor_bytes() - before + untied_bytes(target) + step_bytes,
+        longest_tokens=longest,
+        block_size=block_size,
+    )
+    budget = CacheBudget("verifier", verifier.kv_cache.memory_bytes, verifier.max_memory_bytes)
+    num_kv_tokens = _least_of_ranks(budget.num_tokens(verifier.kv_cache.num_tokens, needs), verifier.num_ranks)
+    limits = replace(limits, num_kv_tokens=num_kv_tokens)
     engine = PagedEngine(target, limits, kernels)
     del target  # the kernels keep weights of their own
     engine.memory = MemoryUse(

@@ -70,7 +70,10 @@ class VerifierEngine(Protocol):
         """Free a session's room. Idempotent."""
 
     def rollback(self, session: SessionId, computed_len: int) -> None:
-        """Forget cache entries from `computed_len` on; never those that `open` found. Idempotent."""
+        """Forget cache entries from `computed_len` on; never those that `open` found. Idempotent.
+
+        A step's longest proposal may be forgotten, and no more: layers that see a window keep no more than that.
+        """
 
     def step(self, chunks: Sequence[Chunk]) -> list[Outcome]:
         """Run one forward pass over the packed chunks; one outcome per chunk that is not partial, in order."""

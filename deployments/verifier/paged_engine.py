@@ -23,22 +23,46 @@ from deployments.messages import KvRange, SamplingParams, SessionId, Token, Toke
 from deployments.models.loading import ShadowSpec, Target, shadow_spec
 from deployments.paged.build import build_forward
 from deployments.paged.compiled_forward import CompiledForward
-from deployments.paged.footprint import num_own_layers
+from deployments.paged.footprint import num_own_layers, sliding_layers
 from deployments.paged.forward import Output
-from deployments.paged.kv_cache import BlockTables, KvPools
+from deployments.paged.kv_cache import BlockTables, KvPools, SlidingLayers
 from deployments.paged.prefix_index import BlockHash, Prefix, PrefixTrail
+from deployments.paged.sliding_tables import SlidingShape
 from deployments.verifier.engine import Chunk, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLimits:
-    """How much the engine holds at once. `num_kv_tokens` entries are shared by all open sessions."""
+    """How much the engine holds at once. `num_kv_tokens` entries are shared by all open sessions.
+
+    Layers that see a window have a pool of their own, for every session's window and twice `max_step_tokens`: more than
+    that no step may hold.
+    """
 
     max_context_tokens: int
     num_kv_tokens: int
     max_sessions: int = 64
     max_lookahead: int = 16
     block_size: int = 16
+    max_step_tokens: int = 512
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the layers that see everything."""
+        return -(-self.num_kv_tokens // self.block_size)
+
+    def num_window_blocks(self, window: int) -> int:
+        """Blocks of layers that see so many entries: enough for all sessions' windows and any step."""
+        per_session = -(-(window + self.max_lookahead) // self.block_size) + 2
+        return self.max_sessions * per_session + -(-2 * self.max_step_tokens // self.block_size)
+
+    def sliding(self, window: int) -> SlidingShape:
+        """The pool of layers that see so many entries: never empty, and never more than the others have.
+
+        A session holds no more blocks there than of the others', and shares there what it shares of those.
+        """
+        num_blocks = min(self.num_blocks, self.num_window_blocks(window))
+        return SlidingShape(window=window, max_rollback=self.max_lookahead, num_blocks=num_blocks)
 
 
 @dataclass(slots=True)
@@ -63,21 +87,26 @@ class PagedEngine:
         _check(limits, target)
         model, text_config = target.model, target.text_config
         device = str(model.device)
-        num_blocks = -(-limits.num_kv_tokens // limits.block_size)
         self._limits = limits
         self._vocab_size: int = text_config.vocab_size
         self._tables = BlockTables(
-            num_blocks=num_blocks,
+            num_blocks=limits.num_blocks,
             block_size=limits.block_size,
             max_sessions=limits.max_sessions,
             max_session_tokens=limits.max_context_tokens + limits.max_lookahead,
             device=device,
         )
+        sliding = None
+        if layers := sliding_layers(text_config):
+            shape = limits.sliding(text_config.sliding_window)
+            self._tables.slide(shape)
+            sliding = SlidingLayers(layers, (shape.num_blocks + 1) * limits.block_size)
         self._pools = KvPools(
             layer_shapes={layer: target.kv_shape(layer) for layer in range(num_own_layers(text_config))},
-            num_slots=(num_blocks + 1) * limits.block_size,
+            num_slots=(limits.num_blocks + 1) * limits.block_size,
             dtype=model.dtype,
             device=device,
+            sliding=sliding,
         )
         self._forward = build_forward(target, self._tables, self._pools, kernels or Kernels())
         self._choose = self._forward.choose if isinstance(self._forward, CompiledForward) else choose
@@ -150,6 +179,8 @@ class PagedEngine:
     def step(self, chunks: Sequence[Chunk]) -> list[Outcome]:
         """Run one forward pass over the packed chunks; one outcome per chunk that is not partial, in order."""
         self._check_chunks(chunks)
+        for chunk in chunks:
+            self._tables.prepare(chunk.session, chunk.start + len(chunk.tokens))
         output = self._forward.forward(chunks)
         self._take_known(chunks, output)
         deciding = [chunk for chunk in chunks if not chunk.is_partial]
@@ -164,8 +195,13 @@ class PagedEngine:
         ranges = []
         for layer in spec.layers.values():
             is_sliding = layer.layer_type == "sliding_attention"
-            first = max(start, stop - spec.sliding_window) if is_sliding else start
-            keys, values = self._pools.read(layer.index, self._tables.slots_or_slice(session, first, stop))
+            if is_sliding:
+                # What has been let go of is not missed: nobody drafts before he has the last window.
+                first = min(stop, max(start, stop - spec.sliding_window, self._tables.first_sliding(session)))
+                place: torch.Tensor | slice = self._tables.sliding_slots(session, first, stop)
+            else:
+                first, place = start, self._tables.slots_or_slice(session, start, stop)
+            keys, values = self._pools.read(layer.index, place)
             ranges.append(
                 KvRange(
                     layer_type=layer.layer_type, start=first, stop=stop, keys=_to_bytes(keys), values=_to_bytes(values)
@@ -203,12 +239,10 @@ class PagedEngine:
         assert chunks, "a step has at least one chunk"
         assert len({chunk.session for chunk in chunks}) == len(chunks), "one chunk per session and step"
         for chunk in chunks:
-            stop = chunk.start + len(chunk.tokens)
             assert chunk.start == self._tables.computed_len(chunk.session), "a chunk starts at the computed length"
             assert 0 <= chunk.num_drafted < len(chunk.tokens), "a chunk brings a token besides its proposal"
             assert not (chunk.is_partial and chunk.num_drafted), "a partial chunk carries no proposal"
             assert chunk.num_drafted <= self._limits.max_lookahead, "a proposal is longer than max_lookahead"
-            assert stop <= self._tables.capacity(chunk.session), "a context outgrew its room; ask grow first"
 
     def _decide(self, chunks: Sequence[Chunk], output: Output) -> Sequence[Outcome]:
         if not chunks:
@@ -305,10 +339,10 @@ class PagedEngine:
                 state.hidden_H = output.hidden_RH[row + num_accepted]
                 row += 1 + chunk.num_drafted
             state.hidden_len = computed_len
-            self._tables.set_computed_len(chunk.session, computed_len)
             if state.trail is not None:
                 for index, block_hash in state.trail.write(chunk.start, chunk.tokens[: computed_len - chunk.start]):
                     self._tables.publish(chunk.session, index, block_hash)
+            self._tables.set_computed_len(chunk.session, computed_len)
 
 
 def _check(limits: CacheLimits, target: Target) -> None:

@@ -29,21 +29,18 @@ def time_steps(
     The engine is as empty afterwards as before. What does not fit into it is left out.
     """
     deadline_s = clock() + budget_s
-    longest = _PROMPT_TOKENS + sum(_REPEATS * (1 + lookahead) for lookahead in _LOOKAHEADS)
-    context = min(engine.max_context_tokens, longest)
-    sessions: dict[SessionId, int] = {}
     timings = []
-    try:
-        for num_sequences, lookahead in _shapes(max_step_tokens, max_lookahead):
+    for num_sequences, lookahead in _shapes(max_step_tokens, max_lookahead):
+        context = min(engine.max_context_tokens, _PROMPT_TOKENS + _REPEATS * (1 + lookahead))
+        sessions: dict[SessionId, int] = {}
+        try:  # rejected or not, every shape begins at the same context
             if clock() >= deadline_s or not _open(engine, sessions, num_sequences, context):
                 break
-            for session in sessions:  # rejected or not, every shape begins at the same context
-                engine.rollback(session, _PROMPT_TOKENS)
-                sessions[session] = _PROMPT_TOKENS
+            _read_prompts(engine, sessions, max_step_tokens)
             timings.append(_time(engine, sessions, lookahead, clock))
-    finally:
-        for session in sessions:
-            engine.close(session)
+        finally:
+            for session in sessions:
+                engine.close(session)
     return tuple(timings)
 
 
@@ -55,15 +52,24 @@ def _shapes(max_step_tokens: int, max_lookahead: int) -> Iterator[tuple[int, int
 
 
 def _open(engine: VerifierEngine, sessions: dict[SessionId, int], num_sequences: int, context: int) -> bool:
-    """Have so many sessions open, each with a prompt in the cache; False when there is no room for them."""
+    """Open so many sessions; False when there is no room for them."""
     while len(sessions) < num_sequences:
         if context <= _PROMPT_TOKENS or not engine.can_open(context):
             return False
         session = len(sessions)
         engine.open(session, SamplingParams(), context)
-        sessions[session] = _PROMPT_TOKENS
-        engine.step([Chunk(session=session, start=0, tokens=_tokens(engine, _PROMPT_TOKENS), is_partial=True)])
+        sessions[session] = 0
     return True
+
+
+def _read_prompts(engine: VerifierEngine, sessions: dict[SessionId, int], max_step_tokens: int) -> None:
+    """Put each session's prompt into the cache, in as few steps as may be."""
+    tokens = _tokens(engine, min(_PROMPT_TOKENS, max_step_tokens))
+    chunks = [Chunk(session=session, start=0, tokens=tokens, is_partial=True) for session in sessions]
+    num_a_step = max_step_tokens // len(tokens)
+    for first in range(0, len(chunks), num_a_step):
+        engine.step(chunks[first : first + num_a_step])
+    sessions.update(dict.fromkeys(sessions, len(tokens)))
 
 
 def _time(

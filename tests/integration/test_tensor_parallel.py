@@ -148,12 +148,12 @@ def test_steps_shadows_and_states_are_those_of_one_rank(tmp_path: Path) -> None:
 def drive(engine: VerifierEngine, prompt: Sequence[Token]) -> list[tuple[int, Token]]:
     """A prompt in two chunks, then a proposal of which a part may hold, then a rollback and the same again."""
     decided = []
-    engine.step([Chunk(session=3, start=0, tokens=tuple(prompt[:200]), is_partial=True)])
+    engine.step([Chunk(session=3, start=0, tokens=tuple(prompt[:285]), is_partial=True)])
     for num_drafted in (4, 0):
-        (outcome,) = engine.step([Chunk(session=3, start=200, tokens=tuple(prompt[200:]), num_drafted=num_drafted)])
+        (outcome,) = engine.step([Chunk(session=3, start=285, tokens=tuple(prompt[285:]), num_drafted=num_drafted)])
         decided.append((outcome.num_accepted, outcome.next_token))
-        engine.rollback(3, 200)
-    engine.step([Chunk(session=3, start=200, tokens=tuple(prompt[200:]))])
+        engine.rollback(3, 285)
+    engine.step([Chunk(session=3, start=285, tokens=tuple(prompt[285:]))])
     return decided
 
 

@@ -116,16 +116,17 @@ def test_alone_or_among_others_of_other_parameters(
     tally.close()
 
 
-def test_a_rollback_goes_back_to_any_length(
+def test_a_rollback_goes_back_as_far_as_a_proposal_is_long(
     engine: PagedEngine, reference: Reference, prompts: list[list[Token]]
 ) -> None:
     prompt = prompts[4]
     expected = reference.generate(prompt, SAMPLED, 1)[0]
     engine.open(1, SAMPLED, 100)
     engine.step([Chunk(session=1, start=0, tokens=(*prompt, 9, 9), num_drafted=2)])
-    for length in (50, 50, 60, 5, 0):
-        engine.rollback(1, length)
-        length = min(length, 50) if length > 5 else length
+    length = len(prompt)
+    for back in (4, 4, 1, 6, 8):
+        engine.rollback(1, len(prompt) - back)  # to where there is nothing any more it does nothing
+        length = min(length, len(prompt) - back)
         (outcome,) = engine.step([Chunk(session=1, start=length, tokens=tuple(prompt[length:]))])
         assert outcome.next_token == expected
         engine.rollback(1, length)
