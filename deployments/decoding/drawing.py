@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deployments.decoding.noise import DRAFT, child_key, gumbel_at, gumbel_RV
 from deployments.decoding.rows import SamplingRows
-from deployments.decoding.sampling import argmax, choose, warp
+from deployments.decoding.sampling import Choose, argmax, choose, warp
 from deployments.distributions import Distribution
 
 
@@ -37,8 +37,10 @@ class Draw(Protocol):
     A salt tells apart draws for the same position, and is at least 0.
     """
 
-    def __call__(self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int | None]) -> Drawn:
-        """The tokens of these rows."""
+    def __call__(
+        self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int | None], choose: Choose = choose
+    ) -> Drawn:
+        """The tokens of these rows; `choose` is what coupled ones are chosen by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ class Drawer:
 
     max_tokens: int | None = None
 
-    def __call__(self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int | None]) -> Drawn:
+    def __call__(
+        self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int | None], choose: Choose = choose
+    ) -> Drawn:
         """The tokens of these rows; a row with a salt is a sampled one."""
         picked = [row for row, salt in enumerate(salts) if salt is not None]
         if len(picked) == len(salts):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.drawing import Draw, Drawer
 from deployments.decoding.rows import SamplingRows
+from deployments.decoding.sampling import choose
 from deployments.distributions import Distribution
 from deployments.drafter.engine import Draft
 from deployments.drafter.token_engine import ReadRequest
@@ -23,6 +24,7 @@ from deployments.messages import SamplingParams, SessionId, Token
 from deployments.models.loading import Target, kv_shape, load_config, load_target
 from deployments.paged.build import build_forward
 from deployments.paged.chunk import Chunk
+from deployments.paged.compiled_forward import CompiledForward
 from deployments.paged.footprint import num_own_layers
 from deployments.paged.kv_cache import BlockTables, KvPools
 
@@ -48,6 +50,7 @@ class _Session:
     max_context_tokens: int
     adjuster: Adjuster | None  # of a session whose logits are adjusted
     last_batch: int = 0
+    lost_tokens: int = 0  # room that it had, or wanted, when it lost its cache
 
 
 @dataclass(slots=True)
@@ -94,6 +97,7 @@ class DraftModelEngine:
             device=self._device,
         )
         self._forward = build_forward(model, self._tables, self._pools, kernels or Kernels())
+        self._choose_tokens = self._forward.choose if isinstance(self._forward, CompiledForward) else choose
         self._sessions: OrderedDict[SessionId, _Session] = OrderedDict()
         self._num_batches = 0
         self.num_evicted = 0
@@ -105,7 +109,7 @@ class DraftModelEngine:
         return self._vocab_size
 
     def attach(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
-        """Take a session; its room is reserved when it is first read."""
+        """Take a session; it gets blocks as it is read."""
         self.detach(session)
         adjuster = Adjuster(params) if params.adjusts_logits else None
         self._sessions[session] = _Session(params, min(max_context_tokens, self._limits.max_context_tokens), adjuster)
@@ -177,7 +181,7 @@ class DraftModelEngine:
         ]
         if groups:
             logits_BV = adjust(logits_BV, groups)
-        drawn = self.draw(logits_BV, rows, [self._salt(request) for request in requests])
+        drawn = self.draw(logits_BV, rows, [self._salt(request) for request in requests], self._choose_tokens)
         confidences = drawn.confidences_R.tolist()
         for row, (request, token) in enumerate(zip(requests, drawn.tokens_R.tolist(), strict=True)):
             draft = drafts[request.session]
@@ -191,21 +195,33 @@ class DraftModelEngine:
         return request.context_len if self._sessions[request.session].params.draws_to_reject else None
 
     def _make_room(self, request: ReadRequest) -> bool:
-        """Roll the session's cache back to where the request starts; reserve it first where there is none."""
-        session = self._sessions[request.session]
+        """Roll the session's cache back to where the request starts, and have blocks for what it adds.
+
+        A session that finds none loses its cache, and comes back once there is room for as much as it had.
+        """
+        session, tables = self._sessions[request.session], self._tables
         stop = request.start + len(request.tokens) + max(0, request.num_draft_tokens - 1)
-        if request.session not in self._tables:
-            while not self._tables.has_room(session.max_context_tokens) and self._evict():
-                pass
-            if not self._tables.has_room(session.max_context_tokens) or request.start > 0:
-                return False
-            self._tables.reserve(request.session, session.max_context_tokens)
-        assert request.start <= self._tables.computed_len(request.session), "a request leaves a gap"
-        if stop > self._tables.capacity(request.session):
+        if stop > session.max_context_tokens:
             return False
-        self._tables.set_computed_len(request.session, request.start)
         session.last_batch = self._num_batches
         self._sessions.move_to_end(request.session)
+        if request.session not in tables:
+            wanted = max(stop, session.lost_tokens)
+            if request.start > 0 or not self._evict_until(lambda: tables.has_room(wanted)):
+                return False
+            tables.reserve(request.session, wanted)
+        elif not self._evict_until(lambda: tables.grow(request.session, stop)):
+            self._lose(request.session, stop)
+            return False
+        assert request.start <= tables.computed_len(request.session), "a request leaves a gap"
+        tables.set_computed_len(request.session, request.start)
+        return True
+
+    def _evict_until(self, has_room: Callable[[], bool]) -> bool:
+        """Free caches that were not used for long until there is room; whether there is."""
+        while not has_room():
+            if not self._evict():
+                return False
         return True
 
     def _evict(self) -> bool:
@@ -214,10 +230,14 @@ class DraftModelEngine:
             if session in self._tables:
                 if state.last_batch > self._num_batches - _KEPT_BATCHES:
                     return False
-                self._tables.release(session)
-                self.num_evicted += 1
+                self._lose(session, self._tables.computed_len(session))
                 return True
         return False
+
+    def _lose(self, session: SessionId, num_tokens: int) -> None:
+        self._tables.release(session)
+        self._sessions[session].lost_tokens = num_tokens
+        self.num_evicted += 1
 
 
 def _reading(request: ReadRequest) -> Chunk:

@@ -17,6 +17,7 @@ from deployments.paged.build import build_forward
 from deployments.paged.chunk import Chunk
 from deployments.paged.compiled_forward import CompiledForward
 from deployments.paged.kv_cache import BlockTables, KvPools
+from tests.support.choosers import ARCHITECTURES
 from tests.support.equality import POCKET
 from tests.support.tiny_models import save_tiny_target
 
@@ -26,7 +27,7 @@ WIDE = {"head_dim": 16, "global_head_dim": 96, "hidden_size": 48, "num_attention
 class Passes:
     """One model on pools of its own."""
 
-    def __init__(self, folder: Path, *, num_threads: int, block_size: int) -> None:
+    def __init__(self, folder: Path, *, num_threads: int, block_size: int, architecture: str = "native") -> None:
         target = load_target(str(folder), dtype=torch.float32, device="cpu")
         config: Any = target.text_config
         self.vocab_size: int = config.vocab_size
@@ -40,7 +41,8 @@ class Passes:
             dtype=torch.float32,
             device="cpu",
         )
-        self.forward = build_forward(target, self.tables, pools, Kernels(num_threads=num_threads))
+        kernels = Kernels(num_threads=num_threads, architecture=architecture)
+        self.forward = build_forward(target, self.tables, pools, kernels)
         assert isinstance(self.forward, CompiledForward)
 
     def run(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:
@@ -66,16 +68,17 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return POCKET / "target" if request.param == "pocket" else save_tiny_target(tmp_path_factory.mktemp("t"), **WIDE)
 
 
-def test_the_bits_depend_on_the_context_alone(folder: Path) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_bits_depend_on_the_context_alone(folder: Path, architecture: str) -> None:
     rng = random.Random(1)
-    alone = Passes(folder, num_threads=1, block_size=16)
+    alone = Passes(folder, num_threads=1, block_size=16, architecture=architecture)
     tokens = [rng.randrange(alone.vocab_size) for _ in range(330)]
     others = [[rng.randrange(alone.vocab_size) for _ in range(n)] for n in (301, 9, 64)]
     for session in range(4):
         alone.tables.reserve(session, 400)
     expected = alone.logits(0, tokens, 400)
     for num_threads, block_size, size in ((1, 16, 7), (2, 16, 1), (3, 16, 100), (2, 4, 33)):
-        passes = Passes(folder, num_threads=num_threads, block_size=block_size)
+        passes = Passes(folder, num_threads=num_threads, block_size=block_size, architecture=architecture)
         for session in range(4):
             passes.tables.reserve(session, 400)
         for session, other in enumerate(others, 1):

@@ -86,18 +86,41 @@ def test_the_least_recently_used_cache_gives_way_and_recent_ones_do_not() -> Non
     engine = make_engine(num_kv_tokens=800)
     for session in (1, 2, 3):
         engine.attach(session, GREEDY, 400)
+    long = some_tokens(390, 1)
     for session in (1, 2):
-        engine.draft([read(session, 0, (7, 8, 9), 0)])
+        engine.draft([read(session, 0, long, 0)])
     (draft,) = engine.draft([read(3, 0, (7, 8, 9), 2)])
     assert (draft.tokens, engine.computed_len(3)) == ((), 0), "both were used just now"
     for _ in range(40):
-        engine.draft([read(2, 3, (5,), 1)])
+        engine.draft([read(2, 390, (5,), 1)])
     (draft,) = engine.draft([read(3, 0, (7, 8, 9), 2)])
     assert len(draft.tokens) == 2
     assert (engine.computed_len(1), engine.num_evicted) == (0, 1)
-    assert engine.draft([read(2, 3, (5,), 1)])[0].tokens
+    assert engine.draft([read(2, 390, (5,), 1)])[0].tokens
     engine.detach(2)
     engine.detach(2)
+    engine.check_integrity()
+
+
+def test_sessions_hold_what_they_have_read_and_who_outgrows_the_cache_comes_back(reference: Reference) -> None:
+    engine = make_engine(num_kv_tokens=480)
+    texts = {session: some_tokens(30, session) for session in range(10)}
+    for session in texts:
+        engine.attach(session, SAMPLED, 400)
+    drafts = engine.draft([read(session, 0, text, 3) for session, text in texts.items()])
+    for text, draft in zip(texts.values(), drafts, strict=True):
+        assert len(draft.tokens) == 3
+        assert_right(reference, text, SAMPLED, draft)
+    # 480 tokens are 30 blocks: everybody has two, ten are left.
+    grown = some_tokens(200, 50)
+    assert engine.draft([read(0, 30, grown[30:], 1)])[0].tokens == ()
+    assert (engine.computed_len(0), engine.num_evicted) == (0, 1), "it alone made way"
+    assert engine.draft([read(0, 0, grown[:10], 1)])[0].tokens == (), "there is no room yet for what it had"
+    for session in range(1, 10):
+        engine.detach(session)
+    (draft,) = engine.draft([read(0, 0, grown, 4)])
+    assert_right(reference, grown, SAMPLED, draft)
+    assert len(draft.tokens) == 4
     engine.check_integrity()
 
 

@@ -21,6 +21,7 @@ from deployments.drafter.library_forward import LibraryForward
 from deployments.drafter.mtp_engine import MtpEngine, build_mtp_engine
 from deployments.kernels.library import Kernels
 from deployments.messages import SamplingParams
+from tests.support.choosers import ARCHITECTURES
 from tests.support.tiny_drafters import TinyPair, draft_request, kv_ranges, reference_draft, tiny_pair
 
 GREEDY = SamplingParams()
@@ -38,7 +39,14 @@ KEQV: dict[str, Any] = {
 }
 WIDE: dict[str, Any] = {"head_dim": 16, "global_head_dim": 32}
 # Stepwise: as for sessions with penalties, whose logits are adjusted between two steps.
-KINDS = {"compiled": CompiledForward, "stepwise": CompiledForward, "lean": LeanForward, "library": LibraryForward}
+# The older architectures: kernels that are compiled for processors without AVX-512.
+KINDS = {
+    "compiled": CompiledForward,
+    **dict.fromkeys(ARCHITECTURES[1:], CompiledForward),
+    "stepwise": CompiledForward,
+    "lean": LeanForward,
+    "library": LibraryForward,
+}
 
 
 def wide_pair(shape: dict[str, Any]) -> TinyPair:
@@ -59,7 +67,8 @@ def some_tokens(length: int, seed: int) -> list[int]:
 def make_engine(pair: TinyPair, *, kind: str = "compiled", shadow_bytes: int = 1 << 22) -> MtpEngine:
     if kind == "library":
         return MtpEngine(LibraryForward(pair.assistant, pair.embedding), pair.spec, shadow_bytes=shadow_bytes)
-    kernels = Kernels(compiled=kind != "lean", num_threads=2)
+    architecture = kind if kind in ARCHITECTURES else "native"
+    kernels = Kernels(compiled=kind != "lean", num_threads=2, architecture=architecture)
     engine = build_mtp_engine(pair.assistant, pair.embedding, pair.spec, shadow_bytes=shadow_bytes, kernels=kernels)
     if kind == "stepwise":
         drawer = Drawer()

@@ -21,6 +21,7 @@ from deployments.paged.forward import PagedForward
 from deployments.paged.kv_cache import BlockTables, KvPools
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
+from tests.support.choosers import ARCHITECTURES
 from tests.support.equality import POCKET, Reference
 from tests.support.tiny_models import save_tiny_target
 
@@ -47,9 +48,17 @@ COMPILED_SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=[*SHAPES, *COMPILED_SHAPES, "llama", "pocket", "pocket_library"])
+OLDER = {
+    f"{name} {architecture}": architecture
+    for architecture in ARCHITECTURES[1:]
+    for name in ("wide_many_heads", "pocket")
+}
+"""The same on kernels that are compiled for older processors."""
+
+
+@pytest.fixture(scope="module", params=[*SHAPES, *COMPILED_SHAPES, "llama", "pocket", "pocket_library", *OLDER])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    name: str = request.param
+    name: str = request.param.split()[0]
     if name.startswith("pocket"):
         return POCKET / "target"
     path = tmp_path_factory.mktemp(name)
@@ -82,7 +91,8 @@ class Bench:
 
 @pytest.fixture
 def bench(folder: Path, request: pytest.FixtureRequest) -> Bench:
-    name: str = request.node.callspec.params["folder"]
+    param: str = request.node.callspec.params["folder"]
+    name = param.split()[0]
     target = load_target(str(folder), dtype=torch.float32, device="cpu")
     config = target.text_config
     tables = BlockTables(num_blocks=700, block_size=4, max_sessions=12, max_session_tokens=320, device="cpu")
@@ -90,7 +100,7 @@ def bench(folder: Path, request: pytest.FixtureRequest) -> Bench:
     num_own = config.num_hidden_layers - getattr(config, "num_kv_shared_layers", 0)
     shapes = {layer: kv_shape(config, layer) for layer in range(num_own)}
     pools = KvPools(layer_shapes=shapes, num_slots=701 * 4, dtype=torch.float32, device="cpu")
-    kernels = Kernels(compiled=name != "pocket_library", num_threads=2)
+    kernels = Kernels(compiled=name != "pocket_library", num_threads=2, architecture=OLDER.get(param, "native"))
     forward = build_forward(target, tables, pools, kernels)
     assert isinstance(forward, CompiledForward) == (name in COMPILED_SHAPES or name == "pocket")
     return Bench(forward, tables, Reference(folder), config.vocab_size)

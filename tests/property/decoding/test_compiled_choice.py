@@ -15,17 +15,19 @@ from deployments.messages import SamplingParams
 from tests.property.decoding.test_sampling_distribution import _WARPED, target_logits, with_coordinate
 from tests.property.decoding.test_sampling_reference import MARGIN, logits, params, positions
 from tests.support import decoding_reference as reference
-from tests.support.choosers import compiled_forward
+from tests.support.choosers import ARCHITECTURES, compiled_forward
 
 INF = float("inf")
 
 
-def compiled(logits_RV: torch.Tensor, rows: SamplingRows, *, num_threads: int = 1) -> Choice:
-    return compiled_forward(num_threads).choose(logits_RV, rows)
+def compiled(
+    logits_RV: torch.Tensor, rows: SamplingRows, *, num_threads: int = 1, architecture: str = "native"
+) -> Choice:
+    return compiled_forward(num_threads, architecture).choose(logits_RV, rows)
 
 
-def assert_same(logits_RV: torch.Tensor, rows: SamplingRows) -> None:
-    expected, found = choose(logits_RV, rows), compiled(logits_RV, rows)
+def assert_same(logits_RV: torch.Tensor, rows: SamplingRows, architecture: str = "native") -> None:
+    expected, found = choose(logits_RV, rows), compiled(logits_RV, rows, architecture=architecture)
     assert torch.equal(found.tokens_R, expected.tokens_R)
     torch.testing.assert_close(found.confidences_R, expected.confidences_R, rtol=2e-4, atol=1e-6)
 
@@ -51,7 +53,8 @@ def test_the_draws_whose_distribution_is_tested(params: SamplingParams, varied: 
 
 @pytest.mark.parametrize(("vocab_size", "num_rows"), [(4096, 60), (4097, 20), (63, 60), (1, 3), (262_144, 6)])
 @pytest.mark.parametrize("spread", [0.0, 0.5, 4.0])
-def test_random_rows_of_every_kind(vocab_size: int, num_rows: int, spread: float) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_random_rows_of_every_kind(vocab_size: int, num_rows: int, spread: float, architecture: str) -> None:
     rng = random.Random(vocab_size)
     logits_RV = torch.randn(num_rows, vocab_size, generator=torch.Generator().manual_seed(1)) * spread
     logits_RV[::2] = (logits_RV[::2] * 4).round() / 4  # ties
@@ -67,7 +70,7 @@ def test_random_rows_of_every_kind(vocab_size: int, num_rows: int, spread: float
         )
         for _ in range(num_rows)
     ]
-    assert_same(logits_RV, SamplingRows.build([(row, position) for position, row in enumerate(rows)]))
+    assert_same(logits_RV, SamplingRows.build([(row, position) for position, row in enumerate(rows)]), architecture)
 
 
 def test_any_number_of_threads_gives_the_same() -> None:
