@@ -1,8 +1,10 @@
 """How near a verifier's step is to its matrix products: `python -m evaluation.load.engine_step`.
 
-The products alone are the model's linear layers with oneDNN's packed weights, one call each; a step is
-`PagedEngine.step`, decision included, greedy. Both in turns: medians, and the best, which other load on the machine
-moves least.
+The products alone are the model's linear layers with oneDNN's packed weights, one call each; attention alone is
+torch's own over dense entries of the same sizes, one call a layer; a step is `PagedEngine.step`, decision included,
+greedy. In turns: medians, and the best, which other load on the machine moves least.
+
+Shapes: B sessions, Q queries of each, H heads, G kv heads, L entries, D head dimension.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 import deployments.models
 from deployments.kernels.library import Kernels
@@ -83,22 +87,73 @@ class Products:
         return _timed_ms(lambda: [linear(inputs[linear.in_features]) for linear in self._linears])
 
 
+class Attention:
+    """Every layer's attention over dense keys and values: what reading that many entries takes at least."""
+
+    def __init__(self, folder: Path) -> None:
+        self._target = load_target(str(folder), dtype=torch.float32, device="cpu")
+        self._inputs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def open(self, num_sessions: int, context: int, lookahead: int) -> None:
+        """Queries of one step and what they see."""
+        config = self._target.text_config
+        self._inputs = []
+        for layer, kind in enumerate(config.layer_types):
+            kv_heads, dim = self._target.kv_shape(layer)
+            length = context + 1 + lookahead
+            if kind == "sliding_attention":
+                length = min(length, config.sliding_window + lookahead)
+            query_BHQD = torch.randn(num_sessions, config.num_attention_heads, 1 + lookahead, dim)
+            keys_BGLD, values_BGLD = torch.randn(2, num_sessions, kv_heads, length, dim)
+            self._inputs.append((query_BHQD, keys_BGLD, values_BGLD))
+
+    @torch.inference_mode()
+    def run_ms(self) -> float:
+        """All layers once."""
+        return _timed_ms(lambda: [scaled_dot_product_attention(*layer, enable_gqa=True) for layer in self._inputs])
+
+
 def _timed_ms(work: Callable[[], object]) -> float:
     started_s = time.perf_counter()
     work()
     return (time.perf_counter() - started_s) * 1e3
 
 
-Times = list[float]
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What steps, their products and their attention took, ms, in turns."""
+
+    step_ms: list[float]
+    products_ms: list[float]
+    attention_ms: list[float]
+
+    def line(self, context: int, num_rows: int) -> str:
+        """For the table: medians, the best, and the step against what it is made of."""
+        parts = [f"context {context:5}  rows {num_rows:3}"]
+        for name, times in (("step", self.step_ms), ("products", self.products_ms), ("attention", self.attention_ms)):
+            parts.append(f"{name} {statistics.median(times):7.2f} ms, best {min(times):7.2f}")
+        reductions: dict[str, Callable[[list[float]], float]] = {"ratio": statistics.median, "of the best": min}
+        for name, reduced in reductions.items():
+            step_ms, products_ms, attention_ms = map(reduced, (self.step_ms, self.products_ms, self.attention_ms))
+            parts.append(
+                f"{name} to products {step_ms / products_ms:.2f}, to both {step_ms / (products_ms + attention_ms):.2f}"
+            )
+        return "  ".join(parts)
 
 
-def measure(steps: Steps, products: Products, *, num_rows: int, context: int, repeats: int) -> tuple[Times, Times]:
-    """What steps and their products took, ms."""
+def measure(
+    steps: Steps, products: Products, attention: Attention, *, num_rows: int, context: int, repeats: int
+) -> Taken:
+    """Steps of so many rows at this context, beside their products and their attention."""
     num_sessions, lookahead = _BATCHES[num_rows]
     steps.open(num_sessions, context)
-    taken = [(steps.step_ms(num_sessions, context, lookahead), products.run_ms(num_rows)) for _ in range(repeats)]
+    attention.open(num_sessions, context, lookahead)
+    taken = [
+        (steps.step_ms(num_sessions, context, lookahead), products.run_ms(num_rows), attention.run_ms())
+        for _ in range(repeats)
+    ]
     steps.close(num_sessions)
-    return [step_ms for step_ms, _ in taken], [products_ms for _, products_ms in taken]
+    return Taken(*(list(times) for times in zip(*taken, strict=True)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -121,18 +176,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             inflate(folder.parent, Path(scratch), intermediate_size=chosen.intermediate_size)
             folder = Path(scratch) / "target"
         steps = Steps(folder, Kernels(compiled=not chosen.library, num_threads=chosen.threads))
-        products = Products(folder)
+        products, attention = Products(folder), Attention(folder)
     for context in chosen.contexts:
         for num_rows in chosen.rows:
-            taken = measure(steps, products, num_rows=num_rows, context=context, repeats=chosen.repeats)
-            step_ms, products_ms = (statistics.median(times) for times in taken)
-            best_ms, best_products_ms = (min(times) for times in taken)
-            print(
-                f"context {context:5}  rows {num_rows:3}  step {step_ms:7.2f} ms, best {best_ms:7.2f}  "
-                f"products {products_ms:7.2f} ms, best {best_products_ms:7.2f}  "
-                f"ratio {step_ms / products_ms:.2f}, of the best {best_ms / best_products_ms:.2f}",
-                flush=True,
-            )
+            taken = measure(steps, products, attention, num_rows=num_rows, context=context, repeats=chosen.repeats)
+            print(taken.line(context, num_rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deployments.decoding.drawing import Drawn
 from deployments.decoding.rows import SamplingRows
-from deployments.decoding.sampling import choose, warp
+from deployments.decoding.sampling import Choose, choose, warp
 from deployments.drafter.draft_model_engine import DraftCacheLimits, load_draft_model_engine
 from deployments.drafter.engine import DraftRequest
 from deployments.drafter.mtp_engine import load_mtp_engine
@@ -46,7 +46,9 @@ class Tape:
 
     logits: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int | None]) -> Drawn:
+    def __call__(
+        self, logits_RV: Tensor, rows: SamplingRows, salts: Sequence[int | None], choose: Choose = choose
+    ) -> Drawn:
         """The likeliest token of the only row."""
         self.logits.append(logits_RV[0].clone())
         return Drawn(logits_RV.argmax(-1), torch.ones(len(logits_RV)))

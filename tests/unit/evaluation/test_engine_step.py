@@ -1,4 +1,4 @@
-"""The microbenchmark of a step prints a step, its products and their ratio."""
+"""The microbenchmark of a step prints a step, its products, its attention and their ratios."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.support.tiny_models import save_tiny_target
 
 LINE = re.compile(
     r"context +(\d+) +rows +(\d+) +step +([\d.]+) ms, best +([\d.]+) +products +([\d.]+) ms, best +([\d.]+) +"
-    r"ratio ([\d.]+), of the best ([\d.]+)"
+    r"attention +([\d.]+) ms, best +([\d.]+) +ratio to products ([\d.]+), to both ([\d.]+) +"
+    r"of the best to products ([\d.]+), to both ([\d.]+)"
 )
 
 
