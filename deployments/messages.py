@@ -229,7 +229,7 @@ class VerdictItem(Record):
 
 
 class Verdict(Record):
-    """What one step decided for the sessions of one router, with the verifier's timing and load.
+    """What one step decided for the sessions of one router, with the verifier's timing.
 
     `shape` is the whole step's; before it the verifier stood still for `idle_ms`. A repeated verdict took no time.
     """
@@ -237,24 +237,19 @@ class Verdict(Record):
     items: tuple[VerdictItem, ...]
     step_ms: float
     shape: StepShape
-    num_waiting: int
-    kv_usage: float
     idle_ms: float = 0.0
 
 
 class Costs(Record):
-    """First word of a verifier: what steps took when it warmed up, their most tokens, and whether groups take turns."""
+    """First word of a verifier: what steps took when it warmed up, their most tokens, and whether groups take turns.
+
+    Of texts that begin like earlier ones it keeps `num_prefix_tokens`, at most.
+    """
 
     timings: tuple[StepTiming, ...]
     max_step_tokens: int
     can_split: bool = True
-
-
-class Load(Record):
-    """A verifier that has gone idle tells its routers what it still holds, since no Verdict will."""
-
-    num_waiting: int
-    kv_usage: float
+    num_prefix_tokens: int = 0
 
 
 class Wait(Record):
@@ -271,6 +266,17 @@ class Refusal(Record):
     epoch: Epoch
     reason: RefusalReason
     detail: str = ""
+
+
+class Load(Record):
+    """How many sessions a verifier (or, with its `kind`, a drafter) has of all routers together.
+
+    Of these so many wait for room there. Told on a change, a few times a second at most while there is work.
+    """
+
+    num_sessions: int
+    num_waiting: int = 0
+    kind: DrafterKind | None = None
 
 
 # -- verifier and drafter ----------------------------------------------------------------------

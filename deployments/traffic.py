@@ -41,7 +41,7 @@ TRAFFIC: dict[tuple[Role, Role], UnionType | type[Record]] = {
     ("verifier", "drafter"): Delta,
     ("drafter", "verifier"): Need,
     ("router", "drafter"): Attach | Detach | Draft,
-    ("drafter", "router"): Introduce | Need | Proposal | Report,
+    ("drafter", "router"): Introduce | Need | Proposal | Load | Report,
 }
 """What may follow the handshake, by (sender, receiver): a link decodes these records and no others."""
 

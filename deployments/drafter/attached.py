@@ -10,8 +10,9 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from deployments.drafter.stats import DrafterStats
 from deployments.link import Link, send_or_drop
+from deployments.load_telling import LoadTelling
 from deployments.logs import about, epoch_name, session_name
-from deployments.messages import Attach, Detach, DrafterKind, Introduce, Message, SessionId
+from deployments.messages import Attach, Detach, DrafterKind, Introduce, Load, Message, SessionId
 from deployments.metering import Meter
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class AttachedSessions(ABC, Generic[Entry]):
     def __init__(self, meter: Meter | None) -> None:
         self._attached: dict[SessionId, Entry] = {}
         self._work = asyncio.Event()
+        self._loads = LoadTelling()
         meter = meter or Meter()
         self.stats = DrafterStats(meter)
         meter.before_reading(lambda: self.stats.refresh(len(self._attached)))
@@ -61,9 +63,11 @@ class AttachedSessions(ABC, Generic[Entry]):
         """A router learns what it can be given here; nothing is owed to a verifier yet."""
         if link.role == "router":
             send_or_drop(link, Introduce(kind=self.kind))
+            self._loads.joined(link)
 
     def link_closed(self, link: Link) -> None:
         """A router that is gone takes its sessions along."""
+        self._loads.left(link)
         for session in [s for s, known in self._attached.items() if known.link is link]:
             self._drop(session)
 
@@ -75,6 +79,7 @@ class AttachedSessions(ABC, Generic[Entry]):
                 if known is None or message.epoch >= known.attach.epoch:
                     logger.info("session attached", extra=about_attached(message, router=link.peer))
                     self._begin(link, message)
+                    self._work.set()  # the load has changed
             case Detach():
                 known = self._attached.get(message.session)
                 if known is not None and message.epoch >= known.attach.epoch:
@@ -86,7 +91,9 @@ class AttachedSessions(ABC, Generic[Entry]):
         """Work while there is something to do, until cancelled."""
         while True:
             await self._work.wait()
-            if not await self._turn():
+            is_idle = not await self._turn()
+            self._loads.tell(Load(num_sessions=len(self._attached), kind=self.kind), is_idle=is_idle)
+            if is_idle:
                 self._work.clear()
                 continue
             # The first turn of the loop polls the sockets, the second runs what they brought.
@@ -97,6 +104,7 @@ class AttachedSessions(ABC, Generic[Entry]):
         known = self._attached.pop(session)
         logger.info("session detached", extra=about_attached(known.attach))
         self._forget(session)
+        self._work.set()  # the load has changed
 
     @abstractmethod
     def _begin(self, link: Link, message: Attach) -> None:

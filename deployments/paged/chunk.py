@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deployments.distributions import Distribution
 from deployments.messages import SessionId, Token
@@ -26,3 +26,14 @@ class Chunk:
     is_partial: bool = False
     distributions: tuple[Distribution, ...] = ()
     scored: tuple[Token, ...] = ()
+
+    def without_last(self, num_tokens: int) -> Chunk:
+        """The chunk without so many of the last tokens of its proposal."""
+        assert 0 < num_tokens <= self.num_drafted, "only drafted tokens can be left out"
+        num_drafted = self.num_drafted - num_tokens
+        return replace(
+            self,
+            tokens=self.tokens[:-num_tokens],
+            num_drafted=num_drafted,
+            distributions=self.distributions[:num_drafted],
+        )

@@ -42,8 +42,6 @@ _PURE_CYCLES = 2.0
 """Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end."""
 _SETTLED_ROUNDS = 4
 """A session's first rounds take longer than others: its request is still under way everywhere."""
-_FULL, _SCARCE = 1.0, 0.85
-"""Use of the KV cache above which lookaheads shrink, down to 0 when it is full."""
 
 
 class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +141,6 @@ class Planner:
     draft_costs: dict[str, DraftCosts] = field(default_factory=dict)
     sessions: dict[SessionId, Speculation] = field(default_factory=dict)
     stats: PlannerStats = field(default_factory=PlannerStats)
-    kv_usage: float = 0.0
     _batch: StepMix = field(default_factory=StepMix)
     round_times: RoundTimes = field(default_factory=RoundTimes)
     probing: Probing = field(default_factory=Probing)
@@ -242,7 +239,7 @@ class Planner:
     def _plan(self) -> None:
         self._num_rounds_since_plan = 0
         self.stats.num_plans += 1
-        limit = self._limit()
+        limit = self.settings.max_speculative_tokens
         sessions, candidates, settled = [], [], []
         for one in self.sessions.values():
             weight, survival = _WEIGHTS[one.priority], one.acceptance.survival
@@ -327,12 +324,6 @@ class Planner:
         for session in sorted(sessions, key=_rounds_off)[: max(1, len(sessions) // 16)]:
             if session.probe is None and session.lookahead is not None and session.lookahead < limit:
                 session.probe = Probe(session.lookahead + 1, 1, self._forecast)
-
-    def _limit(self) -> int:
-        most = self.settings.max_speculative_tokens
-        if self.kv_usage <= _SCARCE:
-            return most
-        return int(most * max(0.0, _FULL - self.kv_usage) / (_FULL - _SCARCE))
 
     def _cycle(self, num_pairs: int, limit: int) -> Cycle:
         num_sessions, batch = len(self.sessions), self._batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from deployments.messages import Costs, DrafterName, Load, Proposal, Verdict, VerdictItem
+from deployments.messages import Costs, DrafterName, Proposal, Verdict, VerdictItem
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts, mean_parts
 from deployments.policy.patience import after_skipped_round
@@ -80,10 +80,6 @@ class Lookaheads:
             costs = self._draft_costs.setdefault(drafter, DraftCosts())
             costs.observe(proposal.longest, proposal.num_tokens, proposal.draft_ms)
 
-    def on_load(self, verifier: VerifierPeer, load: Load | Verdict) -> None:
-        """A verifier says how full it is."""
-        verifier.planner.kv_usage = load.kv_usage
-
     def observe(self, verifier: VerifierPeer, session: Session, item: VerdictItem, gap_ms: float) -> Round:
         """What there is to learn from a session's round that has just ended; `gap_ms` is its time outside the step.
 
@@ -110,7 +106,6 @@ class Lookaheads:
         Called when everything that others wait for has been sent: this takes as long as a hop.
         """
         planner = verifier.planner
-        self.on_load(verifier, verdict)
         if verdict.step_ms > 0.0:
             planner.on_step(verdict.shape, verdict.step_ms, len(verdict.items), num_own_tokens)
         is_bare = num_own_tokens == len(verdict.items)

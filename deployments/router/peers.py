@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from deployments.link import Link, send_or_drop
-from deployments.messages import Attach, Close, Detach, DrafterKind, DrafterName, Epoch, SessionId
+from deployments.messages import Attach, Close, Costs, Detach, DrafterKind, DrafterName, Epoch, Load, SessionId
 from deployments.policy.canary import Canaries
-from deployments.policy.placement import drafters_of, least_loaded
+from deployments.policy.placement import Candidate, PeerLoad, best_verifier, drafters_of, least_loaded
 from deployments.policy.planner import Planner
+from deployments.policy.prefixes import BLOCK_TOKENS, PrefixMemory, beginnings, key_of
 from deployments.router.session import Session
 from deployments.traffic import colocated_name
 
@@ -29,6 +30,12 @@ class DrafterPeer:
     link: Link
     kind: DrafterKind
     sessions: dict[SessionId, str] = field(default_factory=dict)
+    load: PeerLoad = field(default_factory=PeerLoad)
+
+    @property
+    def num_sessions(self) -> int:
+        """How many it has, of all routers."""
+        return len(self.sessions) + self.load.num_others
 
     def num_of_class(self, request_class: str) -> int:
         """How many sessions of this class are attached to it."""
@@ -44,6 +51,13 @@ class VerifierPeer:
     sessions: set[SessionId] = field(default_factory=set)
     ready: dict[SessionId, None] = field(default_factory=dict)
     steps: list[set[SessionId]] = field(default_factory=list)
+    load: PeerLoad = field(default_factory=PeerLoad)
+    prefixes: PrefixMemory = field(default_factory=PrefixMemory)
+
+    def candidate(self, keys: Sequence[bytes]) -> Candidate:
+        """What it is to a session whose tokens have these beginnings."""
+        num_sessions = len(self.sessions) + self.load.num_others
+        return Candidate(num_sessions, self.prefixes.num_held(keys), self.load.num_waiting > 0)
 
     @property
     def has_room(self) -> bool:
@@ -80,13 +94,34 @@ class Peers:
         return (self._instance, next(self._epochs))
 
     def join_verifier(self, session: Session, avoid: Collection[str] = ()) -> VerifierPeer | None:
-        """Put the session on the verifier with the fewest sessions; None when there is none at all."""
-        name = least_loaded({peer: len(verifier.sessions) for peer, verifier in self.verifiers.items()}, avoid)
+        """Put the session where there is room and the least to do for it; None when there is no verifier at all."""
+        tokens, salt = session.tokens, session.request.salt
+        keys = self._beginnings(session)
+        candidates = {peer: verifier.candidate(keys) for peer, verifier in self.verifiers.items()}
+        name = best_verifier(candidates, keys[0] if keys else key_of(tokens[:BLOCK_TOKENS], salt), avoid)
         if name is None:
             return None
         session.verifier = name
-        self.verifiers[name].sessions.add(session.id)
-        return self.verifiers[name]
+        verifier = self.verifiers[name]
+        verifier.sessions.add(session.id)
+        verifier.prefixes.note(keys)
+        return verifier
+
+    def _beginnings(self, session: Session) -> list[bytes]:
+        """What verifiers may hold of the session's tokens; with a single one nobody needs to know."""
+        return beginnings(session.tokens, session.request.salt) if len(self.verifiers) > 1 else []
+
+    def told_costs(self, verifier: str, costs: Costs) -> None:
+        """A verifier has said how much of earlier texts it keeps."""
+        self.verifiers[verifier].prefixes.has_room_for(costs.num_prefix_tokens)
+
+    def told_load(self, link: Link, load: Load) -> None:
+        """A peer has said how many sessions it has of all routers together."""
+        peer: VerifierPeer | DrafterPeer | None = self.verifiers.get(link.peer)
+        if load.kind is not None:
+            peer = self.drafters.get(_name_of(link, load.kind))
+        if peer is not None:
+            peer.load.told(load.num_sessions, load.num_waiting, len(peer.sessions))
 
     def leave_verifier(self, session: Session) -> VerifierPeer | None:
         """Take the session off its verifier; returns the one it was on."""
@@ -95,6 +130,7 @@ class Peers:
         if verifier is None or session.id not in verifier.sessions:
             return None
         verifier.forget(session.id)
+        verifier.prefixes.note(self._beginnings(session))
         send_or_drop(verifier.link, Close(session=session.id, epoch=session.epoch))
         return verifier
 
@@ -143,10 +179,10 @@ class Peers:
         found = {name: one for name, one in self.drafters.items() if one.kind == kind and self._admits(name, session)}
         inside = {name: drafter for name, drafter in found.items() if drafter.link.peer == session.verifier}
         if inside:
-            return {name: len(drafter.sessions) for name, drafter in inside.items()}
+            return {name: drafter.num_sessions for name, drafter in inside.items()}
         remote = (name for name, drafter in found.items() if drafter.link.role == "drafter")
         chosen = drafters_of(session.verifier, self.verifiers, remote)
-        return {name: len(found[name].sessions) for name in chosen}
+        return {name: found[name].num_sessions for name in chosen}
 
     def _admits(self, name: str, session: Session) -> bool:
         """Whether nothing speaks against this drafter for the session's class; what is attached stays so."""
@@ -156,8 +192,7 @@ class Peers:
 
     def introduce(self, link: Link, kind: DrafterKind) -> None:
         """A drafter is there, or one inside a verifier."""
-        name = link.peer if link.role == "drafter" else colocated_name(link.peer, kind)
-        self.drafters[name] = DrafterPeer(link, kind)
+        self.drafters[_name_of(link, kind)] = DrafterPeer(link, kind)
 
     def forget_drafters(self, link: Link) -> dict[str, list[SessionId]]:
         """Whoever drafted behind this link is gone; returns the sessions that were attached to each."""
@@ -173,3 +208,8 @@ class Peers:
         if drafter is not None:
             drafter.sessions.pop(session.id, None)
             send_or_drop(drafter.link, Detach(session=session.id, epoch=session.epoch))
+
+
+def _name_of(link: Link, kind: DrafterKind) -> str:
+    """What a drafter behind this link is called: one inside a verifier has that verifier's link."""
+    return link.peer if link.role == "drafter" else colocated_name(link.peer, kind)

@@ -126,11 +126,11 @@ class RouterService:
                 if session is not None and session.is_verified_by(link.peer, message.epoch):
                     self._rounds.on_wait(self._peers.verifiers[link.peer], session)
             case Load():
-                if verifier := self._peers.verifiers.get(link.peer):
-                    self._rounds.lookaheads.on_load(verifier, message)
+                self._peers.told_load(link, message)
             case Costs():
                 if verifier := self._peers.verifiers.get(link.peer):
                     self._rounds.lookaheads.on_costs(verifier, message)
+                    self._peers.told_costs(link.peer, message)
             case Generate():
                 self._on_generate(link, message)
             case Cancel():

@@ -78,13 +78,27 @@ class Admission:
         return admitted
 
     def fit(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Session]]:
-        """Find blocks for a step: the chunks that have room for all their tokens, and the sessions that lost theirs."""
+        """Find blocks for a step: the chunks that have room for all their tokens, and the sessions that lost theirs.
+
+        Somebody makes way for a token that is known, nobody for one that is guessed: proposals get what room is left.
+        """
         preempted: list[Session] = []
         for chunk in chunks:
             session = self._open.get(chunk.session)
             if session is not None:
-                self._make_room(session, chunk.start + len(chunk.tokens), preempted)
-        return [chunk for chunk in chunks if chunk.session in self._open], preempted
+                self._make_room(session, chunk.start + len(chunk.tokens) - chunk.num_drafted, preempted)
+        return [self._with_proposal(chunk) for chunk in chunks if chunk.session in self._open], preempted
+
+    def _with_proposal(self, chunk: Chunk) -> Chunk:
+        """The chunk, with as much of its proposal as finds room."""
+        session, num_tokens = self._open[chunk.session], chunk.start + len(chunk.tokens)
+        if session.room_tokens < num_tokens:
+            session.room_tokens = self._engine.grow(session.id, num_tokens)
+        num_left_out = num_tokens - session.room_tokens
+        if num_left_out <= 0:
+            return chunk
+        session.proposal = session.proposal[:-num_left_out]
+        return chunk.without_last(num_left_out)
 
     def _make_room(self, session: Session, num_tokens: int, preempted: list[Session]) -> None:
         while session.room_tokens < num_tokens:

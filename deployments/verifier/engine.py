@@ -50,6 +50,10 @@ class VerifierEngine(Protocol):
         """The longest context a single session may have."""
 
     @property
+    def num_kv_tokens(self) -> int:
+        """How many entries the KV cache holds."""
+
+    @property
     def kv_usage(self) -> float:
         """Share of the KV cache that open sessions hold, 0 to 1."""
 

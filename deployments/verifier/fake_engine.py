@@ -86,6 +86,11 @@ class FakeEngine:
         return self._max_context_tokens
 
     @property
+    def num_kv_tokens(self) -> int:
+        """How many entries the cache holds."""
+        return self._num_kv_tokens
+
+    @property
     def kv_usage(self) -> float:
         """Share of the cache that open sessions hold."""
         return self._num_held / self._num_kv_tokens

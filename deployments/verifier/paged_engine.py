@@ -132,6 +132,11 @@ class PagedEngine:
         return self._limits.max_context_tokens
 
     @property
+    def num_kv_tokens(self) -> int:
+        """How many entries the KV cache holds."""
+        return self._limits.num_kv_tokens
+
+    @property
     def kv_usage(self) -> float:
         """Share of the KV cache that open sessions hold, 0 to 1."""
         return self._tables.usage

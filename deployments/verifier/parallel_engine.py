@@ -67,6 +67,11 @@ class ParallelEngine:
         return self._ready.max_context_tokens
 
     @property
+    def num_kv_tokens(self) -> int:
+        """How many entries the KV cache holds; every rank has a share of each."""
+        return self._ready.num_kv_tokens
+
+    @property
     def kv_usage(self) -> float:
         """Share of the KV cache that open sessions hold, 0 to 1; all ranks keep the same books."""
         usage: float = self._call("kv_usage", ranks=self._ranks[:1])[0]

@@ -39,6 +39,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     rank: int
     vocab_size: int
     max_context_tokens: int
+    num_kv_tokens: int
     memory: MemoryUse
 
 

@@ -72,6 +72,7 @@ def serve_rank(place: RankPlace, engine: VerifierEngine, drafters: Mapping[str, 
     ready = Ready(
         rank=place.rank,
         vocab_size=engine.vocab_size,
+        num_kv_tokens=engine.num_kv_tokens,
         max_context_tokens=engine.max_context_tokens,
         memory=engine.memory,
     )

@@ -17,6 +17,7 @@ import msgspec
 
 from deployments.distributions import KEPT, DistributionStore
 from deployments.link import Link, send_or_drop
+from deployments.load_telling import LoadTelling
 from deployments.logs import about
 from deployments.messages import (
     Close,
@@ -96,14 +97,16 @@ class VerifierService:
             prompt_tokens=settings.prompt_tokens,
         )
         self._costs = Costs(
-            timings=tuple(timings), max_step_tokens=settings.max_step_tokens, can_split=settings.can_split
+            timings=tuple(timings),
+            max_step_tokens=settings.max_step_tokens,
+            can_split=settings.can_split,
+            num_prefix_tokens=engine.num_kv_tokens if settings.reuses_prefixes else 0,
         )
         self._batching = Batching(self._budget, timings, can_split=settings.can_split)
         self._sessions: dict[SessionId, Session] = {}
         self._active: dict[SessionId, Session] = {}
         self._drafters: dict[str, Link] = {}
-        self._routers: dict[str, Link] = {}
-        self._told_usage = 0.0
+        self._loads = LoadTelling()
         self._work = asyncio.Event()
         self.num_steps = 0
         meter = meter or Meter()
@@ -123,8 +126,8 @@ class VerifierService:
         if link.role == "drafter":
             self._drafters[link.peer] = link
         else:
-            self._routers[link.peer] = link
             send_or_drop(link, self._costs)
+            self._loads.joined(link)
 
     def link_closed(self, link: Link) -> None:
         """A router that is gone takes its sessions along; a drafter that is gone holds nothing any more."""
@@ -134,8 +137,7 @@ class VerifierService:
                 for session in self._sessions.values():
                     session.sent_len.pop(link.peer, None)
             return
-        if self._routers.get(link.peer) is link:
-            del self._routers[link.peer]
+        self._loads.left(link)
         for session in [s for s in self._sessions.values() if s.link is link]:
             self._close(session)
 
@@ -167,7 +169,7 @@ class VerifierService:
             planned = plan_step([self._pending(s) for s in batch], self._budget)
             if not planned:
                 self._work.clear()
-                self._tell_load()
+                self._tell_load(is_idle=True)
                 continue
             chunks = self._with_room(planned)
             if not chunks:
@@ -182,6 +184,7 @@ class VerifierService:
             shape = self._batching.ran(chunks, step_s * 1e3)
             self._publish(chunks, outcomes, shape, step_s * 1e3)
             self._batching.learn(shape, step_s * 1e3)
+            self._tell_load(is_idle=False)
             self._stats.add_step(chunks, step_s)
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("step", extra=about(step=self.num_steps, sessions=len(chunks), seconds=step_s))
@@ -334,24 +337,13 @@ class VerifierService:
         admission = self._admission
         self._stats.refresh(admission.num_open, admission.num_waiting, self._engine.kv_usage)
 
-    def _tell_load(self) -> None:
-        """Whoever reads the routers' metrics shall see that room has become free."""
-        usage = self._engine.kv_usage
-        if usage != self._told_usage:
-            self._told_usage = usage
-            for link in list(self._routers.values()):
-                send_or_drop(link, Load(num_waiting=self._admission.num_waiting, kv_usage=usage))
+    def _tell_load(self, *, is_idle: bool) -> None:
+        num_waiting = self._admission.num_waiting
+        load = Load(num_sessions=self._admission.num_open + num_waiting, num_waiting=num_waiting)
+        self._loads.tell(load, is_idle=is_idle)
 
     def _verdict(self, items: Sequence[VerdictItem], step_ms: float, shape: StepShape) -> Verdict:
-        self._told_usage = self._engine.kv_usage
-        return Verdict(
-            items=tuple(items),
-            step_ms=step_ms,
-            shape=shape,
-            num_waiting=self._admission.num_waiting,
-            kv_usage=self._told_usage,
-            idle_ms=self._batching.idle_ms,
-        )
+        return Verdict(items=tuple(items), step_ms=step_ms, shape=shape, idle_ms=self._batching.idle_ms)
 
     # -- what drafters need -------------------------------------------------------------------
 

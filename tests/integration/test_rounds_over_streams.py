@@ -296,7 +296,8 @@ async def test_a_reader_that_leaves_frees_its_blocks_within_a_round():
         assert len(engine.steps) <= num_steps + 2
         assert rig.of("router")[0].service.num_sessions == 0
         told = rig.of("router")[0].tap.messages
-        await until(lambda: [m.kv_usage for _, m in told if isinstance(m, Verdict | Load)][-1] == 0.0)
+        loads = lambda role: [m.num_sessions for who, m in told if isinstance(m, Load) and who.startswith(role)]  # noqa: E731
+        await until(lambda: loads("verifier")[-1:] == loads("drafter")[-1:] == [0])
 
 
 async def test_more_sessions_than_the_verifier_has_room_for_all_finish():

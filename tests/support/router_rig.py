@@ -61,7 +61,7 @@ class Rig:
     def verdicts(self, items: list[VerdictItem], verifier: int = 0) -> None:
         num_tokens = sum(1 + item.num_drafted for item in items)
         shape = StepShape(num_sequences=len(items), num_tokens=num_tokens, num_context_tokens=10 * len(items))
-        verdict = Verdict(items=tuple(items), step_ms=5.0, shape=shape, num_waiting=0, kv_usage=0.5)
+        verdict = Verdict(items=tuple(items), step_ms=5.0, shape=shape)
         self.router.received(self.verifiers[verifier], verdict)
 
     def propose(self, asked: Open | VerifyItem, context_len: int, tokens: tuple[int, ...], drafter: int = 0) -> None:

@@ -115,6 +115,36 @@ def test_what_others_know_of_a_beginning_is_told_once() -> None:
     assert (one.num_cached, one.computed_len) == (0, 6)
 
 
+def proposing(one: Session, num_drafted: int) -> Chunk:
+    one.proposal = (8,) * num_drafted
+    tokens = (*one.tokens, *one.proposal)
+    return Chunk(session=one.id, start=0, tokens=tokens, num_drafted=num_drafted)
+
+
+def test_nobody_makes_way_for_a_guess_and_proposals_get_the_room_that_is_left() -> None:
+    admission, _ = make(num_kv_tokens=29)
+    first, second, third = (session(number, 8) for number in (1, 2, 3))
+    for one in (first, second, third):
+        admission.wait(one)
+    assert len(admission.admit()) == 3
+    third.tokens += [7] * 2  # what is known comes before what others guess
+    chunks, preempted = admission.fit([proposing(first, 2), proposing(second, 4), proposing(third, 5)])
+    assert preempted == []
+    assert [chunk.num_drafted for chunk in chunks] == [2, 0, 0]
+    assert [len(chunk.tokens) for chunk in chunks] == [10, 8, 10]
+    assert [len(one.proposal) for one in (first, second, third)] == [2, 0, 0]
+    admission.leave(first)
+    chunks, _ = admission.fit([proposing(second, 4), proposing(third, 5)])
+    assert [chunk.num_drafted for chunk in chunks] == [4, 5]
+
+
+def test_a_proposal_that_has_room_in_part_is_cut_with_what_it_was_drawn_from() -> None:
+    chunk = Chunk(session=1, start=3, tokens=(1, 2, 3, 4), num_drafted=3, distributions=("a", "b", "c"))  # type: ignore[arg-type]
+    cut = chunk.without_last(2)
+    assert (cut.tokens, cut.num_drafted, cut.distributions) == ((1, 2), 1, ("a",))
+    assert chunk.without_last(3).tokens == (1,)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_everybody_gets_to_an_end(seed: int) -> None:
     """Any sessions, resting and working, in a cache that holds one of the longest: none starves, none is left over."""
