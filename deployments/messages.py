@@ -241,10 +241,7 @@ class Verdict(Record):
 
 
 class Costs(Record):
-    """First word of a verifier: what steps took when it warmed up, their most tokens, and whether groups take turns.
-
-    Of texts that begin like earlier ones it keeps `num_prefix_tokens`, at most.
-    """
+    """First word of a verifier: its steps' times and most tokens, if groups take turns, how much of texts it keeps."""
 
     timings: tuple[StepTiming, ...]
     max_step_tokens: int
@@ -269,10 +266,7 @@ class Refusal(Record):
 
 
 class Load(Record):
-    """How many sessions a verifier (or, with its `kind`, a drafter) has of all routers together.
-
-    Of these so many wait for room there. Told on a change, a few times a second at most while there is work.
-    """
+    """How many sessions a verifier (or, with its `kind`, a drafter) has of all routers, those that wait for room too."""
 
     num_sessions: int
     num_waiting: int = 0
