@@ -266,7 +266,7 @@ class Refusal(Record):
 
 
 class Load(Record):
-    """How many sessions a verifier (or, with its `kind`, a drafter) has of all routers, those that wait for room too."""
+    """How many sessions a verifier (or, with its `kind`, a drafter) has of all routers; some may wait for room."""
 
     num_sessions: int
     num_waiting: int = 0
