@@ -9,7 +9,8 @@ from autoscaling.simulator.text import Text
 from deployments.policy.costs import DraftCosts
 from deployments.policy.drafter_choice import Choice, Explorer, LookupWatch, Offers, Option, Outlook
 from deployments.policy.drafter_options import LOOKUP, drafted, looked_up, outlook
-from deployments.policy.planner import Planner, Speculation
+from deployments.policy.planner import Planner
+from deployments.policy.speculation import Speculation
 
 _MODEL = "mtp"
 _CONTEXT_TOKENS = 256

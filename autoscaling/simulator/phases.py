@@ -11,7 +11,7 @@ from autoscaling.simulator.router import Request, Router
 from autoscaling.simulator.text import Text, conditional, profiles
 from deployments.messages import RequestClass
 from deployments.policy.hardware import Pair
-from deployments.policy.planner import SpeculationSettings
+from deployments.policy.speculation import SpeculationSettings
 
 LEARNT_SESSIONS, LEARNT_TOKENS = 24, 300
 """What a router has served before, of all kinds in turn."""

@@ -14,7 +14,8 @@ from deployments.messages import DrafterName, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.drafter_options import LOOKUP
-from deployments.policy.planner import Forecast, Planner, Speculation, SpeculationSettings
+from deployments.policy.planner import Planner
+from deployments.policy.speculation import Forecast, Speculation, SpeculationSettings
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,7 +124,7 @@ class Router:
             drafter=attached.index(min(attached)),
         )
         self._sessions[session.id] = session
-        self.planners[verifier].sessions[session.id] = session.plan
+        self.planners[verifier].begins(session.id, session.plan)
         if self._choosing is not None:
             session.choice = self._choosing.begin(self.planners[verifier], session.plan, request.text.length)
         self._verify(session, num_prompt_tokens=request.num_prompt_tokens)
@@ -235,6 +236,8 @@ class Router:
         room = max(0, session.request.text.length - position - 2)
         if self._choosing is not None and session.choice is not None:
             self._choosing.before_round(planner, session.plan, session.choice, room + 1)
+        if planner.lacks_plan(session.plan):
+            planner.refresh()
         session.lookahead = min(planner.lookahead(session.plan), room)
         session.is_probe = session.plan.is_probe
         session.forecast, session.asked_forecast = session.asked_forecast, session.plan.forecast

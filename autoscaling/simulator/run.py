@@ -14,7 +14,7 @@ from autoscaling.simulator.router import Request, Router
 from autoscaling.simulator.text import Text, conditional, profiles
 from deployments.messages import RequestClass
 from deployments.policy.hardware import DraftTable, Pair
-from deployments.policy.planner import SpeculationSettings
+from deployments.policy.speculation import SpeculationSettings
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):

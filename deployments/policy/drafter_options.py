@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from deployments.policy.drafter_choice import Option, Outlook
 from deployments.policy.exposure import Exposure
-from deployments.policy.planner import Planner, Speculation
+from deployments.policy.planner import Planner
+from deployments.policy.speculation import Speculation
 from deployments.timing import StepShape
 
 LOOKUP = "prompt_lookup"

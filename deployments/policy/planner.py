@@ -12,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
-from deployments.messages import PolicyName, Priority, RequestClass, SessionId
-from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+from deployments.messages import Priority, SessionId
 from deployments.policy.costs import DraftCosts, StepCosts, mean_parts
 from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
 from deployments.policy.lookahead import Candidate, Choice, Search
 from deployments.policy.probing import Probing
-from deployments.policy.round_times import RoundTimes
+from deployments.policy.round_times import RoundTimes, company
+from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
 from deployments.policy.step_mix import StepMix
 from deployments.timing import StepShape
 
@@ -30,6 +28,8 @@ _HYSTERESIS = 1.003
 """A plan stays unless another one promises more than this."""
 _PLANS_PER_ROUND = 4
 """At most so many plans in the time in which every session has one round."""
+_CALM = 16.0
+"""Cycles until the next plan at the most, where one plan after the other says that nobody shall draft."""
 _BEGINS, _ENDS = 1.02, 1.005
 """Drafting begins where it promises more than the one, and ends where it promises less than the other."""
 _DEEPER_EVERY = 32.0
@@ -42,82 +42,6 @@ _PURE_CYCLES = 2.0
 """Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end."""
 _SETTLED_ROUNDS = 4
 """A session's first rounds take longer than others: its request is still under way everywhere."""
-
-
-class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Who decides a lookahead that the request leaves open, and its bounds.
-
-    `adaptive` maximises expected tokens per second; `constant` takes `num_speculative_tokens`; `heuristic`
-    starts there, adds 2 after a proposal accepted whole and takes 1 off after any other, as transformers do.
-    """
-
-    policy: PolicyName = "adaptive"
-    num_speculative_tokens: int = 4
-    max_speculative_tokens: int = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time."""
-
-    num_sessions: int
-    is_drafted: bool
-    cycle_ms: float
-
-
-@dataclass(slots=True)
-class Probe:
-    """A lookahead that is tried for a few rounds, to see what comes of it."""
-
-    lookahead: int
-    num_rounds: int
-    forecast: Forecast | None
-
-
-@dataclass(slots=True, kw_only=True)
-class Speculation:
-    """One session as the planner knows it. `requested` None leaves the lookahead to the policy.
-
-    `drafters` is what is known of each kind of drafter, shared by all sessions; `kind` drafts for this one.
-    `drafter` is the replica that does. `forecast` is what the model says of the round that it was given a lookahead
-    for last.
-    """
-
-    drafters: dict[str, DrafterAcceptance]
-    kind: str
-    num_positions: int
-    request_class: RequestClass | None = None
-    requested: int | None = None
-    priority: Priority = "interactive"
-    policy: PolicyName | None = None
-    lookahead: int | None = None
-    heuristic: int = 0
-    probe: Probe | None = None
-    is_probe: bool = False
-    forecast: Forecast | None = None
-    num_rounds_off: int = 0
-    num_prompt_steps: int = 0
-    num_rounds: int = 0
-    drafter: str = ""
-    by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
-
-    @property
-    def acceptance(self) -> SessionAcceptance:
-        """With the drafter that drafts for it."""
-        return self.acceptance_of(self.kind)
-
-    @property
-    def is_free(self) -> bool:
-        """Whether its drafts expose no time: they are looked up where the session is."""
-        return self.kind == "prompt_lookup"
-
-    def acceptance_of(self, kind: str) -> SessionAcceptance:
-        """With drafters of this kind."""
-        known = self.by_kind.get(kind)
-        if known is None:
-            drafter = self.drafters.setdefault(kind, DrafterAcceptance())
-            known = self.by_kind[kind] = SessionAcceptance(drafter, self.request_class, self.num_positions)
-        return known
 
 
 @dataclass(slots=True)
@@ -147,6 +71,7 @@ class Planner:
     _num_prompt_steps: int = 0
     _bare_cycles: float = 0.0
     _num_rounds_since_plan: int = 0
+    _cycles_to_plan: float = 1.0 / _PLANS_PER_ROUND
     _cycles_to_deeper: float = _DEEPER_EVERY
     _threshold: float = 0.0
     _cap: int = 0
@@ -162,8 +87,6 @@ class Planner:
         self._num_rounds_since_plan += num_own
         num_cycles = num_own / max(1, len(self.sessions))
         self._bare_cycles = self._bare_cycles + num_cycles if num_own_tokens == num_own else 0.0
-        self._cycles_to_deeper -= num_cycles
-        self.probing.passed(num_cycles)
 
     def on_round(
         self,
@@ -174,14 +97,22 @@ class Planner:
         num_sessions: int,
         round_ms: float,
     ) -> None:
-        """A round of this session has ended, one of so many on the verifier; `forecast` is what it was asked with."""
+        """A round of this session has ended, one of so many on the verifier; `forecast` is what it was asked with.
+
+        Sessions that want no drafter are not among those; where there are no others nothing can be learnt.
+        """
         is_undisturbed = session.num_prompt_steps == self._num_prompt_steps
         session.num_prompt_steps = self._num_prompt_steps
         session.num_rounds += 1
-        is_as_foreseen = is_undisturbed and forecast is not None and forecast.num_sessions == num_sessions
-        if forecast is not None and is_as_foreseen and self._is_typical(session, forecast, num_looked_at):
-            self.round_times.observe(num_sessions, forecast.is_drafted, forecast.cycle_ms, round_ms)
+        if session.requested is None and num_sessions:  # rounds that were told pay for no looking around
+            self._cycles_to_deeper -= 1.0 / num_sessions
+            self.probing.passed(1.0 / num_sessions)
+        is_same_company = session.company == num_sessions
+        session.company = num_sessions
+        if is_undisturbed and is_same_company and num_sessions:
+            self._observe_time(session, num_looked_at, forecast, round_ms)
         if num_looked_at:
+            self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
             session.num_rounds_off = 0
             was_whole = num_held >= num_looked_at
             session.heuristic = min(
@@ -190,13 +121,17 @@ class Planner:
         else:
             session.num_rounds_off += 1
 
-    def _is_typical(self, session: Speculation, forecast: Forecast, num_looked_at: int) -> bool:
-        """Whether a round is of the kind that was foreseen, and the one before it was, too."""
-        if forecast.is_drafted:
-            return num_looked_at > 0 and not session.num_rounds_off
+    def _observe_time(
+        self, session: Speculation, num_looked_at: int, forecast: Forecast | None, round_ms: float
+    ) -> None:
+        """Take a round's time if it and the one before it, in whose wake it began, were of the same kind."""
+        num_sessions = session.company
         if num_looked_at:
-            return False
-        return forecast.num_sessions == 1 or (session.num_rounds_off > 0 and self._bare_cycles >= _PURE_CYCLES)
+            is_foreseen = forecast is not None and forecast.is_drafted and forecast.num_sessions == num_sessions
+            if forecast is not None and is_foreseen and not session.num_rounds_off:
+                self.round_times.observe_drafted(num_sessions, forecast.cycle_ms, round_ms)
+        elif num_sessions == 1 or (session.num_rounds_off and self._bare_cycles >= _PURE_CYCLES):
+            self.round_times.observe_bare(num_sessions, self._batch.context, self._bare_model, round_ms)
 
     # -- decisions ----------------------------------------------------------------------------
 
@@ -211,9 +146,6 @@ class Planner:
         if policy == "heuristic":
             session.heuristic = session.heuristic or max(1, settings.num_speculative_tokens)
             return session.heuristic
-        if session.lookahead is None:
-            self._num_rounds_since_plan += 1
-            self.refresh()
         session.is_probe = session.probe is not None
         if session.probe is not None:
             return self._tried(session, session.probe)
@@ -223,11 +155,26 @@ class Planner:
         session.forecast = self._forecast
         return session.lookahead
 
+    def begins(self, session_id: SessionId, session: Speculation) -> bool:
+        """A session takes part from now on; whether that makes another company, which needs a plan at once."""
+        self.sessions[session_id] = session
+        return self._forecast is None or company(self._forecast.num_sessions) != company(len(self.sessions))
+
+    def lacks_plan(self, session: Speculation) -> bool:
+        """Whether the session is new, or its drafter: that counts as a round for the next plan."""
+        if session.lookahead is not None:
+            return False
+        self._num_rounds_since_plan += 1
+        self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
+        return True
+
     def refresh(self) -> None:
         """Plan anew if enough rounds have come in, and sessions begun, since the last plan."""
-        is_open = self.settings.policy == "adaptive" and self.sessions
-        if is_open and self._num_rounds_since_plan * _PLANS_PER_ROUND >= len(self.sessions):
+        if self._num_rounds_since_plan >= self._cycles_to_plan * len(self.sessions):
             self._plan()
+
+    def _is_open(self, session: Speculation) -> bool:
+        return session.requested is None and (session.policy or self.settings.policy) == "adaptive"
 
     def _tried(self, session: Speculation, probe: Probe) -> int:
         probe.num_rounds -= 1
@@ -238,6 +185,8 @@ class Planner:
 
     def _plan(self) -> None:
         self._num_rounds_since_plan = 0
+        if not any(self._is_open(one) for one in self.sessions.values()):
+            return
         self.stats.num_plans += 1
         limit = self.settings.max_speculative_tokens
         sessions, candidates, settled = [], [], []
@@ -248,8 +197,6 @@ class Planner:
                 candidates.append(Candidate(survival[:limit], weight, one.is_free))
             else:  # it takes part in the step whatever is decided for the others
                 settled.append(Candidate((), weight * (1.0 + sum(survival[: one.requested or 0]))))
-        if not sessions:
-            return
         search = self._search(candidates + settled, limit)
         bare, drafted = search.best()
         chosen, rival = self._better(bare, drafted)
@@ -259,6 +206,8 @@ class Planner:
             chosen = _unless_as_good(chosen, search.score(before + (0,) * len(settled)))
         for session, lookahead in zip(sessions, chosen.lookaheads, strict=False):
             session.lookahead = lookahead
+        is_calm = not chosen.cap and not self._cap
+        self._cycles_to_plan = min(_CALM, 2.0 * self._cycles_to_plan) if is_calm else 1.0 / _PLANS_PER_ROUND
         self._threshold, self._cap = chosen.threshold, chosen.cap
         self._forecast = self._forecast_of(chosen)
         self.stats.rate, self.stats.cap = self._rate(chosen), chosen.cap
@@ -278,7 +227,17 @@ class Planner:
 
     def _rate(self, choice: Choice) -> float:
         """Tokens per ms, by the time that such rounds take."""
-        return choice.rate / self.round_times.factor(len(self.sessions), self._is_drafted(choice))
+        num_sessions, times = len(self.sessions), self.round_times
+        if self._is_drafted(choice):
+            return choice.rate / times.drafted_factor(num_sessions)
+        return choice.rate / times.bare_factor(num_sessions, self._bare_model)
+
+    def _bare_model(self, num_sessions: float, context: float) -> float:
+        """What a cycle of so many sessions takes by the sum of its parts if nobody drafts."""
+        sequences = max(1, round(num_sessions * (1.0 + self._batch.other_sequences)))
+        tokens = max(sequences, round(num_sessions * (1.0 + self._batch.other_sequences + self._batch.other_drafted)))
+        shape = StepShape(num_sequences=sequences, num_tokens=tokens, num_context_tokens=round(context * sequences))
+        return self.costs.predict(shape) + self.exposure.bare_hop_ms
 
     def _is_drafted(self, choice: Choice) -> bool:
         return choice.cap > 0 or any(one.requested for one in self.sessions.values())

@@ -9,7 +9,8 @@ from deployments.messages import Costs, DrafterName, Proposal, Verdict, VerdictI
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts, mean_parts
 from deployments.policy.patience import after_skipped_round
-from deployments.policy.planner import Forecast, Planner, Speculation, SpeculationSettings
+from deployments.policy.planner import Planner
+from deployments.policy.speculation import Forecast, Speculation, SpeculationSettings
 from deployments.router.peers import VerifierPeer
 from deployments.router.session import Session
 
@@ -122,9 +123,9 @@ class Lookaheads:
             )
         self._plan(planner)
 
-    def _plan(self, planner: Planner) -> None:
+    def _plan(self, planner: Planner, *, at_once: bool = False) -> None:
         begun_s = self._clock()
-        if begun_s >= self._next_plan_s:
+        if at_once or begun_s >= self._next_plan_s:
             planner.refresh()
             self._next_plan_s = begun_s + (self._clock() - begun_s) / _PLANNING_SHARE
 
@@ -135,7 +136,9 @@ class Lookaheads:
         patience, session.patience = session.patience, after_skipped_round(session.patience)
         plan = self.plan_of(session)
         plan.drafter = session.drafter
-        planner.sessions.setdefault(session.id, plan)
+        at_once = session.id not in planner.sessions and planner.begins(session.id, plan)
+        if planner.lacks_plan(plan):
+            self._plan(planner, at_once=at_once)
         lookahead = planner.lookahead(plan)
         session.is_probe, session.asks_probe = session.asks_probe, plan.is_probe
         session.forecast, session.asked_forecast = session.asked_forecast, plan.forecast

@@ -27,7 +27,7 @@ from deployments.messages import (
 )
 from deployments.policy import patience as patience_policy
 from deployments.policy.limits import room_for_proposal
-from deployments.policy.planner import SpeculationSettings
+from deployments.policy.speculation import SpeculationSettings
 from deployments.router.choosing import Choosing
 from deployments.router.drafting import Drafts
 from deployments.router.lookaheads import Lookaheads, Round

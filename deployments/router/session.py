@@ -26,7 +26,7 @@ from deployments.messages import (
 from deployments.policy.drafter_choice import Choice, LookupWatch
 from deployments.policy.limits import cut_at_end, room_for_proposal
 from deployments.policy.patience import Patience
-from deployments.policy.planner import Forecast, Speculation
+from deployments.policy.speculation import Forecast, Speculation
 from deployments.router.prompt_lookup import PromptLookup
 
 

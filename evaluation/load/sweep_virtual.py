@@ -12,7 +12,7 @@ from autoscaling.simulator.router import Request, Router
 from autoscaling.simulator.text import Text, conditional, profiles
 from deployments.messages import RequestClass
 from deployments.policy.hardware import Pair
-from deployments.policy.planner import SpeculationSettings
+from deployments.policy.speculation import SpeculationSettings
 from evaluation.load.sweep_load import Run, Timing, arrivals
 from evaluation.load.sweep_records import Load, Trace
 from evaluation.pocket.records import Example, Task, ask

@@ -8,7 +8,7 @@ from autoscaling.simulator.run import Scenario, simulate
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
 from deployments.policy.hardware import Pair, pairs
-from deployments.policy.planner import SpeculationSettings
+from deployments.policy.speculation import SpeculationSettings
 
 PAIR = pairs()["h100x2-l4-31b"]
 COMPUTE_BOUND = pairs()["cpu-150m"]

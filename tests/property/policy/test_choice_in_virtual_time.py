@@ -13,7 +13,7 @@ from autoscaling.simulator.router import Request, Router
 from autoscaling.simulator.text import Text, conditional, profiles
 from deployments.messages import DrafterName
 from deployments.policy.hardware import pairs
-from deployments.policy.planner import SpeculationSettings
+from deployments.policy.speculation import SpeculationSettings
 
 RATES = {name: conditional(cumulative) for name, cumulative in profiles().items()}
 COPIED = (0.97,) * 64

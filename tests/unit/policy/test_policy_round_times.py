@@ -8,9 +8,10 @@ from deployments.messages import RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
-from deployments.policy.planner import Planner, Speculation, SpeculationSettings
+from deployments.policy.planner import Planner
 from deployments.policy.probing import Probing
 from deployments.policy.round_times import RoundTimes, company
+from deployments.policy.speculation import Speculation, SpeculationSettings
 from deployments.timing import StepShape
 
 
@@ -18,41 +19,95 @@ def test_company_doubles():
     assert [company(n) for n in (0, 1, 2, 3, 4, 5, 8, 9, 256)] == [0, 0, 1, 2, 2, 3, 3, 4, 8]
 
 
+def model(num_sessions: float, context: float) -> float:
+    return 1.0 + 0.5 * num_sessions + context / 1000
+
+
 def test_a_factor_is_believed_after_a_few_rounds_and_borrowed_by_the_nearest_company():
     times = RoundTimes()
-    assert times.factor(1, True) == 1.0
+    assert times.drafted_factor(1) == 1.0
     for _ in range(8):
-        times.observe(1, True, 2.0, 3.0)
-    assert times.factor(1, True) == pytest.approx(1.5, abs=0.08)
-    assert times.factor(4, True) == times.factor(1, True)
-    assert times.factor(1, False) == 1.0
+        times.observe_drafted(1, 2.0, 3.0)
+    assert times.drafted_factor(1) == pytest.approx(1.5, abs=0.08)
+    assert times.drafted_factor(4) == times.drafted_factor(1)
+    assert times.bare_factor(1, model) == 1.0
     assert (times.num_cycles(1, True), times.num_cycles(4, True)) == (8, 0)
 
 
-def test_one_hiccup_moves_a_factor_little():
+def test_a_bare_time_stays_what_was_measured_when_the_model_errs():
+    times = RoundTimes()
+    for step in range(640):  # the model wavers around the truth
+        times.observe_bare(8, 0.0, lambda n, context, step=step: model(n, context) * (0.7 + 0.6 * (step % 2)), 10.0)
+    for error in (0.6, 1.0, 1.7):
+        wrong = lambda n, context, error=error: error * model(n, context)  # noqa: E731
+        assert times.bare_factor(8, wrong) * wrong(8, 0.0) == pytest.approx(10.0, rel=0.01)
+
+
+def test_the_model_tells_how_a_bare_time_changes_with_sessions_and_contexts():
+    times = RoundTimes()
+    for _ in range(640):
+        times.observe_bare(8, 1000.0, model, 2 * model(8, 1000.0))
+    for num_sessions, context in ((8, 3000.0), (6, 1000.0), (100, 0.0)):
+        told_ms = times.bare_factor(num_sessions, model) * model(num_sessions, context)
+        assert told_ms == pytest.approx(2 * model(num_sessions, context), rel=0.01)
+
+
+def test_many_sessions_share_a_bare_time_with_about_as_many():
+    times = RoundTimes()
+    for num_sessions in (17, 100):
+        for _ in range(64 * num_sessions):
+            times.observe_bare(num_sessions, 0.0, model, (1.0 + num_sessions / 100) * model(num_sessions, 0.0))
+    assert times.bare_factor(20, model) == pytest.approx(1.17, abs=0.02)
+    assert times.bare_factor(110, model) == pytest.approx(2.0, abs=0.02)
+
+
+def test_one_hiccup_moves_a_time_little():
     times = RoundTimes()
     for _ in range(40):
-        times.observe(1, False, 1.0, 1.0)
-    times.observe(1, False, 1.0, 500.0)
-    assert times.factor(1, False) < 1.03
+        times.observe_bare(1, 0.0, model, 1.0)
+    before = times.bare_factor(1, model)
+    times.observe_bare(1, 0.0, model, 500.0)
+    assert times.bare_factor(1, model) < 1.03 * before
 
 
 def test_eight_sessions_make_one_cycle():
     times = RoundTimes()
     for _ in range(8):
-        times.observe(8, True, 1.0, 2.0)
+        times.observe_drafted(8, 1.0, 2.0)
+        times.observe_bare(8, 0.0, model, 2.0)
     assert times.num_cycles(8, True) == pytest.approx(1.0)
+    assert times.num_cycles(8, False) == pytest.approx(1.0)
 
 
 def test_what_was_not_seen_for_a_while_gives_way_soon():
     times = RoundTimes()
     for _ in range(100):
-        times.observe(1, False, 1.0, 2.0)
+        times.observe_bare(1, 0.0, model, 2.0)
     for _ in range(100):
-        times.observe(1, True, 1.0, 1.0)
+        times.observe_drafted(1, 1.0, 1.0)
     for _ in range(3):
-        times.observe(1, False, 1.0, 1.0)
-    assert times.factor(1, False) < 1.6
+        times.observe_bare(1, 0.0, model, 1.0)
+    assert times.bare_factor(1, model) * model(1, 0.0) < 1.6
+
+
+def test_rounds_of_fixed_lookaheads_pay_for_no_probe():
+    planner, open_one = alone()
+    fixed = Speculation(drafters={}, kind="mtp", num_positions=16, requested=0)
+    planner.begins(2, fixed)
+    for _ in range(4000):
+        planner.on_round(fixed, 0, 0, None, 2, 1.0)
+    assert not planner.probing.may_be_due
+    for _ in range(200):
+        planner.on_round(open_one, 0, 0, None, 2, 1.0)
+    assert planner.probing.may_be_due
+
+
+def test_while_nobody_drafts_plans_become_rare():
+    planner, session = alone("creative")
+    rounds(planner, session, 200, {False: 0.7, True: 40.0})
+    before = planner.stats.num_plans
+    rounds(planner, session, 64, {False: 0.7, True: 40.0})
+    assert planner.stats.num_plans - before <= 16
 
 
 def test_a_gap_with_a_wait_in_a_queue_tells_nothing():
@@ -105,7 +160,9 @@ def alone(request_class: RequestClass = "code") -> tuple[Planner, Speculation]:
     planner = Planner(SpeculationSettings())
     drafters: dict[str, DrafterAcceptance] = {}
     session = Speculation(drafters=drafters, kind="mtp", num_positions=16, request_class=request_class)
-    planner.sessions[1] = session
+    planner.begins(1, session)
+    assert planner.lacks_plan(session)
+    planner.refresh()
     return planner, session
 
 

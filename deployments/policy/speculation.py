@@ -1,0 +1,87 @@
+"""One session as a planner knows it, and the settings that hold for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from deployments.messages import PolicyName, Priority, RequestClass
+from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+
+
+class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Who decides a lookahead that the request leaves open, and its bounds.
+
+    `adaptive` maximises expected tokens per second; `constant` takes `num_speculative_tokens`; `heuristic`
+    starts there, adds 2 after a proposal accepted whole and takes 1 off after any other, as transformers do.
+    """
+
+    policy: PolicyName = "adaptive"
+    num_speculative_tokens: int = 4
+    max_speculative_tokens: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time."""
+
+    num_sessions: int
+    is_drafted: bool
+    cycle_ms: float
+
+
+@dataclass(slots=True)
+class Probe:
+    """A lookahead that is tried for a few rounds, to see what comes of it."""
+
+    lookahead: int
+    num_rounds: int
+    forecast: Forecast | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Speculation:
+    """One session as the planner knows it. `requested` None leaves the lookahead to the policy.
+
+    `drafters` is what is known of each kind of drafter, shared by all sessions; `kind` drafts for this one.
+    `drafter` is the replica that does. `forecast` is what the model says of the round that it was given a lookahead
+    for last.
+    """
+
+    drafters: dict[str, DrafterAcceptance]
+    kind: str
+    num_positions: int
+    request_class: RequestClass | None = None
+    requested: int | None = None
+    priority: Priority = "interactive"
+    policy: PolicyName | None = None
+    lookahead: int | None = None
+    heuristic: int = 0
+    probe: Probe | None = None
+    is_probe: bool = False
+    forecast: Forecast | None = None
+    num_rounds_off: int = 0
+    num_prompt_steps: int = 0
+    num_rounds: int = 0
+    company: int = 0
+    drafter: str = ""
+    by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
+
+    @property
+    def acceptance(self) -> SessionAcceptance:
+        """With the drafter that drafts for it."""
+        return self.acceptance_of(self.kind)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its drafts expose no time: they are looked up where the session is."""
+        return self.kind == "prompt_lookup"
+
+    def acceptance_of(self, kind: str) -> SessionAcceptance:
+        """With drafters of this kind."""
+        known = self.by_kind.get(kind)
+        if known is None:
+            drafter = self.drafters.setdefault(kind, DrafterAcceptance())
+            known = self.by_kind[kind] = SessionAcceptance(drafter, self.request_class, self.num_positions)
+        return known
