@@ -196,7 +196,7 @@ def _endpoint(args: argparse.Namespace, console: Console, budget_s: float) -> It
     if args.url is not None:
         yield base_url(args.url)
         return
-    console.print("starting `outrider serve`")
+    console.print("starting `outrider serve`; Ctrl-C stops it again, which may take a while")
     with tempfile.TemporaryDirectory(prefix="outrider-sweep-") as folder:
         config = args.config
         if config is None:
