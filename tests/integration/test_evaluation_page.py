@@ -132,3 +132,24 @@ async def test_the_page_leads_to_its_parts(browser: str, folder: Path) -> None:
             "[...document.querySelectorAll('nav a')].find((one) => one.textContent === 'Latency').click()"
         )
         await page.until(f"{place}.getBoundingClientRect().top < innerHeight / 2")
+
+
+async def test_the_report_that_docs_has_is_whole_and_answers_what_it_is_asked(browser: str) -> None:
+    file = Path(__file__).resolve().parents[2] / "docs" / "evaluation-pocket.html"
+    assert file.stat().st_size < 2 << 20
+    async with open_page(browser, file.as_uri()) as page:
+        assert page.errors == []
+        assert page.requested == [file.as_uri()]
+        titles = await texts(page, "h2")
+        for suite in ("extraction", "code", "open_ended", "adversarial", "notes_sampled"):
+            for title in ("Quality", "Against base", "Tokens against base", "Configuration of the quality run"):
+                assert f"{suite}: {title}" in titles
+        assert "adversarial: Adversarial families" in titles
+        short = " ".join(await texts(page, ".short li"))
+        assert all(word in short for word in ("against base: same", "650 of 650 answers identical"))
+        sizes = await page.evaluate(
+            "[...document.querySelectorAll('svg')].map((one) => [one.clientWidth, one.clientHeight])"
+        )
+        assert len(sizes) == 5
+        assert all(width > 300 and height > 100 for width, height in sizes)
+        assert await page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
