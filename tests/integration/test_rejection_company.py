@@ -1,4 +1,7 @@
-"""Rejection sampling where something else happens, too: a drafter is lost, logits are adjusted, others are coupled."""
+"""Rejection sampling where something else happens, too.
+
+A drafter is lost, sessions make way, proposals are trimmed, logits are adjusted, others are coupled.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from msgspec.structs import replace
 
+from deployments.decoding import rejection
+from deployments.messages import Message, Verify, VerifyItem
+from deployments.models.loading import load_target
+from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.property.decoding.test_sampling_distribution import SIGNIFICANCE
 from tests.support.cells import DRAFTING, SERVED, Cell
 from tests.support.equality import Reference
-from tests.support.rejected import PARAMS, Trial
+from tests.support.rejected import ALLOWED, PARAMS, Trial
 from tests.support.rig import running_rig
-from tests.support.served_shapes import check, drafting, save_shape, verifier_engine
+from tests.support.served_shapes import check, drafting, num_preemptions, save_shape, verifier_engine
 
 CELLS = {
     f"{cell.drafter} {cell.place}": cell
@@ -81,3 +89,63 @@ async def test_coupled_requests_in_the_same_steps_keep_their_text(folder, refere
     async with running_rig(verifiers=[verifier_engine(folder)], **made.options) as rig:
         texts, _ = await asyncio.gather(trial.texts(rig, drafter), check(rig, folder, drafter))
     assert trial.fit(texts) > SIGNIFICANCE
+
+
+def crowded_engine(folder: Path) -> PagedEngine:
+    """Room for a quarter of the sessions that a trial has at a time."""
+    loaded = load_target(str(folder), dtype=torch.float32, device="cpu")
+    return PagedEngine(loaded, CacheLimits(max_context_tokens=64, num_kv_tokens=200, max_lookahead=8, block_size=4))
+
+
+@pytest.mark.parametrize("params", [PARAMS, PENALISED], ids=["plain", "penalised"])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=list(CELLS))
+async def test_after_sessions_made_way(folder: Path, reference: Reference, cell: Cell, params) -> None:
+    """They share no prefix, so that they are computed again, with a proposal under way or before it."""
+    trial, made = Trial(reference, params), drafting(cell, folder)
+    settings = {"reuses_prefixes": False}
+    async with running_rig(verifiers=[crowded_engine(folder)], verifier=settings, **made.options) as rig:
+        texts = await trial.texts(rig, cell.drafter)
+        assert num_preemptions(rig) > 50
+    assert trial.fit(texts) > SIGNIFICANCE
+
+
+async def test_after_they_made_way_a_broken_residual_is_noticed(folder, reference, monkeypatch) -> None:
+    monkeypatch.setattr(rejection, "_surplus", lambda target_KV, draft_KV, may_keep_K: target_KV)
+    cell, trial = CELLS["mtp remote"], Trial(reference)
+    settings = {"reuses_prefixes": False}
+    made = drafting(cell, folder)
+    async with running_rig(verifiers=[crowded_engine(folder)], verifier=settings, **made.options) as rig:
+        assert trial.fit(await trial.texts(rig, cell.drafter)) < SIGNIFICANCE
+        assert num_preemptions(rig) > 50
+
+
+async def trimmed(folder: Path, trial: Trial, cell: Cell, by_draw: bool) -> float:
+    """The fit where steps have no room for whole proposals: who is shortened goes by chance, or by what was drawn."""
+    made = drafting(cell, folder)
+    settings = {"max_step_tokens": 40, "prompt_tokens": 20}
+
+    def survival(item: VerifyItem) -> tuple[int, ...]:
+        if not by_draw:
+            return (60, 30)[: len(item.tokens)]
+        return tuple(99 if token in ALLOWED[:2] else 1 for token in item.tokens)
+
+    def bend(_link: object, message: Message) -> Message:
+        if not isinstance(message, Verify):
+            return message
+        return Verify(items=tuple(replace(item, survival_percent=survival(item)) for item in message.items))
+
+    async with running_rig(verifiers=[verifier_engine(folder)], verifier=settings, **made.options) as rig:
+        verifier = rig.of("verifier")[0]
+        verifier.tap.bend = bend
+        texts = await trial.texts(rig, cell.drafter)
+        assert verifier.service._batching.policy.num_trimmed_tokens > 50  # type: ignore[union-attr]
+    return trial.fit(texts)
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if "lookup" not in name])
+async def test_a_trimmed_proposal_bends_nothing(folder: Path, reference: Reference, name: str) -> None:
+    assert await trimmed(folder, Trial(reference), CELLS[name], by_draw=False) > SIGNIFICANCE
+
+
+async def test_trimming_by_the_drawn_token_is_noticed(folder: Path, reference: Reference) -> None:
+    assert await trimmed(folder, Trial(reference), CELLS["mtp remote"], by_draw=True) < SIGNIFICANCE

@@ -31,6 +31,14 @@ from tests.support.shapes import GEMMA_4, VOCAB_SIZE, save_decoder, save_pair
 NUM_TOKENS, WINDOW = 24, 12
 GREEDY = SamplingParams()
 SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, seed=2**60 + 5)
+PENALISED = SamplingParams(
+    temperature=0.9,
+    seed=2**50 + 9,
+    repetition_penalty=1.3,
+    presence_penalty=0.7,
+    frequency_penalty=0.6,
+    logit_bias=((7, 2.0), (20, -1.5)),
+)
 LENGTHS = (2, 9, 13, 30, 75, 140)
 """Prompts inside the sliding window of 12, at its edge, and far past it; the longest take several steps to read."""
 SMALL_STEPS = {"max_step_tokens": 32, "prompt_tokens": 12, "max_lookahead": 8}
@@ -121,6 +129,11 @@ def drafting(cell: Cell, folder: Path, count: int = 1) -> Drafting:
     return Drafting({"inside": inside, "store": store}, services)
 
 
+def num_preemptions(rig: Rig) -> int:
+    """How often sessions of the rig's first verifier have made way."""
+    return int(rig.of("verifier")[0].service._stats._preemptions.value)  # type: ignore[union-attr]
+
+
 def some_prompts(seed: int) -> list[tuple[Token, ...]]:
     generator = random.Random(seed)
     return [tuple(generator.randrange(3, VOCAB_SIZE) for _ in range(length)) for length in LENGTHS]
@@ -135,7 +148,7 @@ async def generated(
             id=f"r{index}",
             prompt=prompt,
             max_context_tokens=len(prompt) + NUM_TOKENS,
-            params=params,
+            params=replace(params, num_prompt_tokens=len(prompt)),
             num_speculative_tokens=(0, 1, 3, 8)[index % 4],
             drafter=drafter,
         )
