@@ -99,6 +99,35 @@ async def test_every_parameter_alone_and_in_mixed_company(engines, reference: Re
     engines[0].check_integrity()
 
 
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ({"repetition_penalty": 1.6}, {"repetition_penalty": 1.6}),
+        ({"logit_bias": BIAS}, {"sequence_bias": {(token,): value for token, value in BIAS}}),
+        ({"banned_token_ids": stop_token_ids()}, {"min_new_tokens": MIN_TOKENS}),
+        (
+            {"repetition_penalty": 1.2, "logit_bias": BIAS, "banned_token_ids": stop_token_ids()},
+            {
+                "repetition_penalty": 1.2,
+                "sequence_bias": {(token,): value for token, value in BIAS},
+                "min_new_tokens": MIN_TOKENS,
+            },
+        ),
+    ],
+    ids=["repetition", "bias", "min_tokens", "together"],
+)
+async def test_where_the_library_has_the_parameter_its_generate_says_the_same(
+    engines, reference: Reference, asked: dict[str, object], options: dict[str, object]
+) -> None:
+    tally = Tally(reference)
+    async with running_rig(verifiers=[engines[0]], drafters=[engines[1]]) as rig:
+        for i, prompt in enumerate(chat_prompts(4, seed=5)):
+            params = asking(GREEDY, asked, len(prompt))
+            expected = reference.generate_greedy_by_library(prompt, NUM_TOKENS, **options)
+            tally.check(prompt, params, expected, await generate(rig, make(i, prompt, params, 4)))
+    tally.close()
+
+
 @pytest.mark.parametrize("place", ["remote", "colocated"])
 async def test_a_draft_model_applies_every_parameter(engines, reference: Reference, place: str) -> None:
     """All of them in one batch, greedy and sampled, each with a lookahead of its own."""

@@ -18,7 +18,7 @@ from transformers import AutoModelForMultimodalLM
 from deployments.drafter.mtp_engine import load_mtp_engine
 from deployments.messages import Token
 from deployments.models.loading import load_assistant, load_config, load_embedding_table, load_target, shadow_spec
-from tests.support.cells import GEMMA_SHAPES, REFUSED, SERVED, Cell
+from tests.support.cells import GEMMA_SHAPES, REFUSED, SERVED, SHAPES, Cell
 from tests.support.equality import Reference, Tally
 from tests.support.rig import Rig, running_rig
 from tests.support.served_shapes import (
@@ -76,6 +76,14 @@ async def test_the_text_is_the_librarys_with_and_without_speculation(folders: Fo
         assert seen.most_drafting > 1
     if cell.drafter == "draft_model":
         assert seen.num_accepted > 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_texts_are_compared_with_is_the_librarys_generate(folders: Folders, shape: str) -> None:
+    reference = Reference(folders(shape))
+    for prompt in some_prompts(seed=1):
+        expected = reference.generate(prompt, GREEDY, NUM_TOKENS, stop=reference.eos_token_ids)
+        assert reference.generate_greedy_by_library(prompt, NUM_TOKENS) == expected
 
 
 @pytest.mark.parametrize("cell", WITH_REPLICAS, ids=str)

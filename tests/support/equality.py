@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -59,11 +60,11 @@ class Reference:
         return tokens[len(prompt) :]
 
     @torch.inference_mode()
-    def generate_greedy_by_library(self, prompt: Sequence[Token], num_tokens: int) -> list[Token]:
-        """New tokens of the library's `generate`, greedy; its own end-of-text handling applies."""
+    def generate_greedy_by_library(self, prompt: Sequence[Token], num_tokens: int, **options: Any) -> list[Token]:
+        """New tokens of the library's `generate`, greedy; its own end-of-text handling and `options` apply."""
         ids = torch.tensor([list(prompt)])
         output = self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False, **options
         )
         new_tokens: list[Token] = output[0, len(prompt) :].tolist()
         return new_tokens
