@@ -63,7 +63,7 @@ class Batching:
             lengths = self._policy.trim(ready, max_tokens, _now_ms() - self._free_since_ms)
             kept = {one.session: length for one, length in zip(ready, lengths, strict=True)}
             for session in sessions:
-                session.proposal = session.proposal[: kept.get(session.id, 0)]
+                session.shorten(kept.get(session.id, 0))
         return sessions
 
     def ran(self, chunks: Sequence[Chunk], step_ms: float) -> StepShape:

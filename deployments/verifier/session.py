@@ -68,6 +68,13 @@ class Session:
         self.distributions = item.distributions
         self.wants_verify = True
 
+    def shorten(self, num_tokens: int) -> None:
+        """Leave out the proposal's tokens from the given number on, and what is known of them.
+
+        A session that finds no place in the step that was planned is looked at again as it is now.
+        """
+        self.proposal, self.survival = self.proposal[:num_tokens], self.survival[:num_tokens]
+
     @property
     def scores_prompt(self) -> bool:
         """Whether the prompt's log-probabilities are still owed: not to a session that was moved in mid-output."""

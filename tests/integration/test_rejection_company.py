@@ -137,7 +137,7 @@ async def trimmed(folder: Path, trial: Trial, cell: Cell, by_draw: bool) -> floa
     def survival(item: VerifyItem) -> tuple[int, ...]:
         if not by_draw:
             return (60, 30)[: len(item.tokens)]
-        return tuple(99 if token in ALLOWED[:2] else 1 for token in item.tokens)
+        return tuple(99 if token in ALLOWED[:2] else 0 for token in item.tokens)
 
     def bend(_link: object, message: Message) -> Message:
         if not isinstance(message, Verify):

@@ -19,7 +19,7 @@ from deployments.drafter.mtp_engine import MtpEngine, load_mtp_engine
 from deployments.drafter.service import DrafterService, DrafterSettings
 from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.ingress.generation import GenerateRequest
-from deployments.messages import DrafterName, SamplingParams, Token
+from deployments.messages import DrafterName, RequestClass, SamplingParams, Token
 from deployments.models.loading import load_target
 from deployments.verifier.engine import Chunk, Outcome
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
@@ -140,7 +140,11 @@ def some_prompts(seed: int) -> list[tuple[Token, ...]]:
 
 
 async def generated(
-    rig: Rig, prompts: Sequence[tuple[Token, ...]], params: SamplingParams, drafter: DrafterName = "auto"
+    rig: Rig,
+    prompts: Sequence[tuple[Token, ...]],
+    params: SamplingParams,
+    drafter: DrafterName = "auto",
+    request_class: RequestClass | None = None,
 ) -> list[list[Token]]:
     """All prompts at once, each with a lookahead of its own."""
     made = [
@@ -151,6 +155,7 @@ async def generated(
             params=replace(params, num_prompt_tokens=len(prompt)),
             num_speculative_tokens=(0, 1, 3, 8)[index % 4],
             drafter=drafter,
+            request_class=request_class,
         )
         for index, prompt in enumerate(prompts)
     ]
