@@ -1,0 +1,40 @@
+"""Which proposals a step looks at, and how far: sessions that found no place in one step come into the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deployments.messages import Open, SamplingParams
+from deployments.verifier.batching import Batching
+from deployments.verifier.scheduler import StepBudget
+from deployments.verifier.session import Session
+
+BUDGET = StepBudget(max_step_tokens=8, prompt_tokens=4, max_step_sessions=64, max_scored_tokens=64)
+
+
+def session_of(index: int, survival: tuple[float, ...]) -> Session:
+    """One that has asked for its proposal to be verified, everything before it being computed."""
+    nobody: Any = None
+    opened = Open(
+        session=index,
+        epoch=(1, index),
+        tokens=(5, 6, 7),
+        params=SamplingParams(),
+        max_context_tokens=50,
+        request=f"r{index}",
+    )
+    session = Session(index, nobody, opened, opened.epoch, [5, 6, 7], "drafter-0", 4)
+    session.computed_len = 2
+    session.proposal, session.survival = (8,) * len(survival), survival
+    return session
+
+
+@pytest.mark.parametrize("num_sessions", [1, 2, 12])
+def test_what_was_left_out_of_a_proposal_is_not_counted_when_it_is_looked_at_again(num_sessions: int) -> None:
+    batching = Batching(BUDGET, (), can_split=False)
+    sessions = [session_of(index, (0.9, 0.004, 0.004, 0.004)) for index in range(num_sessions)]
+    for _ in range(3):
+        assert batching.select(sessions) == sessions
+        assert all(len(session.survival) == len(session.proposal) <= 1 for session in sessions)
