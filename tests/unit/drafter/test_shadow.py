@@ -113,6 +113,40 @@ def test_a_window_that_jumps_ahead_joins_without_a_gap() -> None:
     check(shadow, [0] * 50)
 
 
+def ship(shadow: Shadow, stop: int, computed_len: int, *, is_whole: bool) -> None:
+    """The next slice, of a verifier whose sliding layers hold a window and three entries more."""
+    start, held = shadow.have_len, max(0, computed_len - WINDOW - 3)
+    first = min(stop, max(start, stop - WINDOW, held))
+    ranges = [make_range("sliding_attention", first, stop), make_range("full_attention", start, stop)]
+    shadow.extend(ranges, is_whole=is_whole)
+
+
+def test_slices_of_what_a_target_still_holds_make_a_whole_window_with_the_last() -> None:
+    generator = random.Random(2)
+    for _ in range(50):
+        shadow, computed_len = Shadow(SPEC, CPU), 0
+        for _ in range(generator.randrange(1, 8)):
+            computed_len += generator.randrange(1, 60)
+            for _ in range(generator.randrange(3)):
+                ship(shadow, generator.randrange(shadow.have_len, computed_len + 1), computed_len, is_whole=False)
+        ship(shadow, computed_len, computed_len, is_whole=True)
+        check(shadow, [0] * computed_len)
+        shadow.extend(both(computed_len, computed_len + 2))
+        check(shadow, [0] * (computed_len + 2))
+
+
+def test_before_a_draft_the_window_must_be_whole() -> None:
+    shadow = Shadow(SPEC, CPU)
+    beginning = [make_range("sliding_attention", 96, 100), make_range("full_attention", 0, 100)]
+    with pytest.raises(ValueError, match="leaves a gap"):
+        shadow.extend(beginning)
+    shadow.extend(beginning, is_whole=False)
+    with pytest.raises(ValueError, match=r"full_attention .* leaves a gap"):
+        shadow.extend([make_range("full_attention", 101, 102)], is_whole=False)
+    with pytest.raises(ValueError, match=r"sliding_attention .* leaves a gap"):
+        shadow.extend([make_range("sliding_attention", 100, 101)])
+
+
 @pytest.mark.parametrize(
     ("start", "stop", "layer_type"),
     [(12, 14, "full_attention"), (11, 12, "full_attention"), (12, 14, "sliding_attention")],
