@@ -72,6 +72,7 @@ class Planner:
     _bare_cycles: float = 0.0
     _num_rounds_since_plan: int = 0
     _cycles_to_plan: float = 1.0 / _PLANS_PER_ROUND
+    _has_news: bool = False
     _cycles_to_deeper: float = _DEEPER_EVERY
     _threshold: float = 0.0
     _cap: int = 0
@@ -165,12 +166,13 @@ class Planner:
         if session.lookahead is not None:
             return False
         self._num_rounds_since_plan += 1
-        self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
+        self._has_news = True
         return True
 
     def refresh(self) -> None:
         """Plan anew if enough rounds have come in, and sessions begun, since the last plan."""
-        if self._num_rounds_since_plan >= self._cycles_to_plan * len(self.sessions):
+        cycles = 1.0 / _PLANS_PER_ROUND if self._has_news else self._cycles_to_plan
+        if self._num_rounds_since_plan >= cycles * len(self.sessions):
             self._plan()
 
     def _is_open(self, session: Speculation) -> bool:
@@ -184,7 +186,7 @@ class Planner:
         return probe.lookahead
 
     def _plan(self) -> None:
-        self._num_rounds_since_plan = 0
+        self._num_rounds_since_plan, self._has_news = 0, False
         if not any(self._is_open(one) for one in self.sessions.values()):
             return
         self.stats.num_plans += 1
