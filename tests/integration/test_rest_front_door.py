@@ -288,6 +288,22 @@ async def test_a_body_that_never_ends_is_answered_and_hung_up_on(
             assert set(json.loads(received.rpartition(b"\r\n\r\n")[2])["error"]) == {"message", "type", "param", "code"}
 
 
+async def test_a_body_that_says_it_is_too_large_is_told_so_where_there_is_no_room_either(tmp_path: Path) -> None:
+    headers = {"authorization": f"Bearer {KEYS['few']}"}
+    async with (
+        guarded(tmp_path, max_body_bytes=5000) as server,
+        httpx.AsyncClient(base_url=server.url, headers=headers) as http,
+    ):
+        _, held = await asyncio.open_connection("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: {headers['authorization']}\r\n"
+        held.write(f"{head}content-length: 9\r\n\r\n".encode())  # the tenant's only place
+        async with asyncio.timeout(30):
+            while (response := await http.post("/v1/completions", content=b"{}")).status_code != 429:
+                assert response.status_code == 400
+        assert (await http.post("/v1/completions", content=b" " * 5001)).status_code == 413
+        held.close()
+
+
 async def test_a_chunked_body_within_bounds_is_served(server: RestServer) -> None:
     await server.add(answering(server, ANSWER))
     body = json.dumps({"model": MODEL, "prompt": "the"}).encode()
