@@ -144,12 +144,16 @@ async def test_the_report_that_docs_has_is_whole_and_answers_what_it_is_asked(br
             for title in ("Quality", "Against base", "Tokens against base", "Configuration of the quality run"):
                 assert f"{suite}: {title}" in titles
         assert "adversarial: Adversarial families" in titles
+        for title in ("Throughput", "Latency", "Acceptance by position", "Memory"):
+            assert f"throughput: {title}" in titles
         short = " ".join(await texts(page, ".short li"))
-        assert all(word in short for word in ("against base: same", "650 of 650 answers identical"))
+        assert all(
+            word in short for word in ("against base: same", "650 of 650 answers identical", "Speed of auto", "pays")
+        )
         sizes = await page.evaluate(
             "[...document.querySelectorAll('svg')].map((one) => [one.clientWidth, one.clientHeight])"
         )
-        assert len(sizes) == 5
+        assert len(sizes) == 7
         assert all(width > 300 and height > 100 for width, height in sizes)
         assert await page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
