@@ -64,8 +64,8 @@ class ModelConfig(Part):
 class RoleConfig(Part):
     """What every role's deployment has: resources for Ray, and how Serve looks after it.
 
-    `num_cpus` only reserves; `num_threads` is what the role computes with (None: every core for the
-    compiled kernels, which roles can share, one for the library's layers). `max_leases` bounds the
+    `num_cpus` only reserves; `num_threads` is what the role computes with (None: one, but every core for
+    a verifier's compiled kernels). `max_leases` bounds the
     peers that may link to one replica. `accelerator_type` and the values of `node_labels` are label
     selectors in Ray's syntax. `max_gpu_bytes` is what a process may allocate of its GPU's memory, and
     no byte more: a process with a fraction of a GPU must have one.
@@ -211,10 +211,12 @@ class OutriderConfig(Part):
 
     def kernels_for(self, role: RoleConfig) -> Kernels:
         """How a role's engine computes on a CPU."""
+        # A drafter's passes are too small to share, and its helpers would take cores from the verifier's steps.
+        num_threads = usable_cores() if isinstance(role, VerifierConfig) else 1
         return Kernels(
             compiled=self.kernels.compiled,
             cache_folder=self.kernels.folder,
-            num_threads=role.num_threads or usable_cores(),
+            num_threads=role.num_threads or num_threads,
         )
 
     @property

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.config import ConfigError, OutriderConfig, load, parse
+from deployments.kernels.library import usable_cores
 
 
 @pytest.fixture
@@ -287,3 +288,11 @@ def test_a_drafter_that_the_router_chooses_loads_mtp_unless_told_otherwise() -> 
     both = parse({"speculation": {"drafter": "auto", "drafters": ["mtp", "draft_model"]}})
     assert both.drafter_kinds == ("mtp", "draft_model")
     assert parse({"speculation": {"drafter": "auto", "drafters": []}}).drafter_kinds == ()
+
+
+def test_every_core_is_the_verifiers_unless_a_number_of_threads_is_given() -> None:
+    config = parse({})
+    assert config.kernels_for(config.verifier).num_threads == usable_cores()
+    assert config.kernels_for(config.drafter).num_threads == config.kernels_for(config.draft_model).num_threads == 1
+    given = config.with_changes(verifier={"num_threads": 1}, drafter={"num_threads": 3})
+    assert (given.kernels_for(given.verifier).num_threads, given.kernels_for(given.drafter).num_threads) == (1, 3)
