@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from deployments.config import load
+from deployments.config import OutriderConfig, load
 from deployments.ingress.generation import GenerateRequest, RouterClient
 from deployments.messages import RequestClass, SamplingParams, Token
 from deployments.policy.classes import classify
@@ -134,6 +134,12 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
+def without_prefix_reuse(config: OutriderConfig) -> OutriderConfig:
+    """The same prompts come once per setting: none shall find what another one before it has read."""
+    verifier = config.verifier.model_copy(update={"prefix_reuse": False})
+    return config.model_copy(update={"verifier": verifier})
+
+
 def main() -> None:
     """Parse the arguments, start the roles, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.load.lookaheads", description=__doc__)
@@ -145,7 +151,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="per run, at least two per stream (%(default)s)")
     parser.add_argument("--max-tokens", type=int, default=64, help="per answer (%(default)s)")
     args = parser.parse_args()
-    config = load(args.config).resolve()
+    config = without_prefix_reuse(load(args.config)).resolve()
 
     async def run() -> Results:
         with running_roles(config) as roles:
