@@ -11,6 +11,7 @@ from deployments.messages import SessionId
 from deployments.policy.stepping import Ready, StepPolicy
 from deployments.timing import StepShape, StepTiming
 from deployments.verifier.engine import Chunk
+from deployments.verifier.merging import Merging
 from deployments.verifier.scheduler import StepBudget
 from deployments.verifier.session import Session
 
@@ -21,6 +22,7 @@ class Batching:
     def __init__(self, budget: StepBudget, timings: Sequence[StepTiming], *, can_split: bool = True) -> None:
         self._policy = StepPolicy(timings, can_split=can_split)
         self._budget = budget
+        self._merging = Merging(budget)
         self._free_since_ms = _now_ms()
         self._waiting_since_ms: float | None = None
         self.idle_ms = 0.0
@@ -46,13 +48,13 @@ class Batching:
         return True
 
     def select(self, active: Collection[Session]) -> list[Session]:
-        """The sessions that the next step is planned from, their proposals shortened to what is worth its place.
+        """The sessions that the next step is planned from, by turns, their proposals cut to what is worth its place.
 
         No text or, under rejection sampling, distribution of texts changes by that: there nothing is known of how
         likely the drawn tokens were.
         """
-        sessions = list(active)
-        ready = self._ready(active)
+        sessions = self._merging.order(active)
+        ready = self._ready(sessions)
         num = self._policy.num_to_step(ready)
         if num < len(ready):
             chosen = {one.session for one in ready[:num]}
@@ -71,6 +73,7 @@ class Batching:
         now_ms = _now_ms()
         self.idle_ms = max(0.0, now_ms - step_ms - self._free_since_ms)
         self._free_since_ms, self._waiting_since_ms = now_ms, None
+        self._merging.ran(chunks)
         return shape_of(chunks)
 
     def learn(self, shape: StepShape, step_ms: float) -> None:
