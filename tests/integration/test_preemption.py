@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from deployments.distributions import DistributionStore
 from deployments.drafter.draft_model_engine import DraftCacheLimits, load_draft_model_engine
 from deployments.drafter.mtp_engine import MtpEngine, load_mtp_engine
 from deployments.drafter.service import DrafterService, DrafterSettings
-from deployments.ingress.generation import GenerateRequest
 from deployments.messages import Acceptance, SamplingParams, SessionId
 from deployments.models.loading import load_target
 from deployments.paged.prefix_index import Prefix
@@ -23,12 +21,20 @@ from deployments.verifier.admission import MAX_PREEMPTIONS
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.support.equality import POCKET, Reference, Tally
-from tests.support.pocket import chat_prompts, drafter_engine, stop_token_ids, verifier_engine
+from tests.support.pocket import chat_prompts, drafter_engine, make_request, outputs, stop_token_ids, verifier_engine
 from tests.support.rig import Rig, running_rig
-from tests.support.served_shapes import GREEDY, NUM_TOKENS, SAMPLED, SMALL_STEPS, generated
+from tests.support.served_shapes import (
+    GREEDY,
+    NUM_TOKENS,
+    PENALISED,
+    SAMPLED,
+    SMALL_STEPS,
+    generated,
+    num_preemptions,
+)
 from tests.support.shapes import GEMMA_4, VOCAB_SIZE, save_decoder, save_pair
 
-MODES = (GREEDY, SAMPLED)
+MODES = (GREEDY, SAMPLED, PENALISED)
 SMALL = CacheLimits(max_context_tokens=192, num_kv_tokens=200, max_lookahead=8, block_size=4)
 LENGTHS = (20, 75, 9, 20, 13, 20, 2, 30)
 """All of these prompts fit together, but not with their outputs."""
@@ -47,22 +53,18 @@ def assistants(target: Path) -> list[MtpEngine]:
 
 
 async def check(rig: Rig, folder: Path, modes: Sequence[SamplingParams] = MODES) -> None:
-    """Outputs that do not fit beside each other, greedy and sampled, against the library's model."""
+    """Outputs that do not fit beside each other, greedy, sampled and penalised, against the library's model."""
     reference = Reference(folder)
     tally, generator = Tally(reference), random.Random(8)
     for params in modes:
         prompts = [tuple(generator.randrange(3, VOCAB_SIZE) for _ in range(length)) for length in LENGTHS]
         before = num_preemptions(rig)
-        outputs = await generated(rig, prompts, params)
+        got = await generated(rig, prompts, params)
         assert 0 < num_preemptions(rig) - before <= MAX_PREEMPTIONS * len(prompts)
-        for prompt, output in zip(prompts, outputs, strict=True):
-            tally.check(prompt, params, reference.generate(prompt, params, NUM_TOKENS), output)
+        for prompt, output in zip(prompts, got, strict=True):
+            asked = replace(params, num_prompt_tokens=len(prompt))
+            tally.check(prompt, asked, reference.generate(prompt, asked, NUM_TOKENS), output)
     tally.close()
-
-
-def num_preemptions(rig: Rig) -> int:
-    """How often sessions have made way."""
-    return int(rig.of("verifier")[0].service._stats._preemptions.value)
 
 
 @pytest.fixture(scope="module", params=[*GEMMA_4, "llama", "qwen3"])
@@ -145,22 +147,15 @@ async def test_four_times_more_chats_than_fit_all_finish_with_the_references_tex
     engine = verifier_engine(num_kv_tokens=max(longest + 16, whole // 4), max_context_tokens=longest)
     reference = Reference(POCKET / "target")
     made = [
-        GenerateRequest(
-            id=f"r{i}",
-            prompt=prompt,
-            max_context_tokens=len(prompt) + num_tokens,
-            params=params,
-            stop_token_ids=stop_token_ids(),
-            num_speculative_tokens=(0, 4, 8)[i % 3],
-        )
+        make_request(i, prompt, params, num_tokens, num_speculative_tokens=(0, 4, 8)[i % 3])
         for i, prompt in enumerate(prompts)
     ]
     async with running_rig(verifiers=[engine], drafters=[drafter_engine()], num_routers=2) as rig:
-        outputs = await asyncio.wait_for(asyncio.gather(*(rig.generate(request) for request in made)), 120)
+        got = await outputs(rig, made)
         assert num_preemptions(rig) > 0
     engine.check_integrity()
     tally = Tally(reference)
-    for prompt, output in zip(prompts, outputs, strict=True):
+    for prompt, output in zip(prompts, got, strict=True):
         expected = reference.generate(prompt, params, num_tokens, stop=stop_token_ids())
         tally.check(prompt, params, expected, output)
     tally.close()

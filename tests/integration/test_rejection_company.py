@@ -149,6 +149,6 @@ async def trimmed(folder: Path, trial: Trial, cell: Cell) -> float:
     return trial.fit(texts)
 
 
-@pytest.mark.parametrize("name", ["mtp remote"])
+@pytest.mark.parametrize("name", ["mtp remote", "draft_model colocated"])
 async def test_a_trimmed_proposal_bends_nothing(folder: Path, reference: Reference, name: str) -> None:
     assert await trimmed(folder, Trial(reference), CELLS[name]) > SIGNIFICANCE

@@ -125,7 +125,7 @@ async def test_texts_follow_the_target(engine, expected, drafter: DrafterName, p
     assert quality(texts, expected) > SIGNIFICANCE
 
 
-@pytest.mark.parametrize(("drafter", "placement"), [("mtp", "remote"), ("draft_model", "colocated")])
+@pytest.mark.parametrize(("drafter", "placement"), CELLS)
 async def test_a_broken_residual_is_noticed(engine, expected, drafter: DrafterName, placement: str, monkeypatch):
     monkeypatch.setattr(rejection, "_surplus", lambda target_KV, draft_KV, may_keep_K: target_KV * may_keep_K[:, None])
     texts, _ = await first_tokens(engine, drafter, placement)
