@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
             local.check_ports("127.0.0.1", {"--dashboard-port (make serve DASHBOARD_PORT=...)": args.dashboard_port})
     except (ConfigError, OSError) as error:
         return _fail(error)
-    stopping = _stop_on_signals()
+    stopping = threading.Event()
+    _stop_on_signals(stopping)
     deadline_s = time.monotonic() + args.start_timeout_s
     try:
         if args.address is not None:
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _stop_on_signals() -> threading.Event:
-    stopping = threading.Event()
+def _stop_on_signals(stopping: threading.Event) -> None:
+    """To be said again whenever Ray has been started or joined: it takes SIGTERM over, and leaves at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if stopping.is_set():  # the second time means now
@@ -79,7 +80,6 @@ def _stop_on_signals() -> threading.Event:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    return stopping
 
 
 def _serve_here(dashboard_port: int, config: OutriderConfig, stopping: threading.Event, deadline_s: float) -> None:
@@ -87,6 +87,7 @@ def _serve_here(dashboard_port: int, config: OutriderConfig, stopping: threading
     try:
         _say("starting a local Ray cluster")
         local.start(dashboard_port=dashboard_port, longest_request_s=config.ingress.max_request_s)
+        _stop_on_signals(stopping)
         application.start_serve(host=config.ingress.host, port=config.ingress.port)
         _deploy(config, stopping, deadline_s, lambda: [config.ingress.host])
         if not stopping.is_set():
@@ -106,6 +107,7 @@ def _serve_on(address: str, config: OutriderConfig, stopping: threading.Event, d
     begun_s = time.monotonic()
     _say(f"joining the Ray cluster at {address}")
     with nodes.connected(address):
+        _stop_on_signals(stopping)
         has_serve = application.check_room(APP_NAME, host=config.ingress.host, port=config.ingress.port)
         try:
             application.start_serve(host=config.ingress.host, port=config.ingress.port, on_every_node=True)

@@ -153,14 +153,14 @@ def test_the_printed_configuration_deploys_and_answers_the_same(server: Server) 
 
 
 @pytest.mark.system
-def test_ctrl_c_stops_everything_and_it_starts_again(tmp_path: Path) -> None:
+def test_ctrl_c_and_sigterm_stop_everything_and_it_starts_again(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path)
-    for _ in range(2):
+    for number in (signal.SIGINT, signal.SIGTERM):
         server = start_server(tmp_path, settings)
         assert drafted_tokens(complete(server, speculation=DRAFTED)) > 0
         below = processes_below(server.process.pid)
         assert any("gcs_server" in line for line in below.values())
-        assert server.stop() == 0
+        assert server.stop(number) == 0, server.log
         assert not [line for pid, line in below.items() if is_alive(pid)]
 
 

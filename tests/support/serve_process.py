@@ -52,9 +52,9 @@ class Server:
         below = processes_below(self.process.pid)
         return {pid for pid, line in below.items() if line.startswith(f"ray::ServeReplica:outrider:{deployment}")}
 
-    def stop(self) -> int:
-        """Ctrl-C; returns the exit status."""
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal; returns the exit status."""
+        self.process.send_signal(number)
         return self.process.wait(STOP_TIMEOUT_S)
 
 
