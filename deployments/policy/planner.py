@@ -40,10 +40,6 @@ is made up for; among others the next are not either, until all have come to it.
 """
 _PURE_CYCLES = 2.0
 """Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end."""
-_MOST_PROMPT = 0.25
-"""Of a round in which prompts were read, too, the rest is learnt from if they took no more of it than this. Where
-sessions are many there are hardly any others, and those are the short ones.
-"""
 _SETTLED_ROUNDS = 4
 """A session's first rounds take longer than others: its request is still under way everywhere."""
 
@@ -72,7 +68,7 @@ class Planner:
     _batch: StepMix = field(default_factory=StepMix)
     round_times: RoundTimes = field(default_factory=RoundTimes)
     probing: Probing = field(default_factory=Probing)
-    _prompt_ms: float = 0.0
+    _num_prompt_steps: int = 0
     _bare_cycles: float = 0.0
     _num_rounds_since_plan: int = 0
     _cycles_to_plan: float = 1.0 / _PLANS_PER_ROUND
@@ -88,8 +84,7 @@ class Planner:
         """A step has run, with so many sessions and tokens of this planner in it."""
         self.costs.observe(shape, step_ms)
         self._batch.observe(shape, num_own, num_own_tokens)
-        if shape.num_prompt_tokens:
-            self._prompt_ms += self.costs.predict(shape) - self.costs.predict(_without_prompts(shape))
+        self._num_prompt_steps += shape.num_prompt_tokens > 0
         self._num_rounds_since_plan += num_own
         num_cycles = num_own / max(1, len(self.sessions))
         self._bare_cycles = self._bare_cycles + num_cycles if num_own_tokens == num_own else 0.0
@@ -107,15 +102,16 @@ class Planner:
 
         Sessions that want no drafter are not among those; where there are no others nothing can be learnt.
         """
-        prompt_ms, session.prompt_ms = self._prompt_ms - session.prompt_ms, self._prompt_ms
+        is_undisturbed = session.num_prompt_steps == self._num_prompt_steps
+        session.num_prompt_steps = self._num_prompt_steps
         session.num_rounds += 1
         if session.requested is None and num_sessions:  # rounds that were told pay for no looking around
             self._cycles_to_deeper -= 1.0 / num_sessions
             self.probing.passed(1.0 / num_sessions)
         is_same_company = session.company == num_sessions
         session.company = num_sessions
-        if is_same_company and num_sessions and prompt_ms <= _MOST_PROMPT * round_ms:
-            self._observe_time(session, num_looked_at, forecast, round_ms - prompt_ms)
+        if is_undisturbed and is_same_company and num_sessions:
+            self._observe_time(session, num_looked_at, forecast, round_ms)
         if num_looked_at:
             self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
             session.num_rounds_off = 0
@@ -209,11 +205,7 @@ class Planner:
         before = tuple(min(one.lookahead or 0, limit) for one in sessions)
         is_other = before != chosen.lookaheads[: len(sessions)] and all(one.lookahead is not None for one in sessions)
         if is_other and sum(before) <= search.max_tokens:
-            running = search.score(before + (0,) * len(settled))
-            self._model_changed(running)
-            chosen = _unless_as_good(chosen, running)
-        elif not is_other:
-            self._model_changed(chosen)
+            chosen = _unless_as_good(chosen, search.score(before + (0,) * len(settled)))
         for session, lookahead in zip(sessions, chosen.lookaheads, strict=False):
             session.lookahead = lookahead
         is_calm = not chosen.cap and not self._cap
@@ -248,12 +240,6 @@ class Planner:
         tokens = max(sequences, round(num_sessions * (1.0 + self._batch.other_sequences + self._batch.other_drafted)))
         shape = StepShape(num_sequences=sequences, num_tokens=tokens, num_context_tokens=round(context * sequences))
         return self.costs.predict(shape) + self.exposure.bare_hop_ms
-
-    def _model_changed(self, running: Choice) -> None:
-        """What the model says of the running plan has changed: what its rounds take has not."""
-        before = self._forecast
-        if before is not None and before.is_drafted and before.num_sessions == len(self.sessions):
-            self.round_times.modelled_anew(before.num_sessions, running.cycle_ms / before.cycle_ms)
 
     def _is_drafted(self, choice: Choice) -> bool:
         return choice.cap > 0 or any(one.requested for one in self.sessions.values())
@@ -330,15 +316,6 @@ class Planner:
         costs = [self.draft_costs[name] for name in used or self.draft_costs]
         first, step, token = mean_parts(costs)
         return first, step, token / max(1, len(costs))
-
-
-def _without_prompts(shape: StepShape) -> StepShape:
-    num_tokens = max(1, shape.num_tokens - shape.num_prompt_tokens)
-    return StepShape(
-        num_sequences=min(shape.num_sequences, num_tokens),
-        num_tokens=num_tokens,
-        num_context_tokens=shape.num_context_tokens,
-    )
 
 
 def _probe_rounds(sessions: Sequence[Speculation]) -> int:

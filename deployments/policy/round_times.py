@@ -13,8 +13,6 @@ _MEMORY = 24.0
 """Cycles of all sessions that are remembered."""
 _DOUBT = 0.5
 """Cycles' worth of doubt about what is remembered: with one cycle seen two thirds of it are believed."""
-_DOUBT_ABOUT_SHORTER = 0.05
-"""The same for a cycle that takes less time than was thought: no hiccup does that."""
 _STALE = 8.0
 """Cycles without a round of a kind that take half of the weight from what was known of it."""
 _FEW_CYCLES = 4.0
@@ -22,8 +20,6 @@ _FIRST_JUMP, _JUMP, _RARE_JUMP, _DROP = 3.0, 1.5, 1.25, 4.0
 """A round that takes this many times longer or shorter than was to be expected counts as one that does just that: the
 very first, those of a kind that runs, those that are rare. Longer is often a hiccup of the machine, shorter never is.
 """
-_SURPRISE = 0.7
-"""What a cycle of such rounds leaves of the memory: a few in a row are no hiccup but a change."""
 _EXACT_SESSIONS = 16
 """Up to so many sessions each number has a bare time of its own, beyond that each quarter of an octave."""
 
@@ -47,11 +43,9 @@ class _Known:
         missed = max(0.0, now - self.seen_at - 1.0)
         cycles = self.cycles * _STALE / (_STALE + missed)
         jump = _FIRST_JUMP if not self.total else _RARE_JUMP if cycles < _FEW_CYCLES else _JUMP
-        if not self.value / _DROP <= found <= jump * self.value:
-            cycles *= _SURPRISE**weight
         found = min(jump * self.value, max(self.value / _DROP, found))
         cycles = min(cycles + weight, _MEMORY)
-        share = weight / (cycles + (_DOUBT if found > self.value else _DOUBT_ABOUT_SHORTER))
+        share = weight / (cycles + _DOUBT)
         self.value += (found - self.value) * share
         self.cycles, self.seen_at, self.total = cycles, now, self.total + weight
         return share
@@ -94,12 +88,6 @@ class RoundTimes:
         known.context += share * (context - known.context)
         known.num_sessions += share * (num_sessions - known.num_sessions)
         self._bare_cycles[company(num_sessions)] = self._bare_cycles.get(company(num_sessions), 0.0) + weight
-
-    def modelled_anew(self, num_sessions: int, ratio: float) -> None:
-        """The cost model says of the same drafted cycle that it takes this many times as long as it said before."""
-        known = self._drafted.get(company(num_sessions))
-        if known is not None:
-            known.value /= ratio
 
     def _passed(self, num_sessions: int) -> float:
         weight = 1.0 / num_sessions

@@ -62,7 +62,7 @@ class Speculation:
     is_probe: bool = False
     forecast: Forecast | None = None
     num_rounds_off: int = 0
-    prompt_ms: float = 0.0
+    num_prompt_steps: int = 0
     num_rounds: int = 0
     company: int = 0
     drafter: str = ""

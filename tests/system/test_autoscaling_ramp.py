@@ -83,9 +83,10 @@ def test_verifiers_do_not_flap(record: dict[str, Any]) -> None:
     assert [now for before, now in pairwise(running) if now != before] == [2, 1]
 
 
-def test_the_verifier_that_went_handed_its_sessions_over_at_once(record: dict[str, Any]) -> None:
-    """Four streams were in flight then; a drain that waited for them to end would show in its time."""
-    assert record["summary"]["sessions_moved"] >= 1
+def test_the_verifier_that_went_drained_at_once(record: dict[str, Any]) -> None:
+    """It would show if a drain waited for streams to end. Whether it had any just then hangs on where answers of half a
+    second end; that streams move is tested with long ones, where a node is drained (test_cluster_deployment).
+    """
     assert record["summary"]["drain_s"] < 5
 
 

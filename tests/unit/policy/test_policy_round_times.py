@@ -70,54 +70,6 @@ def test_one_hiccup_moves_a_time_little():
     assert times.bare_factor(1, model) < 1.03 * before
 
 
-def test_a_lasting_change_is_believed_within_some_cycles():
-    times = RoundTimes()
-    for _ in range(100):
-        times.observe_drafted(1, 1.0, 1.0)
-    for _ in range(12):
-        times.observe_drafted(1, 1.0, 3.0)
-    assert times.drafted_factor(1) > 2.0
-
-
-def test_less_time_than_the_model_said_is_believed_at_once():
-    times = RoundTimes()
-    times.observe_bare(1, 0.0, model, model(1, 0.0) / 3)
-    assert times.bare_factor(1, model) == pytest.approx(1 / 3, rel=0.1)
-
-
-def test_a_model_that_changes_does_not_change_what_the_running_rounds_take():
-    times = RoundTimes()
-    for _ in range(64):
-        times.observe_drafted(8, 10.0, 20.0)
-    before = times.drafted_factor(8)
-    times.modelled_anew(8, 2.0)  # 20 ms are foreseen now for the same cycle
-    assert times.drafted_factor(8) == before / 2
-
-
-@pytest.mark.parametrize(("num_prompt_tokens", "is_learnt"), [(64, True), (512, False)])
-def test_a_round_with_a_short_prompt_in_it_teaches_without_the_prompts_time(num_prompt_tokens: int, is_learnt: bool):
-    planner, session = alone()
-    rounds(planner, session, 100, {False: 5.0, True: 5.0})
-    times = planner.round_times
-    before = times.num_cycles(1, True), times.drafted_factor(1)
-    for _ in range(32):
-        lookahead, forecast = planner.lookahead(session), session.forecast
-        own = StepShape(num_sequences=1, num_tokens=1 + lookahead, num_context_tokens=100)
-        planner.on_step(own, 0.5 + 0.1 * lookahead, 1, 1 + lookahead)
-        shape = StepShape(
-            num_sequences=2,
-            num_tokens=1 + lookahead + num_prompt_tokens,
-            num_prompt_tokens=num_prompt_tokens,
-            num_context_tokens=200,
-        )
-        prompt_ms = num_prompt_tokens / 64
-        planner.on_step(shape, 0.5 + 0.1 * lookahead + prompt_ms, 1, 1 + lookahead)
-        planner.on_round(session, lookahead, lookahead, forecast, 1, 5.0 + prompt_ms)
-    seen = times.num_cycles(1, True) - before[0]
-    assert (seen > 16) if is_learnt else (seen < 4)
-    assert times.drafted_factor(1) == pytest.approx(before[1], rel=0.1)
-
-
 def test_eight_sessions_make_one_cycle():
     times = RoundTimes()
     for _ in range(8):
