@@ -54,10 +54,14 @@ class VerifierPeer:
     load: PeerLoad = field(default_factory=PeerLoad)
     prefixes: PrefixMemory = field(default_factory=PrefixMemory)
 
+    @property
+    def num_sessions(self) -> int:
+        """How many it has, of all routers."""
+        return len(self.sessions) + self.load.num_others
+
     def candidate(self, keys: Sequence[bytes]) -> Candidate:
         """What it is to a session whose tokens have these beginnings."""
-        num_sessions = len(self.sessions) + self.load.num_others
-        return Candidate(num_sessions, self.prefixes.num_held(keys), self.load.num_waiting > 0)
+        return Candidate(self.num_sessions, self.prefixes.num_held(keys), self.load.num_waiting > 0)
 
     @property
     def has_room(self) -> bool:

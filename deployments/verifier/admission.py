@@ -97,7 +97,7 @@ class Admission:
         num_left_out = num_tokens - session.room_tokens
         if num_left_out <= 0:
             return chunk
-        session.proposal = session.proposal[:-num_left_out]
+        session.shorten(len(session.proposal) - num_left_out)
         return chunk.without_last(num_left_out)
 
     def _make_room(self, session: Session, num_tokens: int, preempted: list[Session]) -> None:
