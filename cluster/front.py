@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from cluster import haproxy
+from cluster.ports import can_listen
 
 ENABLE = "RAY_SERVE_ENABLE_HA_PROXY"
 """Whoever sets this variable, to 0 or 1, decides alone; then nothing here is done."""
@@ -91,17 +92,8 @@ def _first_of_free_block(ports: range, size: int) -> int:
     """Where a block begins on which nobody listens; by chance, as another cluster may be looking just now."""
     starts = list(ports[::size])
     random.shuffle(starts)
-    return next((start for start in starts if all(map(_can_listen, range(start, start + size)))), ports[0])
-
-
-def _can_listen(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do; TIME_WAIT is no obstacle
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
+    free = (start for start in starts if all(can_listen("", port) for port in range(start, start + size)))
+    return next(free, ports[0])
 
 
 def _free_ports(num: int) -> list[int]:

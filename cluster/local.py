@@ -6,10 +6,10 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import time
 
 from cluster.front import Front
+from cluster.ports import refusal
 from cluster.processes import processes, processes_below
 
 OBJECT_STORE_BYTES = 256 << 20
@@ -34,15 +34,9 @@ class PortTaken(OSError):
 def check_ports(host: str, ports: dict[str, int]) -> None:
     """Raise PortTaken unless every port can be listened on; keys say where a port comes from (a flag, say)."""
     for origin, port in ports.items():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do; TIME_WAIT is no obstacle
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                reason = error.strerror or str(error)
-                raise PortTaken(
-                    f"port {port} on {host} cannot be used ({reason}); choose another one with {origin}"
-                ) from None
+        if (error := refusal(host, port)) is not None:
+            reason = error.strerror or str(error)
+            raise PortTaken(f"port {port} on {host} cannot be used ({reason}); choose another one with {origin}")
 
 
 def start(*, dashboard_port: int, num_cpus: int | None = None, longest_request_s: float = 600.0) -> None:

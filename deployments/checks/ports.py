@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
+from cluster.ports import can_listen
 from deployments.checks.finding import Finding, ok, problem
 from deployments.config import OutriderConfig
 from deployments.roles import roles_of, scale_of
-
-
-def can_listen(host: str, port: int) -> bool:
-    """Whether a server could start there now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do; TIME_WAIT is no obstacle
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def check_ports(config: OutriderConfig, is_free: Callable[[str, int], bool] = can_listen) -> list[Finding]:
