@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +15,7 @@ from deployments.cli.main import main
 from deployments.monitoring import rules
 from deployments.monitoring.expressions import filled
 from deployments.monitoring.panels import ROWS
-from tests.support.prometheus import Prometheus, run_prometheus
+from tests.support.prometheus import Prometheus, ray_job, run_prometheus
 from tests.support.serve_process import Server, start_server
 
 pytestmark = pytest.mark.system
@@ -77,16 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    # Asked over HTTP: the discovery file under /tmp/ray belongs to every cluster of this machine in turn.
-    discovery = {
-        "url": f"http://127.0.0.1:{server.dashboard_port}/api/prometheus/sd",
-        "refresh_interval": "5s",
-        "authorization": {"type": "Bearer", "credentials_file": str(Path.home() / ".ray" / "auth_token")},
-    }
-    jobs = [
-        {"job_name": "ray", "http_sd_configs": [discovery]},
-        {"job_name": "outrider", "static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]},
-    ]
+    jobs = [ray_job(server), {"job_name": "outrider", "static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]}]
     with run_prometheus(tmp_path_factory.mktemp("prometheus"), jobs, rules.build()) as prometheus:
         yield prometheus
 

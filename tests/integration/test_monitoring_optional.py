@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -12,13 +11,12 @@ import pytest
 from deployments.monitoring import rules
 from deployments.monitoring.expressions import filled
 from deployments.monitoring.panels import ROWS
-from tests.support.prometheus import Prometheus, run_prometheus
+from tests.support.prometheus import Prometheus, ray_job, run_prometheus
 from tests.support.serve_process import Server, running_server
 
 pytestmark = pytest.mark.system
 
 TIMEOUT_S = 240.0
-DISCOVERY = "/tmp/ray/prom_metrics_service_discovery.json"
 PAIR = "h100x2-l4-31b"
 SETTINGS: dict[str, object] = {
     "speculation": {"drafter": "auto", "drafters": ["mtp", "draft_model"]},
@@ -36,9 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    jobs = [{"job_name": "ray", "file_sd_configs": [{"files": [DISCOVERY], "refresh_interval": "5s"}]}]
-    assert Path(DISCOVERY).exists(), server.log
-    with run_prometheus(tmp_path_factory.mktemp("prometheus"), jobs, rules.build()) as prometheus:
+    with run_prometheus(tmp_path_factory.mktemp("prometheus"), [ray_job(server)], rules.build()) as prometheus:
         yield prometheus
 
 

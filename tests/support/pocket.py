@@ -90,15 +90,20 @@ async def outputs(rig: Rig, requests: Sequence[GenerateRequest]) -> list[list[To
 
 
 def safe_prompts(
-    reference: Reference, params: Sequence[SamplingParams], num_prompts: int, num_tokens: int
+    reference: Reference,
+    params: Sequence[SamplingParams],
+    num_prompts: int,
+    num_tokens: int,
+    max_prompt_tokens: int | None = None,
 ) -> list[tuple[tuple[Token, ...], SamplingParams, list[Token]]]:
     """Prompts whose reference output stands clear of every near-tie, so that no timing can change it.
 
     Returns (prompt, parameters, reference output) with the parameters in turn; DESIGN.md 4 asks for
-    a margin of at least 1e-3 throughout.
+    a margin of at least 1e-3 throughout. Prompts are cut at `max_prompt_tokens`.
     """
     found = []
-    for prompt in chat_prompts(4 * num_prompts, seed=7):
+    for whole in chat_prompts(4 * num_prompts, seed=7):
+        prompt = whole[:max_prompt_tokens]
         chosen = params[len(found) % len(params)]
         output = reference.generate(prompt, chosen, num_tokens, stop=reference.eos_token_ids)
         if min(reference.margins(prompt, output, chosen)) >= SAFE_MARGIN:

@@ -16,6 +16,7 @@ import yaml
 
 from evaluation.load.server import free_ports
 from tests.support.debian import require_program
+from tests.support.serve_process import Server
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
@@ -37,6 +38,20 @@ class Prometheus:
         """The numbers that an expression yields now, without those that are none."""
         found = [float(series["value"][1]) for series in self.get("query", query=expression)["result"]]
         return [value for value in found if math.isfinite(value)]
+
+
+def ray_job(server: Server) -> dict[str, Any]:
+    """A scrape job for what the agents of a server's cluster export, as its dashboard names them.
+
+    Ray's discovery file under /tmp/ray would not do: each cluster of the machine takes it from the others every five
+    seconds, and the servers of other modules live on beside this one.
+    """
+    discovery = {
+        "url": f"http://127.0.0.1:{server.dashboard_port}/api/prometheus/sd",
+        "refresh_interval": "5s",
+        "authorization": {"type": "Bearer", "credentials_file": str(Path.home() / ".ray" / "auth_token")},
+    }
+    return {"job_name": "ray", "http_sd_configs": [discovery]}
 
 
 @contextmanager

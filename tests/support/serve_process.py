@@ -10,6 +10,7 @@ import sysconfig
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,16 @@ def running_server(folder: Path, settings: dict[str, object]) -> Iterator[Server
     finally:
         if server.process.poll() is None:
             server.stop()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that does not run while the context lasts, and then goes on."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def quiet_environment() -> dict[str, str]:
