@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -19,9 +19,9 @@ class Graph(Generic[Result]):
     between another's replay and the last reading of that one's result.
     """
 
-    def __init__(self, run: Callable[[], Result], pool: tuple[int, int]) -> None:
+    def __init__(self, run: Callable[[], Result], pool: Any) -> None:
         # Libraries allocate workspaces, and kernels are compiled, at the first call: neither can be captured.
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_NUM_WARM_UPS):
