@@ -24,7 +24,9 @@ def allocate(bound_bytes: int, asked_bytes: int) -> bool:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("asked_bytes", "is_granted"), [(128 * MIB, True), (512 * MIB, False)])
-def test_a_process_gets_its_bound_and_no_more(asked_bytes: int, is_granted: bool) -> None:
+def test_a_process_gets_its_bound_and_no_more(device: str, asked_bytes: int, is_granted: bool) -> None:
+    if device != "cuda":
+        pytest.skip("a bound is of a GPU's memory")
     # A process of its own: the bound stays for a process's life.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(allocate, (256 * MIB, asked_bytes)) is is_granted

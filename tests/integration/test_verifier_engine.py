@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from deployments.kernels.library import Kernels
-from deployments.messages import SamplingParams, SessionId, Token
+from deployments.messages import SamplingParams, Token
 from deployments.models.loading import load_target
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
-from tests.support.driving import Drafter, Drive
+from tests.support.driving import Drive
 from tests.support.equality import Reference, Tally
+from tests.support.proposals import garbage, mixed, oracle
 
 PROMPT_LENGTHS = (3, 1, 40, 17, 70, 12)
 NUM_TOKENS = 24
@@ -37,37 +37,6 @@ def engine(folder: Path, request: pytest.FixtureRequest) -> PagedEngine:
 def prompts(engine: PagedEngine) -> list[list[Token]]:
     rng = random.Random(1)
     return [[rng.randrange(6, engine.vocab_size) for _ in range(length)] for length in PROMPT_LENGTHS]
-
-
-def oracle(expected: Sequence[Sequence[Token]], prompts: Sequence[Sequence[Token]], lookahead: int) -> Drafter:
-    def draft(session: SessionId, tokens: Sequence[Token]) -> Sequence[Token]:
-        done = len(tokens) - len(prompts[session])
-        return expected[session][done : done + lookahead]
-
-    return draft
-
-
-def right_accepted(lookahead: int) -> int:
-    """Drafted tokens in an output of NUM_TOKENS when the first comes alone and every proposal holds."""
-    num_rounds, rest = divmod(NUM_TOKENS - 1, lookahead + 1)
-    return num_rounds * lookahead + max(rest - 1, 0)
-
-
-def garbage(vocab_size: int, lookahead: int) -> Drafter:
-    rng = random.Random(5)
-    return lambda _session, _tokens: [rng.randrange(vocab_size) for _ in range(lookahead)]
-
-
-def mixed(one: Drafter, other: Drafter) -> Drafter:
-    """A proposal that begins like the first drafter's and goes on like the second's, of any length."""
-    rng = random.Random(6)
-
-    def draft(session: SessionId, tokens: Sequence[Token]) -> Sequence[Token]:
-        good, bad = one(session, tokens), other(session, tokens)
-        cut = rng.randrange(len(good) + 1)
-        return [*good[:cut], *bad[: rng.randrange(len(bad) + 1)]][:8]
-
-    return draft
 
 
 def test_greedy_equals_the_librarys_generate(

@@ -34,10 +34,13 @@ _MAX_NEAR_TIES_PER_100K = 3
 
 
 class Reference:
-    """The library's own model, one sequence at a time, float32: what the served output is compared with."""
+    """The library's own model, one sequence at a time, float32: what the served output is compared with.
 
-    def __init__(self, folder: str | Path) -> None:
-        target = load_target(str(folder), dtype=torch.float32, device="cpu")
+    Whatever device the model is on, its logits come to the CPU before anything is chosen from them.
+    """
+
+    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
+        target = load_target(str(folder), dtype=torch.float32, device=device)
         self.model = target.model
         self.eos_token_ids = target.eos_token_ids
 
@@ -50,7 +53,8 @@ class Reference:
         keyword = cache_keyword(self.model)
         unread = tokens
         while len(tokens) < len(prompt) + num_tokens:
-            logits_1V = self.model(torch.tensor([unread]), logits_to_keep=1, **{keyword: cache}).logits[:, -1]
+            ids = torch.tensor([unread], device=self.model.device)
+            logits_1V = self.model(ids, logits_to_keep=1, **{keyword: cache}).logits[:, -1].cpu()
             rows = SamplingRows.build([(params, len(tokens))])
             logits_1V = adjusted(logits_1V[0], params, tokens)[None]
             unread = [int(choose(logits_1V, rows, with_confidences=False).tokens_R[0])]
@@ -62,7 +66,7 @@ class Reference:
     @torch.inference_mode()
     def generate_greedy_by_library(self, prompt: Sequence[Token], num_tokens: int, **options: Any) -> list[Token]:
         """New tokens of the library's `generate`, greedy; its own end-of-text handling and `options` apply."""
-        ids = torch.tensor([list(prompt)])
+        ids = torch.tensor([list(prompt)], device=self.model.device)
         output = self.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False, **options
         )
@@ -72,8 +76,9 @@ class Reference:
     @torch.inference_mode()
     def logits(self, tokens: Sequence[Token]) -> torch.Tensor:
         """Teacher-forced logits after every token, one pass over the whole sequence, shape (T, V)."""
-        logits_TV: torch.Tensor = self.model(torch.tensor([list(tokens)])).logits[0]
-        return logits_TV
+        ids = torch.tensor([list(tokens)], device=self.model.device)
+        logits_TV: torch.Tensor = self.model(ids).logits[0]
+        return logits_TV.cpu()
 
     def margins(self, prompt: Sequence[Token], tokens: Sequence[Token], params: SamplingParams) -> list[float]:
         """For each of `tokens`, how far the reference's choice there is from being another one."""
