@@ -19,7 +19,11 @@ from deployments.cli.bench_arguments import exit_on_signal, positive
 
 HELP = "measure tokens/s with speculation off and on, beside HF generate"
 
-KINDS = {"engine": "deployments.cli.bench_engine", "sweep": "deployments.cli.bench_sweep"}
+KINDS = {
+    "accelerator": "evaluation.load.accelerator.command",
+    "engine": "deployments.cli.bench_engine",
+    "sweep": "deployments.cli.bench_sweep",
+}
 """By name: the module of each kind of bench beside the endpoint's, which has none."""
 
 

@@ -13,7 +13,6 @@ import argparse
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,11 @@ from deployments.models.cpu_kernels import PackedLinear, use_cpu_kernels
 from deployments.models.loading import load_target
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
+from evaluation.load.stopwatch import timed_ms
 
 _POCKET = Path(deployments.models.__file__).parent / "pocket" / "target"
-_PREFILL_TOKENS = 256
+ROOM = 64
+"""Tokens that a session has room for beyond its context."""
 # Rows of a step: (sessions, lookahead).
 _BATCHES = {1: (1, 0), 5: (1, 4), 20: (4, 4), 80: (16, 4)}
 
@@ -38,19 +39,28 @@ _BATCHES = {1: (1, 0), 5: (1, 4), 20: (4, 4), 80: (16, 4)}
 class Steps:
     """An engine whose sessions stand at one context, stepped again and again from there."""
 
-    def __init__(self, folder: Path, kernels: Kernels) -> None:
-        target = load_target(str(folder), dtype=torch.float32, device="cpu")
-        limits = CacheLimits(max_context_tokens=2048, num_kv_tokens=1 << 15)
-        self._engine = PagedEngine(target, limits, kernels)
+    def __init__(self, engine: PagedEngine, prompt_tokens: int = 256) -> None:
+        self._engine = engine
+        self._prompt_tokens = prompt_tokens
         self._rng = random.Random(0)
 
-    def open(self, num_sessions: int, context: int) -> None:
-        """Sessions with this many computed tokens each."""
+    def open(self, num_sessions: int, context: int) -> list[float]:
+        """Sessions with this many computed tokens each; what each chunk of `prompt_tokens` took, ms."""
         for session in range(num_sessions):
-            self._engine.open(session, SamplingParams(), context + 64)
-            for start in range(0, context, _PREFILL_TOKENS):
-                tokens = self._tokens(min(_PREFILL_TOKENS, context - start))
-                self._engine.step([Chunk(session=session, start=start, tokens=tokens, is_partial=True)])
+            self._engine.open(session, SamplingParams(), context + ROOM)
+        size = self._prompt_tokens
+        return [
+            self._prompt_ms(session, start, min(size, context - start))
+            for session in range(num_sessions)
+            for start in range(0, context, size)
+        ]
+
+    def prompt_ms(self, session: int, num_tokens: int) -> float:
+        """A prompt's first chunk of so many tokens, of a session that is not open before nor afterwards."""
+        self._engine.open(session, SamplingParams(), num_tokens + ROOM)
+        elapsed_ms = self._prompt_ms(session, 0, num_tokens)
+        self._engine.close(session)
+        return elapsed_ms
 
     def close(self, num_sessions: int) -> None:
         """Forget them."""
@@ -63,10 +73,14 @@ class Steps:
             Chunk(session=session, start=context, tokens=self._tokens(1 + lookahead), num_drafted=lookahead)
             for session in range(num_sessions)
         ]
-        elapsed_ms = _timed_ms(lambda: self._engine.step(chunks))
+        elapsed_ms = timed_ms(lambda: self._engine.step(chunks))
         for session in range(num_sessions):
             self._engine.rollback(session, context)
         return elapsed_ms
+
+    def _prompt_ms(self, session: int, start: int, num_tokens: int) -> float:
+        chunk = Chunk(session=session, start=start, tokens=self._tokens(num_tokens), is_partial=True)
+        return timed_ms(lambda: self._engine.step([chunk]))
 
     def _tokens(self, count: int) -> tuple[Token, ...]:
         return tuple(self._rng.randrange(6, self._engine.vocab_size) for _ in range(count))
@@ -84,7 +98,7 @@ class Products:
     def run_ms(self, num_rows: int) -> float:
         """All of them once."""
         inputs = {linear.in_features: torch.randn(num_rows, linear.in_features) for linear in self._linears}
-        return _timed_ms(lambda: [linear(inputs[linear.in_features]) for linear in self._linears])
+        return timed_ms(lambda: [linear(inputs[linear.in_features]) for linear in self._linears])
 
 
 class Attention:
@@ -110,13 +124,7 @@ class Attention:
     @torch.inference_mode()
     def run_ms(self) -> float:
         """All layers once."""
-        return _timed_ms(lambda: [scaled_dot_product_attention(*layer, enable_gqa=True) for layer in self._inputs])
-
-
-def _timed_ms(work: Callable[[], object]) -> float:
-    started_s = time.perf_counter()
-    work()
-    return (time.perf_counter() - started_s) * 1e3
+        return timed_ms(lambda: [scaled_dot_product_attention(*layer, enable_gqa=True) for layer in self._inputs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             inflate(folder.parent, Path(scratch), intermediate_size=chosen.intermediate_size)
             folder = Path(scratch) / "target"
-        steps = Steps(folder, Kernels(compiled=not chosen.library, num_threads=chosen.threads))
+        target = load_target(str(folder), dtype=torch.float32, device="cpu")
+        limits = CacheLimits(max_context_tokens=2048, num_kv_tokens=1 << 15)
+        kernels = Kernels(compiled=not chosen.library, num_threads=chosen.threads)
+        steps = Steps(PagedEngine(target, limits, kernels))
         products, attention = Products(folder), Attention(folder)
     for context in chosen.contexts:
         for num_rows in chosen.rows:

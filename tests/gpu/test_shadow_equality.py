@@ -10,6 +10,7 @@ import torch
 
 from deployments.drafter.engine import DraftRequest
 from deployments.drafter.mtp_engine import MtpEngine, load_mtp_engine
+from deployments.drafter.shadow import tensor_from_bytes
 from deployments.messages import KvRange, SamplingParams, SessionId
 from deployments.models.loading import load_target
 from deployments.verifier.engine import Chunk
@@ -34,24 +35,23 @@ def drafter(folder: Path, device: str) -> MtpEngine:
 
 
 def read(engine: PagedEngine, session: SessionId, tokens: list[int]) -> int:
-    """Compute all of a session's tokens but the last, past a proposal that does not hold; the token decided last."""
+    """Compute all of a session's tokens but the last, past a proposal; what is decided there."""
     engine.open(session, SamplingParams(), len(tokens) + 16)
-    cut = len(tokens) // 2
-    if cut:
+    last = len(tokens) - 1
+    if cut := last // 2:
         engine.step([Chunk(session=session, start=0, tokens=tuple(tokens[:cut]), is_partial=True)])
-    (outcome,) = engine.step([Chunk(session=session, start=cut, tokens=(*tokens[cut:-1], 3, 4), num_drafted=2)])
-    engine.rollback(session, len(tokens) - 1)
-    if outcome.num_accepted:
-        (outcome,) = engine.step([Chunk(session=session, start=len(tokens) - 2, tokens=(tokens[-2],))])
+    (outcome,) = engine.step([Chunk(session=session, start=cut, tokens=(*tokens[cut:last], 3, 4), num_drafted=2)])
+    if outcome.num_accepted:  # the state is that of a position behind
+        engine.rollback(session, last - 1)
+        (outcome,) = engine.step([Chunk(session=session, start=last - 1, tokens=(tokens[last - 1],))])
     return outcome.next_token
 
 
 def worst(one: bytes, other: bytes) -> float:
     """The largest difference of two float32 arrays."""
     assert len(one) == len(other)
-    if not one:
-        return 0.0
-    return float((torch.frombuffer(bytearray(one)) - torch.frombuffer(bytearray(other))).abs().max())
+    ours, theirs = (tensor_from_bytes(data, torch.float32) for data in (one, other))
+    return float((ours - theirs).abs().max()) if one else 0.0
 
 
 def assert_alike(ours: tuple[KvRange, ...], theirs: tuple[KvRange, ...]) -> None:

@@ -1,0 +1,1 @@
+"""What the engines take on an accelerator, on random checkpoints in the shapes of the published models."""
