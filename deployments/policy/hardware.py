@@ -13,6 +13,7 @@ from importlib.resources import files
 
 import msgspec
 
+from deployments.policy.warm_up_shapes import warm_up_shapes
 from deployments.timing import StepShape, StepTiming
 
 
@@ -70,12 +71,7 @@ def pairs() -> dict[str, Pair]:
     return msgspec.convert(json.loads(text), dict[str, Pair])
 
 
-def timings(pair: Pair) -> list[StepTiming]:
+def timings(pair: Pair, max_lookahead: int = 16, prompt_tokens: int = 128) -> list[StepTiming]:
     """What a verifier on this hardware would measure when it warms up."""
-    shapes = [
-        StepShape(num_sequences=sequences, num_tokens=sequences * (1 + lookahead), num_context_tokens=sequences)
-        for sequences in (1, 2, 4, 8, 16, 32, 64)
-        for lookahead in (0, 1, 2, 4, 8)
-        if sequences * (1 + lookahead) <= pair.max_step_tokens
-    ]
+    shapes = [one.step for one in warm_up_shapes(pair.max_step_tokens, max_lookahead, prompt_tokens)]
     return [StepTiming(shape=shape, step_ms=pair.verify.predict(shape)) for shape in shapes]

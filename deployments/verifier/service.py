@@ -66,6 +66,15 @@ class VerifierSettings:
     can_split: bool = True
     reuses_prefixes: bool = True
 
+    @property
+    def budget(self) -> StepBudget:
+        """How much one step may hold."""
+        return StepBudget(
+            max_step_tokens=self.max_step_tokens,
+            max_step_sessions=self.max_step_sessions,
+            prompt_tokens=self.prompt_tokens,
+        )
+
 
 @dataclass(slots=True)
 class DeltaBatch:
@@ -91,11 +100,7 @@ class VerifierService:
         self._pace = pace
         self._engine = engine
         self._settings = settings
-        self._budget = StepBudget(
-            max_step_tokens=settings.max_step_tokens,
-            max_step_sessions=settings.max_step_sessions,
-            prompt_tokens=settings.prompt_tokens,
-        )
+        self._budget = settings.budget
         self._costs = Costs(
             timings=tuple(timings),
             max_step_tokens=settings.max_step_tokens,

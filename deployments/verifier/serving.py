@@ -28,11 +28,7 @@ def build_service(config: OutriderConfig, engine: VerifierEngine, meter: Meter, 
     if verifier.paced is not None:
         pair = pairs()[verifier.paced]
         pace = Pace(verifier.paced, "verifier", pair.verify.predict, meter)
-        return PacedService(VerifierService(engine, settings, meter, timings(pair), store, pace), pace)
-    measured = time_steps(
-        engine,
-        max_step_tokens=settings.max_step_tokens,
-        max_lookahead=settings.max_lookahead,
-        budget_s=verifier.warm_up_s,
-    )
+        known = timings(pair, settings.max_lookahead, settings.prompt_tokens)
+        return PacedService(VerifierService(engine, settings, meter, known, store, pace), pace)
+    measured = time_steps(engine, settings.budget, max_lookahead=settings.max_lookahead, budget_s=verifier.warm_up_s)
     return VerifierService(engine, settings, meter, measured, store)
