@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--concurrency", default="1,4,16,64,256", help="sessions, comma separated (%(default)s)")
     parser.add_argument("--request-class", choices=[*REQUEST_CLASSES, MIXED], action="append", help="texts (all)")
     parser.add_argument("--tokens", type=int, default=40_000, help="tokens per cell and policy (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the texts (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
     parser.add_argument("--out", type=Path, help="also write the rows as JSON")
     args = parser.parse_args()
@@ -29,7 +30,7 @@ def main() -> None:
     chosen = {name: known[name] for name in args.pair or known}
     concurrencies = [int(one) for one in args.concurrency.split(",")]
     classes = args.request_class or [*REQUEST_CLASSES, MIXED]
-    for row in sweep(chosen, classes, concurrencies, num_tokens=args.tokens, num_jobs=args.jobs):
+    for row in sweep(chosen, classes, concurrencies, num_tokens=args.tokens, num_jobs=args.jobs, seed=args.seed):
         rows.append(row)
         print(_line(row), flush=True)
     print(

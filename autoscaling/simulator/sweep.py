@@ -48,7 +48,7 @@ def classes_of(name: str) -> tuple[RequestClass, ...]:
     return REQUEST_CLASSES if name == MIXED else tuple(one for one in REQUEST_CLASSES if one == name)
 
 
-def measure(pair_name: str, pair: Pair, request_class: str, concurrency: int, num_tokens: int) -> Row:
+def measure(pair_name: str, pair: Pair, request_class: str, concurrency: int, num_tokens: int, seed: int = 1) -> Row:
     """Run one cell, all policies on the same texts."""
 
     def run(lookahead: int | None) -> Scenario:
@@ -59,6 +59,7 @@ def measure(pair_name: str, pair: Pair, request_class: str, concurrency: int, nu
             lookahead=lookahead,
             num_tokens=max(num_tokens, 200 * concurrency),
             warm_up_tokens=max(num_tokens, 200 * concurrency),
+            seed=seed,
         )
 
     fixed = {lookahead: simulate(run(lookahead)).tokens_per_s for lookahead in FIXED}
@@ -81,10 +82,11 @@ def sweep(
     *,
     num_tokens: int,
     num_jobs: int,
+    seed: int = 1,
 ) -> Iterable[Row]:
     """All cells, in order, as they come."""
     cells = [
-        (name, pair, one, n, num_tokens)
+        (name, pair, one, n, num_tokens, seed)
         for name, pair in pairs.items()
         for one in request_classes
         for n in concurrencies
