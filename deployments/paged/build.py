@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 from deployments.kernels.library import Kernels
 from deployments.models.cpu_kernels import use_cpu_kernels
@@ -12,10 +13,28 @@ from deployments.paged.forward import PagedForward
 from deployments.paged.kv_cache import BlockTables, KvPools
 from deployments.paged.model_runner import ModelRunner
 
+_FUSED_LAYERS = ("Gemma4TextDecoderLayer", "Gemma4UnifiedTextDecoderLayer")
+
 
 def compiled_library(target: Target, kernels: Kernels) -> ctypes.CDLL | None:
     """The kernels, if they will run this target."""
     return kernels.library() if target.num_ranks == 1 and can_run_compiled(target.model) else None
+
+
+def runs_fused(target: Target) -> bool:
+    """Whether this target will run on the fused layers of a GPU, which read block tables on the host."""
+    return target.num_ranks == 1 and target.model.device.type == "cuda" and _can_fuse(target)
+
+
+def _can_fuse(target: Target) -> bool:
+    config: Any = target.text_config
+    layers = getattr(target.model.get_decoder(), "layers", ())
+    return (
+        len(layers) > 0
+        and all(type(layer).__name__ in _FUSED_LAYERS for layer in layers)
+        and config.hidden_activation == "gelu_pytorch_tanh"
+        and not config.attention_bias
+    )
 
 
 def build_forward(target: Target, tables: BlockTables, pools: KvPools, kernels: Kernels) -> PagedForward:
@@ -23,6 +42,11 @@ def build_forward(target: Target, tables: BlockTables, pools: KvPools, kernels: 
     model = target.model
     if target.num_ranks > 1:  # only the library's layers know of the other shares
         return ModelRunner(model, tables, pools)
+    if runs_fused(target):
+        # Triton comes with torch's builds for GPUs, and with no other.
+        from deployments.paged.cuda_forward import CudaForward
+
+        return CudaForward(model, tables, pools)
     library = compiled_library(target, kernels)
     if library is not None:
         return CompiledForward(library, model, tables, pools, num_threads=kernels.num_threads)

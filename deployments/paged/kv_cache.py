@@ -34,6 +34,8 @@ class BlockTables:
     """
 
     sliding: SlidingTables | None = None
+    version = 0
+    """Changes whenever `blocks_RM` does."""
 
     def __init__(
         self, *, num_blocks: int, block_size: int, max_sessions: int, max_session_tokens: int, device: str
@@ -121,6 +123,7 @@ class BlockTables:
             self.sliding.release(room.row)
         self._free_rows.append(room.row)
         self.blocks_RM[room.row].fill_(NULL_BLOCK)
+        self.version += 1
 
     def publish(self, session: SessionId, index: int, block_hash: BlockHash) -> None:
         """The session's block at this index is full and committed: sessions that begin alike may share it."""
@@ -209,6 +212,7 @@ class BlockTables:
         self._run_starts[row] = begin if is_run else None
         room.blocks += blocks
         self.blocks_RM[row, num_before : len(room.blocks)] = torch.tensor(blocks, device=self.blocks_RM.device)
+        self.version += 1
 
     def _num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -284,6 +288,7 @@ class KvPools:
         keys_SGD, values_SGD = self._pools[layer_idx]
         if isinstance(slots, slice):
             return keys_SGD[slots], values_SGD[slots]
+        slots = slots.to(keys_SGD.device)  # tables may lie on the host
         return keys_SGD.index_select(0, slots), values_SGD.index_select(0, slots)
 
     def check_integrity(self, block_size: int) -> None:

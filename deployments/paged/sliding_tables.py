@@ -42,6 +42,9 @@ class SlidingShape:
 class SlidingTables:
     """Who owns which blocks of the sliding layers, by table row. Columns that are not held show the null block."""
 
+    version = 0
+    """Changes whenever `blocks_RM` does."""
+
     def __init__(self, shape: SlidingShape, *, block_size: int, full_blocks_RM: torch.Tensor) -> None:
         self.window = shape.window
         self._keep = shape.window + shape.max_rollback
@@ -86,6 +89,7 @@ class SlidingTables:
                 self._pool.let_go(block)
             del held.blocks[:num_less]
             self.blocks_RM[row, held.first : held.first + num_less] = NULL_BLOCK
+            self.version += 1
             held.first += num_less
 
     def release(self, row: int) -> None:
@@ -93,6 +97,7 @@ class SlidingTables:
         for block in reversed(self._held.pop(row).blocks):
             self._pool.let_go(block)
         self.blocks_RM[row].fill_(NULL_BLOCK)
+        self.version += 1
 
     def first_held(self, row: int) -> int:
         """The first position whose entry is held."""
@@ -135,3 +140,4 @@ class SlidingTables:
                 blocks, device=self.blocks_RM.device
             )
             held.blocks += blocks
+            self.version += 1
