@@ -207,13 +207,15 @@ def _attend_tiles(
         result = result * shrunk[:, None] + tl.dot(weight.to(value.dtype), value, input_precision=PRECISION)
         best = higher
 
-    result = result / tl.where(total > 0, total, 1.0)[:, None]
+    has_seen = total > 0
+    total = tl.where(has_seen, total, 1.0)
+    result = result / total[:, None]
     if SPLITS == 1:
         tl.store(results + place[:, None] * DIM + column[None, :], result, mask=mask)
     else:
         place = place * SPLITS + split
         tl.store(results + place[:, None] * DIM + column[None, :], result, mask=mask)
-        tl.store(logsums + place, tl.where(total > 0, best + tl.log(total), -float("inf")), mask=is_query)
+        tl.store(logsums + place, tl.where(has_seen, best + tl.log(total), -float("inf")), mask=is_query)
 
 
 @triton.jit

@@ -49,9 +49,7 @@ def gelu_times(gate_up_T2F: torch.Tensor) -> torch.Tensor:
     num_tokens, doubled = gate_up_T2F.shape
     output_TF = torch.empty(num_tokens, doubled // 2, dtype=gate_up_T2F.dtype, device=gate_up_T2F.device)
     block = 1024
-    _gelu_times[(num_tokens, triton.cdiv(doubled // 2, block))](
-        gate_up_T2F, output_TF, SIZE=doubled // 2, BLOCK=block
-    )
+    _gelu_times[(num_tokens, triton.cdiv(doubled // 2, block))](gate_up_T2F, output_TF, SIZE=doubled // 2, BLOCK=block)
     return output_TF
 
 
@@ -98,16 +96,15 @@ def _unit(values, size, eps):
 
 
 @triton.jit
-def _either(one, other, column, mask, is_one):
-    """Elements of the first where `is_one`, else of the second."""
-    chosen = tl.load(one + column, mask=mask & is_one, other=0.0).to(tl.float32)
-    return chosen + tl.load(other + column, mask=mask & (is_one == 0), other=0.0).to(tl.float32)
+def _weight(query_weight, key_weight, column, mask, head, NUM_HEADS: tl.constexpr):
+    """The norm's weight of a query head, or of a key head behind them."""
+    of_query = tl.load(query_weight + column, mask=mask, other=0.0).to(tl.float32)
+    of_key = tl.load(key_weight + column, mask=mask, other=0.0).to(tl.float32)
+    return tl.where(head < NUM_HEADS, of_query, of_key)
 
 
 @triton.jit
-def _rms_norm(
-    hidden, weight, output, eps, SIZE: tl.constexpr, WIDTH: tl.constexpr, HAS_WEIGHT: tl.constexpr
-):
+def _rms_norm(hidden, weight, output, eps, SIZE: tl.constexpr, WIDTH: tl.constexpr, HAS_WEIGHT: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * SIZE
     column = tl.arange(0, WIDTH)
     mask = column < SIZE
@@ -174,8 +171,8 @@ def _norm_and_rotate(
             tl.store(to, low, mask=mask)
             tl.store(to + DIM // 2, high, mask=mask)
     else:
-        low *= _either(query_weight, key_weight, column, mask, head < NUM_HEADS)
-        high *= _either(query_weight, key_weight, DIM // 2 + column, mask, head < NUM_HEADS)
+        low *= _weight(query_weight, key_weight, column, mask, head, NUM_HEADS)
+        high *= _weight(query_weight, key_weight, DIM // 2 + column, mask, head, NUM_HEADS)
         angle = token * DIM + column
         low_cosine = tl.load(cosines + angle, mask=mask, other=0.0).to(tl.float32)
         high_cosine = tl.load(cosines + angle + DIM // 2, mask=mask, other=0.0).to(tl.float32)

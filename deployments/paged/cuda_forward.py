@@ -13,6 +13,8 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from deployments.cuda.attention import TILE_TOKENS, Paging, tiles
+from deployments.cuda.attention import Paging, tiles
 from deployments.cuda.graphs import Graph
 from deployments.models.cuda_layers import Layout, fuse
 from deployments.paged.attention import IMPLEMENTATION
@@ -40,9 +42,7 @@ Integers = npt.NDArray[np.int64]
 class CudaForward:
     """A PagedForward; `tables` lie on the host. The model is its own from now on."""
 
-    def __init__(
-        self, model: PreTrainedModel, tables: BlockTables, pools: KvPools, *, captures: bool = True
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tables: BlockTables, pools: KvPools, *, captures: bool = True) -> None:
         # A name that the library knows no masks for: it makes none.
         model.set_attn_implementation(IMPLEMENTATION)
         config: Any = model.config.get_text_config()
@@ -56,19 +56,16 @@ class CudaForward:
         self._device = model.device
         self._full = _DeviceTables(tables, self._device)
         self._sliding = self._full if tables.sliding is None else _DeviceTables(tables.sliding, self._device)
-        self._batches: list[_Batch] = []
-        self._graphs: list[Graph[torch.Tensor]] = []
-        if captures:
-            self._capture()
+        self._batches = [self._batch(num_tokens) for num_tokens in CAPTURED_TOKENS]
+        self._graphs = self._capture() if captures else []
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Output:
         """Run the chunks and write their KV entries; the sessions' computed lengths stay as they are."""
-        num_tokens = sum(len(chunk.tokens) for chunk in chunks)
+        firsts = [0, *accumulate(len(chunk.tokens) for chunk in chunks)]
+        num_tokens = firsts.pop()
         place = bisect_left(CAPTURED_TOKENS, num_tokens)
-        is_captured = place < len(self._graphs)
-        batch = self._batches[place] if is_captured else self._batch(num_tokens)
-        firsts = _firsts(chunks)
+        batch = self._batches[place] if place < len(self._batches) else self._batch(num_tokens)
         rows, partial_rows = rows_of_interest(chunks, firsts)
         num_deciding = len(rows)
         rows += scored_rows(chunks, firsts)
@@ -77,7 +74,7 @@ class CudaForward:
         if self._sliding is not self._full:
             self._sliding.refresh()
         batch.fill(chunks, rows + partial_rows, self._tables)
-        hidden_TH = self._graphs[place].replay() if is_captured else self._decode(batch)
+        hidden_TH = self._graphs[place].replay() if place < len(self._graphs) else self._decode(batch)
         # A copy: the next replay overwrites the graph's own.
         states = hidden_TH.index_select(0, batch.rows_T[: num_logits + len(partial_rows)])
         logits_RV = self._logits(states[:num_logits])
@@ -89,21 +86,20 @@ class CudaForward:
         )
 
     @torch.inference_mode()
-    def _capture(self) -> None:
-        """Capture every size, the largest first, so that the others find their memory in its pool."""
+    def _capture(self) -> list[Graph[torch.Tensor]]:
+        """A graph of every size, the largest first, so that the others find their memory; none where one fails."""
         started_s = time.perf_counter()
         pool = torch.cuda.graph_pool_handle()
-        batches = [self._batch(num_tokens) for num_tokens in CAPTURED_TOKENS]
-        graphs: list[Graph[torch.Tensor]] = []
+        graphs = []
         try:
-            for batch in reversed(batches):
+            for batch in reversed(self._batches):
                 batch.fill((), (), self._tables)
-                graphs.append(Graph(lambda batch=batch: self._decode(batch), pool))  # type: ignore[misc]
+                graphs.append(Graph(partial(self._decode, batch), pool))
         except RuntimeError as error:
             logger.warning("steps are not captured, which makes small ones slower: %s", error)
-            return
-        self._batches, self._graphs = batches, graphs[::-1]
+            return []
         logger.info("captured %d step sizes in %.1f s", len(graphs), time.perf_counter() - started_s)
+        return graphs[::-1]
 
     def _decode(self, batch: _Batch) -> torch.Tensor:
         """The states after the final norm, shape (T, H)."""
@@ -198,12 +194,3 @@ def _padding_apart(spans: Sequence[tuple[int, int, int]], null_row: int) -> list
 def _slots(blocks_M: Integers, positions: Integers, block_size: int) -> Integers:
     slots: Integers = blocks_M[positions // block_size] * block_size + positions % block_size
     return slots
-
-
-def _firsts(chunks: Sequence[Chunk]) -> list[int]:
-    """Where each chunk's tokens begin in the packed row."""
-    firsts, first = [], 0
-    for chunk in chunks:
-        firsts.append(first)
-        first += len(chunk.tokens)
-    return firsts

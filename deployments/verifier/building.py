@@ -11,7 +11,7 @@ from deployments.config import OutriderConfig
 from deployments.memory import MemoryUse
 from deployments.models.devices import bound_gpu_memory
 from deployments.models.loading import load_target
-from deployments.paged.build import compiled_library
+from deployments.paged.build import compiled_library, runs_fused
 from deployments.paged.footprint import (
     CacheBudget,
     Needs,
@@ -54,8 +54,9 @@ def build_engine(config: OutriderConfig) -> PagedEngine:
         max_step_tokens=verifier.max_step_tokens,
     )
     layers, sliding = layer_bytes(target), sliding_layers(target.text_config)
-    # The kernels read entries where they lie; the library's layers read copies, padded to the longest.
-    read_bytes = 0 if compiled_library(target, kernels) is not None else 2 * max(layers)
+    # Kernels read entries where they lie; the library's layers read copies, padded to the longest.
+    reads_in_place = runs_fused(target) or compiled_library(target, kernels) is not None
+    read_bytes = 0 if reads_in_place else 2 * max(layers)
     window_bytes = sum(layers[layer] for layer in sliding)
     needs = Needs(
         entry_bytes=sum(layers) - window_bytes,
