@@ -129,33 +129,14 @@ def _partial_results(output_THD: torch.Tensor, num_splits: int) -> tuple[torch.T
 
 @triton.jit
 def _attend_tiles(
-    queries,
-    keys,
-    values,
-    results,
-    logsums,
-    tiles,
-    blocks,
-    num_tiles,
-    num_columns,
-    scaling,
-    NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PER_TILE: tl.constexpr,
-    TOKENS: tl.constexpr,
-    ROWS: tl.constexpr,
-    ENTRIES: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    queries, keys, values, results, logsums, tiles, blocks, num_tiles, num_columns, scaling,
+    NUM_KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+    PER_TILE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, ENTRIES: tl.constexpr,
+    WINDOW: tl.constexpr, SPLITS: tl.constexpr, BLOCK_SIZE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     tile = tl.program_id(0) // PER_TILE
     done = tl.program_id(0) % PER_TILE * TOKENS
-    kv_head = tl.program_id(1)
-    split = tl.program_id(2)
+    kv_head, split = tl.program_id(1), tl.program_id(2)
     count = tl.load(tiles + num_tiles + tile) - done
     if count <= 0:
         return
@@ -163,14 +144,12 @@ def _attend_tiles(
     first = tl.load(tiles + tile) + done
     start = tl.load(tiles + 2 * num_tiles + tile) + done
     row = tl.load(tiles + 3 * num_tiles + tile)
-
     member = tl.arange(0, ROWS)
     token = member // GROUP
-    head = kv_head * GROUP + member % GROUP
     is_query = token < count
     column = tl.arange(0, WIDTH)
     is_column = column < DIM
-    place = (first + token) * (NUM_KV_HEADS * GROUP) + head
+    place = (first + token) * (NUM_KV_HEADS * GROUP) + kv_head * GROUP + member % GROUP
     mask = is_query[:, None] & is_column[None, :]
     query = tl.load(queries + place[:, None] * DIM + column[None, :], mask=mask, other=0.0)
 
@@ -179,7 +158,6 @@ def _attend_tiles(
     share = tl.cdiv(tl.cdiv(stop - begin, SPLITS), ENTRIES) * ENTRIES
     begin += split * share
     stop = tl.minimum(stop, begin + share)
-
     best = tl.full([ROWS], -float("inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     result = tl.zeros([ROWS, WIDTH], tl.float32)
@@ -188,34 +166,36 @@ def _attend_tiles(
         is_entry = position < stop
         block = tl.load(blocks + row * num_columns + position // BLOCK_SIZE, mask=is_entry, other=0)
         slot = block * BLOCK_SIZE + position % BLOCK_SIZE
-        entry = (slot * NUM_KV_HEADS + kv_head) * DIM
+        entry = (slot * NUM_KV_HEADS + kv_head)[:, None] * DIM + column[None, :]
         entry_mask = is_entry[:, None] & is_column[None, :]
-        key = tl.load(keys + entry[:, None] + column[None, :], mask=entry_mask, other=0.0)
-        score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scaling
         distance = (start + token)[:, None] - position[None, :]
         is_seen = is_entry[None, :] & (distance >= 0)
         if WINDOW > 0:
             is_seen = is_seen & (distance < WINDOW)
-        score = tl.where(is_seen, score, -float("inf"))
-        higher = tl.maximum(best, tl.max(score, 1))
-        # Rows that have seen nothing yet subtract 0, so that no difference of infinities arises.
-        base = tl.where(higher == -float("inf"), 0.0, higher)
-        weight = tl.exp(score - base[:, None])
-        shrunk = tl.exp(best - base)
-        total = total * shrunk + tl.sum(weight, 1)
-        value = tl.load(values + entry[:, None] + column[None, :], mask=entry_mask, other=0.0)
-        result = result * shrunk[:, None] + tl.dot(weight.to(value.dtype), value, input_precision=PRECISION)
-        best = higher
+        key = tl.load(keys + entry, mask=entry_mask, other=0.0)
+        score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scaling
+        value = tl.load(values + entry, mask=entry_mask, other=0.0)
+        best, total, result = _fold(tl.where(is_seen, score, -float("inf")), value, best, total, result, PRECISION)
 
     has_seen = total > 0
     total = tl.where(has_seen, total, 1.0)
-    result = result / total[:, None]
-    if SPLITS == 1:
-        tl.store(results + place[:, None] * DIM + column[None, :], result, mask=mask)
-    else:
+    if SPLITS > 1:
         place = place * SPLITS + split
-        tl.store(results + place[:, None] * DIM + column[None, :], result, mask=mask)
         tl.store(logsums + place, tl.where(has_seen, best + tl.log(total), -float("inf")), mask=is_query)
+    tl.store(results + place[:, None] * DIM + column[None, :], result / total[:, None], mask=mask)
+
+
+@triton.jit
+def _fold(score, value, best, total, result, PRECISION: tl.constexpr):
+    """Entries with these scores and values, taken into a softmax that runs along: its highest score, sum and result."""
+    higher = tl.maximum(best, tl.max(score, 1))
+    # Rows that have seen nothing yet subtract 0, so that no difference of infinities arises.
+    base = tl.where(higher == -float("inf"), 0.0, higher)
+    weight = tl.exp(score - base[:, None])
+    shrunk = tl.exp(best - base)
+    total = total * shrunk + tl.sum(weight, 1)
+    result = result * shrunk[:, None] + tl.dot(weight.to(value.dtype), value, input_precision=PRECISION)
+    return higher, total, result
 
 
 @triton.jit
