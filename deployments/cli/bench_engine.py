@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=positive, help="interleaved runs per cell")
     parser.add_argument("--max-tokens", type=positive, help="bound on each answer")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="of each engine (default: all cores)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the engines run (cpu)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the models (float32)")
     parser.add_argument("--out", type=Path, help="also write the rows to this JSON file")
 
 
@@ -62,7 +64,14 @@ def run(args: argparse.Namespace) -> int:
         vllm_lookaheads=args.vllm_lookaheads or plan.vllm_lookaheads,
         tasks=args.classes,
     )
-    options = EngineOptions(systems=args.systems, vllm_python=args.vllm_python, threads=args.threads, plan=plan)
+    options = EngineOptions(
+        systems=args.systems,
+        vllm_python=args.vllm_python,
+        threads=args.threads,
+        plan=plan,
+        device=args.device,
+        dtype=args.dtype,
+    )
     # Engines were started here: they must be ended on a plain `kill`, too.
     signal.signal(signal.SIGTERM, exit_on_signal)
     try:

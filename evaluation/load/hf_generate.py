@@ -39,10 +39,10 @@ class Checkpoint:
     counter: ForwardCounter
 
 
-def load_model(target: Path) -> Any:
+def load_model(target: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """Load a target from an ordinary checkpoint folder."""
     disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(target, dtype=dtype).to(device).eval()
 
 
 def load_checkpoint(target: Path) -> Checkpoint:
@@ -51,12 +51,12 @@ def load_checkpoint(target: Path) -> Checkpoint:
     return Checkpoint(model=model, tokenizer=AutoTokenizer.from_pretrained(target), counter=ForwardCounter(model))
 
 
-def load_assistant(folder: Path, lookahead: int) -> Any:
+def load_assistant(folder: Path, lookahead: int, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """Load a Gemma 4 assistant that drafts `lookahead` tokens per round.
 
     transformers takes the number from the assistant's own generation configuration, and has no adaptive mode for it.
     """
-    assistant = Gemma4AssistantForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    assistant = Gemma4AssistantForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
     assistant.generation_config.num_assistant_tokens = lookahead
     return assistant
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from deployments.cuda.graphs import Graph
 from evaluation.load.stopwatch import timed_ms
 
 _EXPERT_WEIGHTS = ("gate_up_proj", "down_proj")
@@ -97,11 +98,7 @@ class Products:
 
 def _captured(work: Callable[[], object]) -> Callable[[], object]:
     """The same work as a CUDA graph."""
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+    return Graph(work, torch.cuda.graph_pool_handle()).replay
 
 
 def _expert_modules(model: PreTrainedModel) -> list[Any]:

@@ -29,12 +29,14 @@ MAX_BATCH_ASSISTED = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """What `outrider bench engine` was asked for. Without `vllm_python` vLLM is left out."""
+    """What `outrider bench engine` was asked for. Without `vllm_python` vLLM is left out; its device is its build's."""
 
     systems: Sequence[str]
     vllm_python: Path | None
     threads: int
     plan: EnginePlan
+    device: str = "cpu"
+    dtype: str = "float32"
 
 
 class Fleet:
@@ -75,6 +77,8 @@ def running_fleet(options: EngineOptions, pair: Path, progress: Callable[[str], 
         max_streams=max(plan.num_prompts),
         max_context_tokens=max(plan.prompt_tokens) + plan.max_tokens,
         threads=options.threads,
+        device=options.device,
+        dtype=options.dtype,
     )
     workers: dict[Setting, Worker] = {}
     versions: dict[str, str] = {}

@@ -36,8 +36,9 @@ class Peer:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
-        self._model = load_model(options.pair / "target")
-        self._assistant = load_assistant(options.pair / "assistant", 1)
+        where = {"device": options.device, "dtype": getattr(torch, options.dtype)}
+        self._model = load_model(options.pair / "target", **where)
+        self._assistant = load_assistant(options.pair / "assistant", 1, **where)
         self._counter = ForwardCounter(self._model)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class Peer:
         outputs: list[list[int]] = []
         started_s = time.perf_counter()
         for start in range(0, len(prompts), size):
-            ids_BS = torch.tensor(prompts[start : start + size])
+            ids_BS = torch.tensor(prompts[start : start + size], device=self._options.device)
             outputs += generate(self._model, ids_BS, torch.ones_like(ids_BS), request["max_tokens"], assistant)
         return outputs, time.perf_counter() - started_s
 

@@ -41,8 +41,8 @@ def load(options: WorkerOptions) -> tuple[Answerer, dict[str, str]]:
 def build_loop(options: WorkerOptions) -> PairLoop:
     """Engines with room for so many sessions, and the budget of a step that the service uses."""
     settings, pair = VerifierSettings(), options.pair
-    kernels = Kernels(num_threads=options.threads)
-    target = load_target(str(pair / "target"), dtype=torch.float32, device="cpu")
+    kernels, dtype = Kernels(num_threads=options.threads), getattr(torch, options.dtype)
+    target = load_target(str(pair / "target"), dtype=dtype, device=options.device)
     limits = CacheLimits(
         max_context_tokens=options.max_context_tokens,
         num_kv_tokens=options.max_streams * (options.max_context_tokens + settings.max_lookahead + BLOCK_SIZE),
@@ -55,8 +55,9 @@ def build_loop(options: WorkerOptions) -> PairLoop:
         drafter=load_mtp_engine(
             str(pair / "target"),
             str(pair / "assistant"),
-            dtype=torch.float32,
+            dtype=dtype,
             shadow_bytes=SHADOW_BYTES,
+            device=options.device,
             kernels=kernels,
         ),
         budget=StepBudget(

@@ -18,7 +18,7 @@ def load(options: WorkerOptions) -> tuple[Answerer, dict[str, str]]:
     speculation = {"method": "mtp", "model": str(options.pair / "assistant")}
     llm = vllm.LLM(
         model=str(options.pair / "target"),
-        dtype="float32",
+        dtype=options.dtype,
         max_model_len=options.max_context_tokens + options.lookahead,
         max_num_seqs=options.max_streams,
         # A prompt is measured more than once: nobody shall answer the second time from memory.

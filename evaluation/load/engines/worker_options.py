@@ -11,7 +11,8 @@ from pathlib import Path
 class WorkerOptions:
     """What a worker loads: a pair of checkpoints, for so many streams of so long a context.
 
-    `lookahead` is for engines that fix it when they load; the others take it with each request.
+    `lookahead` is for engines that fix it when they load; the others take it with each request. `device` and `dtype`
+    are torch's names.
     """
 
     pair: Path
@@ -19,6 +20,8 @@ class WorkerOptions:
     max_context_tokens: int
     threads: int
     lookahead: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
 
     def as_arguments(self) -> list[str]:
         """The command line that `parse_options` reads."""
@@ -28,6 +31,8 @@ class WorkerOptions:
             f"--max-context-tokens={self.max_context_tokens}",
             f"--threads={self.threads}",
             f"--lookahead={self.lookahead}",
+            f"--device={self.device}",
+            f"--dtype={self.dtype}",
         ]
 
 
@@ -37,4 +42,6 @@ def parse_options(arguments: list[str] | None = None) -> WorkerOptions:
     parser.add_argument("--pair", type=Path, required=True)
     for name in ("--max-streams", "--max-context-tokens", "--threads", "--lookahead"):
         parser.add_argument(name, type=int, required=True)
+    for name in ("--device", "--dtype"):
+        parser.add_argument(name, required=True)
     return WorkerOptions(**vars(parser.parse_args(arguments)))

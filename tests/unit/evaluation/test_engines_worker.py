@@ -67,5 +67,13 @@ def test_another_interpreter_sees_the_evaluation_and_nothing_else_of_ours() -> N
 
 
 def test_options_survive_the_command_line() -> None:
-    options = WorkerOptions(pair=Path("/a b/c"), max_streams=4, max_context_tokens=99, threads=2, lookahead=3)
+    options = WorkerOptions(
+        pair=Path("/a b/c"),
+        max_streams=4,
+        max_context_tokens=99,
+        threads=2,
+        lookahead=3,
+        device="cuda",
+        dtype="bfloat16",
+    )
     assert parse_options(options.as_arguments()) == options
