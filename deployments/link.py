@@ -14,6 +14,7 @@ import asyncio
 
 import msgspec
 
+from deployments.link_frames import to_frame
 from deployments.link_stream import (
     MAX_HELLO_BYTES,
     Endpoint,
@@ -22,7 +23,6 @@ from deployments.link_stream import (
     LinkSettings,
     Stream,
     send_or_drop,
-    to_frame,
 )
 from deployments.link_tls import StreamTls, TlsFiles
 from deployments.link_tokens import Identity, Invitation, TokenBook

@@ -1,19 +1,16 @@
-"""One end of one stream: framing, dispatch and the bounded send.
-
-A frame is a 4-byte little-endian length and that many bytes of msgpack: one record of messages.py.
-"""
+"""One end of one stream: handshake, dispatch and the bounded send."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-import struct
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import msgspec
 
+from deployments.link_frames import HEADER_BYTES, FrameBuffer, to_frame
 from deployments.link_tls import StreamTls
 from deployments.link_tokens import Identity
 from deployments.messages import Message, Role
@@ -22,8 +19,6 @@ from deployments.traffic import TRAFFIC
 logger = logging.getLogger("outrider.link")
 
 MAX_HELLO_BYTES = 4096
-_HEADER = struct.Struct("<I")
-_encoder = msgspec.msgpack.Encoder()
 _decoders = {direction: msgspec.msgpack.Decoder(records) for direction, records in TRAFFIC.items()}
 
 
@@ -147,7 +142,7 @@ def send_or_drop(link: Link, message: Message) -> None:
         logger.debug("%s is gone, %s not sent", link.peer, type(message).__name__)
 
 
-class Stream(asyncio.Protocol):
+class Stream(asyncio.BufferedProtocol):
     """Frames, handshake and dispatch of one connection; the two subclasses differ in the handshake.
 
     `_wire` is the TCP connection, `_transport` what frames travel on: the same, or TLS inside of it.
@@ -161,7 +156,7 @@ class Stream(asyncio.Protocol):
         self._identity = identity
         self._settings = settings
         self._max_frame_bytes = MAX_HELLO_BYTES
-        self._buffer = bytearray()
+        self._received = FrameBuffer()
         self._transport: asyncio.Transport
         self._wire: asyncio.Transport
         self._securing: asyncio.Task[None] | None = None
@@ -190,43 +185,34 @@ class Stream(asyncio.Protocol):
             return
         self._transport.set_protocol(self)
         self._begin()
-        if early.received:
-            self.data_received(bytes(early.received))
+        self.feed(early.received)
         if early.is_lost:
             self.connection_lost(None)
 
     def _begin(self) -> None:
         """Frames can be sent from now on."""
 
-    def data_received(self, data: bytes) -> None:
-        # Most reads bring whole frames only: those are decoded where they lie, without a copy.
-        received: bytes | bytearray = data
-        if self._buffer:
-            self._buffer += data
-            received = self._buffer
-        used = self._dispatch(received)
-        if self._is_over():
-            self._buffer.clear()
-        elif received is self._buffer:
-            del self._buffer[:used]
-        elif used < len(data):
-            self._buffer += data[used:]
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._received.room()
 
-    def _dispatch(self, received: bytes | bytearray) -> int:
-        """Handle every whole frame; returns how many bytes they took."""
-        used = 0
-        with memoryview(received) as view:
-            while len(view) - used >= _HEADER.size:
-                (length,) = _HEADER.unpack_from(view, used)
-                if length > self._max_frame_bytes:
-                    self.drop(f"a frame of {length} bytes, over the limit of {self._max_frame_bytes}")
-                stop = used + _HEADER.size + length
-                if self._is_over() or stop > len(view):
-                    break
-                with view[used + _HEADER.size : stop] as frame:
-                    self._handle(frame)
-                used = stop
-        return used
+    def buffer_updated(self, nbytes: int) -> None:
+        self._received.add(nbytes)
+        try:
+            while not self._is_over() and (frame := self._received.next(self._max_frame_bytes)) is not None:
+                self._handle(frame)
+        except ValueError as error:
+            self.drop(str(error))
+        self._received.settle()
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Take bytes that somebody else has read."""
+        start = 0
+        while start < len(data) and not self._is_over():
+            room = self._received.room()
+            num_bytes = min(len(room), len(data) - start)
+            room[:num_bytes] = data[start : start + num_bytes]
+            start += num_bytes
+            self.buffer_updated(num_bytes)
 
     def _handle(self, frame: memoryview) -> None:
         link = self.link
@@ -234,7 +220,7 @@ class Stream(asyncio.Protocol):
             if link is None:
                 self._shake_hands(frame)
                 return
-            link.num_received_bytes += _HEADER.size + len(frame)
+            link.num_received_bytes += HEADER_BYTES + len(frame)
             message = self._decoder.decode(frame)
         except Exception as error:
             # Whatever the decoder says of bytes from outside, it costs this connection and no more.
@@ -287,17 +273,6 @@ class Stream(asyncio.Protocol):
 
     def _is_over(self) -> bool:
         return self._transport.is_closing()
-
-
-def to_frame(message: Message, max_frame_bytes: int) -> bytearray:
-    """One record as it goes on the wire; a fresh buffer, since the transport may keep it."""
-    frame = bytearray(_HEADER.size)
-    _encoder.encode_into(message, frame, _HEADER.size)
-    length = len(frame) - _HEADER.size
-    if length > max_frame_bytes:
-        raise ValueError(f"a {type(message).__name__} of {length} bytes, over the limit of {max_frame_bytes}")
-    _HEADER.pack_into(frame, 0, length)
-    return frame
 
 
 def _tune(sock: socket.socket, silence_timeout_s: int) -> None:

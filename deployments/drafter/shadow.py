@@ -1,6 +1,6 @@
 """Shadows: what a drafter keeps of the target's keys and values, one shadow per session.
 
-Shapes: H kv heads, T entries (positions), D head dimension.
+Shapes: H kv heads, T entries (positions), D head dimension, B bytes of one head's part of an entry.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deployments.drafter.attention_inputs import EntryMemory
 from deployments.messages import KvRange, LayerType, SessionId
@@ -25,21 +27,24 @@ class LayerShadow:
     A full layer holds everything from position 0. A sliding layer (`window` not None) holds at
     least what the target itself lets position `stop` see, which is `window - 1` entries, and
     moves its entries to the front of the buffer when that is full, once per `window` entries.
+    `num_bytes` are those of the buffers, unused capacity included.
     """
 
     def __init__(self, layer: ShadowLayer, window: int | None, dtype: torch.dtype, device: torch.device) -> None:
         self._layer = layer
         self._keep = None if window is None else window + ROLLBACK_SLACK
         self._window = window
-        # Keys and values in one buffer: a round writes a few entries, and each operation costs more than they do.
-        self._entries_2HTD = torch.empty(2, layer.num_kv_heads, 0, layer.head_dim, dtype=dtype, device=device)
+        self._hold(torch.empty(2, layer.num_kv_heads, 0, layer.head_dim, dtype=dtype, device=device))
         self.start = 0
         self.stop = 0
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the buffers, unused capacity included."""
-        return self._entries_2HTD.nbytes
+    def _hold(self, entries_2HTD: torch.Tensor) -> None:
+        """Take a buffer for keys and values."""
+        self._entries_2HTD = entries_2HTD
+        # A round writes a few entries, and any operation of torch's takes longer than copying them.
+        is_here = entries_2HTD.device.type == "cpu"
+        self._memory_2HTB: NDArray[np.uint8] | None = entries_2HTD.view(torch.uint8).numpy() if is_here else None
+        self.num_bytes = entries_2HTD.nbytes
 
     def span_after(self, start: int, stop: int, held: tuple[int, int], *, is_whole: bool) -> tuple[int, int]:
         """What [start, stop) turns the `held` span into; ValueError when that would leave a gap.
@@ -58,19 +63,29 @@ class LayerShadow:
             )
         return first if self._keep is None else max(first, stop - self._keep), stop
 
-    def write(self, start: int, stop: int, entries_2THD: torch.Tensor) -> None:
-        """Put entries [start, stop) in place, keys first, and forget those after; the span was checked before."""
-        if self._keep is not None and stop - start > self._keep:
-            skipped = stop - start - self._keep
-            start, entries_2THD = start + skipped, entries_2THD[:, skipped:]
-        if start <= self._first_needed(stop) or start > self.stop:
+    def write(self, start: int, stop: int, keys: bytes, values: bytes) -> None:
+        """Put entries [start, stop) in place and forget those after; span and sizes were checked before."""
+        first = start if self._keep is None else max(start, stop - self._keep)
+        if first <= self._first_needed(stop) or first > self.stop:
             # It brings all that is needed. What is held before it may be older than a rollback: a
             # verifier that rewrites more than a window ships the last window only.
-            self.start = start
-        self._make_room(start, stop)
-        span = slice(start - self.start, stop - self.start)
-        self._entries_2HTD[:, :, span].copy_(entries_2THD.transpose(1, 2))
+            self.start = first
+        self._make_room(first, stop)
+        for part, data in enumerate((keys, values)):
+            self._put(part, first - self.start, stop - self.start, data, first - start)
         self.stop = stop
+
+    def _put(self, part: int, start: int, stop: int, data: bytes, num_skipped: int) -> None:
+        """Copy raw entries, of which the first are skipped, to [start, stop) of the buffer."""
+        num = num_skipped + stop - start
+        if self._memory_2HTB is not None:
+            _, heads, _, num_bytes = self._memory_2HTB.shape
+            data_THB = np.frombuffer(data, np.uint8).reshape(num, heads, num_bytes)
+            self._memory_2HTB[part, :, start:stop] = data_THB[num_skipped:].transpose(1, 0, 2)
+        else:
+            _, heads, _, dim = self._entries_2HTD.shape
+            data_THD = tensor_from_bytes(data, self._entries_2HTD.dtype).view(num, heads, dim)
+            self._entries_2HTD[part, :, start:stop].copy_(data_THD[num_skipped:].transpose(0, 1))
 
     def view(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the held entries of [start, stop), each (H, T, D), sharing the buffers' memory."""
@@ -103,7 +118,7 @@ class LayerShadow:
             _, heads, _, dim = self._entries_2HTD.shape
             entries_2HTD = self._entries_2HTD.new_empty(2, heads, capacity, dim)
             entries_2HTD[:, :, :num_kept] = self._entries_2HTD[:, :, kept]
-            self._entries_2HTD = entries_2HTD
+            self._hold(entries_2HTD)
         else:
             self._entries_2HTD[:, :, :num_kept] = self._entries_2HTD[:, :, kept].clone()
         self.start = first
@@ -142,7 +157,7 @@ class Shadow:
                 item.start, item.stop, spans[item.layer_type], is_whole=is_whole
             )
         for item in ranges:
-            self.layers[item.layer_type].write(item.start, item.stop, self._entries(item))
+            self.layers[item.layer_type].write(item.start, item.stop, item.keys, item.values)
 
     def window_view(self, layer_type: LayerType, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, each (H, T, D), that a draft at query position `stop` attends to.
@@ -172,12 +187,6 @@ class Shadow:
                     f"{expected} ({layer.num_kv_heads} heads of {layer.head_dim} in {self._spec.dtype}); "
                     "drafter and verifier must serve the same target in the same dtype"
                 )
-
-    def _entries(self, item: KvRange) -> torch.Tensor:
-        """Keys and values of a range, shape (2, T, H, D)."""
-        layer = self._spec.layers[item.layer_type]
-        shape = (2, item.stop - item.start, layer.num_kv_heads, layer.head_dim)
-        return tensor_from_bytes(item.keys + item.values, self._spec.dtype).view(shape).to(self._device)
 
 
 class ShadowPool:

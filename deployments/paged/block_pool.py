@@ -15,6 +15,21 @@ NULL_BLOCK = 0
 """Never handed out, always zero: padding reads it, so what padding reads is finite."""
 
 
+def spans(blocks: Sequence[int], block_size: int, start: int, stop: int) -> list[slice]:
+    """The slots of positions [start, stop) of these blocks, in order, as few spans as there are."""
+    found: list[slice] = []
+    while start < stop:
+        index, offset = divmod(start, block_size)
+        first = blocks[index] * block_size + offset
+        num = min(block_size - offset, stop - start)
+        if found and found[-1].stop == first:
+            found[-1] = slice(found[-1].start, first + num)
+        else:
+            found.append(slice(first, first + num))
+        start += num
+    return found
+
+
 class BlockPool:
     """Blocks 1 to `num_blocks`, and who may find them."""
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deployments.messages import SessionId
-from deployments.paged.block_pool import NULL_BLOCK, BlockPool
+from deployments.paged.block_pool import NULL_BLOCK, BlockPool, spans
 from deployments.paged.prefix_index import BlockHash
 from deployments.paged.sliding_tables import SlidingShape, SlidingTables
 
@@ -163,26 +165,19 @@ class BlockTables:
         if self.sliding is not None:
             self.sliding.trim(room.row, computed_len)
 
-    def slots(self, session: SessionId, start: int, stop: int) -> torch.Tensor:
-        """The slots of positions [start, stop), shape (stop - start,)."""
-        positions = torch.arange(start, stop, device=self.blocks_RM.device)
-        blocks = self.blocks_RM[self.row(session)].index_select(0, positions // self.block_size)
-        return blocks * self.block_size + positions % self.block_size
-
-    def slots_or_slice(self, session: SessionId, start: int, stop: int) -> torch.Tensor | slice:
-        """The same, as a slice where the session's blocks lie side by side: reading needs no gather then."""
-        begin = self.run_start(self.row(session))
-        return self.slots(session, start, stop) if begin is None else slice(begin + start, begin + stop)
+    def spans(self, session: SessionId, start: int, stop: int) -> list[slice]:
+        """The slots of positions [start, stop), in order, as few spans as there are."""
+        return spans(self._rooms[session].blocks, self.block_size, start, stop)
 
     def first_sliding(self, session: SessionId) -> int:
         """The first position whose entry sliding layers hold."""
         return 0 if self.sliding is None else self.sliding.first_held(self.row(session))
 
-    def sliding_slots(self, session: SessionId, start: int, stop: int) -> torch.Tensor | slice:
-        """The slots of positions [start, stop) in the pools of sliding layers."""
+    def sliding_spans(self, session: SessionId, start: int, stop: int) -> list[slice]:
+        """The same in the pools of sliding layers."""
         if self.sliding is None:
-            return self.slots_or_slice(session, start, stop)
-        return self.sliding.slots(self.row(session), start, stop)
+            return self.spans(session, start, stop)
+        return self.sliding.spans(self.row(session), start, stop)
 
     def check_integrity(self) -> None:
         """Assert that every block and row is free or owned exactly once, and that the tables say so."""
@@ -253,6 +248,8 @@ class KvPools:
             )
             for layer, (num_kv_heads, head_dim) in layer_shapes.items()
         }
+        # A round reads a few entries, and any operation of torch's takes longer than copying them.
+        self._memory = {layer: tuple(map(_memory_of, pools)) for layer, pools in self._pools.items() if device == "cpu"}
         self._slots_N: torch.Tensor | None = None
         self._sliding_slots_N: torch.Tensor | None = None
 
@@ -283,16 +280,34 @@ class KvPools:
         """A layer's pools themselves, each of shape (S, G, D)."""
         return self._pools[layer_idx]
 
-    def read(self, layer_idx: int, slots: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """A layer's keys and values at P slots, each of shape (P, G, D): views for a slice, else copies."""
+    def read(self, layer_idx: int, places: Sequence[slice]) -> tuple[bytes, bytes]:
+        """The raw bytes of a layer's keys and values at P slots, each (P, G, D)."""
+        if self._memory:
+            keys_SB, values_SB = self._memory[layer_idx]
+            return _joined(keys_SB, places), _joined(values_SB, places)
         keys_SGD, values_SGD = self._pools[layer_idx]
-        if isinstance(slots, slice):
-            return keys_SGD[slots], values_SGD[slots]
-        slots = slots.to(keys_SGD.device)  # tables may lie on the host
-        return keys_SGD.index_select(0, slots), values_SGD.index_select(0, slots)
+        return _gathered(keys_SGD, places), _gathered(values_SGD, places)
 
     def check_integrity(self, block_size: int) -> None:
         """Assert that nothing has written to the null block."""
         for layer, pools in self._pools.items():
             for pool_SGD in pools:
                 assert not pool_SGD[:block_size].any(), f"layer {layer} wrote to the null block"
+
+
+def _memory_of(pool_SGD: torch.Tensor) -> NDArray[np.uint8]:
+    """The bytes of a pool in the host's memory, a row per slot; not a copy."""
+    memory: NDArray[np.uint8] = pool_SGD.flatten(1).view(torch.uint8).numpy()
+    return memory
+
+
+def _joined(memory_SB: NDArray[np.uint8], places: Sequence[slice]) -> bytes:
+    """The bytes of some slots of a pool in the host's memory."""
+    return b"".join([memory_SB[place].data for place in places])
+
+
+def _gathered(pool_SGD: torch.Tensor, places: Sequence[slice]) -> bytes:
+    """The bytes of some slots of a pool in another memory, brought over at once."""
+    if not places:
+        return b""
+    return _memory_of(torch.cat([pool_SGD[place] for place in places]).cpu()).tobytes()

@@ -4,7 +4,7 @@ A session keeps what its next position sees, as much more as it may roll back, a
 Blocks that fall behind go back at once; published, they stay findable, as a session that begins alike needs the window
 before its beginning.
 
-Shapes: R table rows, M blocks of the longest session, P positions.
+Shapes: R table rows, M blocks of the longest session.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from deployments.paged.block_pool import NULL_BLOCK, BlockPool
+from deployments.paged.block_pool import NULL_BLOCK, BlockPool, spans
 from deployments.paged.prefix_index import BlockHash
 
 
@@ -116,11 +116,12 @@ class SlidingTables:
         for block in held.blocks[start // self.block_size - held.first :]:
             self._pool.withdraw(block)
 
-    def slots(self, row: int, start: int, stop: int) -> torch.Tensor:
-        """The slots of positions [start, stop), shape (P,)."""
-        positions = torch.arange(start, stop, device=self.blocks_RM.device)
-        blocks = self.blocks_RM[row].index_select(0, positions // self.block_size)
-        return blocks * self.block_size + positions % self.block_size
+    def spans(self, row: int, start: int, stop: int) -> list[slice]:
+        """The slots of positions [start, stop), which are held."""
+        held = self._held[row]
+        begin = held.first * self.block_size
+        assert start >= begin or start >= stop, "entries that have been let go of"
+        return spans(held.blocks, self.block_size, start - begin, stop - begin)
 
     def check_integrity(self) -> None:
         """Assert that every block is free or owned exactly once, and that the tables say so."""

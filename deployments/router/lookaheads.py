@@ -78,7 +78,9 @@ class Lookaheads:
     def on_draft(self, drafter: str, proposal: Proposal) -> None:
         """A drafter's batch has been done."""
         if proposal.longest:
-            costs = self._draft_costs.setdefault(drafter, DraftCosts())
+            costs = self._draft_costs.get(drafter)
+            if costs is None:
+                costs = self._draft_costs[drafter] = DraftCosts()
             costs.observe(proposal.longest, proposal.num_tokens, proposal.draft_ms)
 
     def observe(self, verifier: VerifierPeer, session: Session, item: VerdictItem, gap_ms: float) -> Round:

@@ -29,6 +29,8 @@ from deployments.policy.patience import Patience
 from deployments.policy.speculation import Forecast, Speculation
 from deployments.router.prompt_lookup import PromptLookup
 
+_KINDS = frozenset(get_args(DrafterKind))
+
 
 @dataclass(slots=True)
 class SessionChoice:
@@ -106,7 +108,7 @@ class Session:
     @property
     def wants_drafter(self) -> bool:
         """Whether a drafter's replica shall be attached."""
-        return self.drafter_name in get_args(DrafterKind) and self.request.num_speculative_tokens != 0
+        return self.drafter_name in _KINDS and self.request.num_speculative_tokens != 0
 
     @property
     def has_token_drafter(self) -> bool:

@@ -196,22 +196,17 @@ class PagedEngine:
     def shadow(self, session: SessionId, start: int, stop: int) -> tuple[KvRange, ...]:
         """Entries [start, stop) of the shadow layers; the sliding layer's begin at its window before `stop`."""
         assert 0 <= start <= stop <= self._tables.computed_len(session), "a shadow ends at the computed length"
+        tables, ranges = self._tables, []
         spec = self._shadow_spec()
-        ranges = []
         for layer in spec.layers.values():
-            is_sliding = layer.layer_type == "sliding_attention"
-            if is_sliding:
+            if layer.layer_type == "sliding_attention":
                 # What has been let go of is not missed: nobody drafts before he has the last window.
-                first = min(stop, max(start, stop - spec.sliding_window, self._tables.first_sliding(session)))
-                place: torch.Tensor | slice = self._tables.sliding_slots(session, first, stop)
+                first = min(stop, max(start, stop - spec.sliding_window, tables.first_sliding(session)))
+                places = tables.sliding_spans(session, first, stop)
             else:
-                first, place = start, self._tables.slots_or_slice(session, start, stop)
-            keys, values = self._pools.read(layer.index, place)
-            ranges.append(
-                KvRange(
-                    layer_type=layer.layer_type, start=first, stop=stop, keys=_to_bytes(keys), values=_to_bytes(values)
-                )
-            )
+                first, places = start, tables.spans(session, start, stop)
+            keys, values = self._pools.read(layer.index, places)
+            ranges.append(KvRange(layer_type=layer.layer_type, start=first, stop=stop, keys=keys, values=values))
         return tuple(ranges)
 
     def hidden(self, session: SessionId) -> bytes:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.link import Identity, Link, LinkSettings, TokenBook
-from deployments.link_stream import Stream, to_frame
+from deployments.link_frames import to_frame
+from deployments.link_stream import Stream
 from deployments.messages import (
     Cancel,
     Delta,
@@ -109,7 +110,7 @@ def feed(me: str, peer: str, pieces: list[bytes]) -> tuple[list[Message], bool]:
         stream = OpenStream(sink, wire, Identity("me", me), Identity("peer", peer))  # type: ignore[arg-type]
         for piece in pieces:
             if not wire.is_aborted:
-                stream.data_received(piece)
+                stream.feed(piece)
         return sink.messages, not wire.is_aborted
 
     return asyncio.run(run())

@@ -24,7 +24,7 @@ from deployments.link import (
     dial,
     listen,
 )
-from deployments.link_stream import to_frame
+from deployments.link_frames import to_frame
 from deployments.messages import (
     PROTOCOL_VERSION,
     Cancel,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deployments.paged.kv_cache import NULL_BLOCK, BlockTables, KvPools
+from tests.support.slots import slots
 
 
 def make_tables(num_blocks: int = 20, max_sessions: int = 4) -> BlockTables:
@@ -45,7 +46,7 @@ def test_room_grows_block_by_block_until_there_is_none() -> None:
     assert tables.grow(1, 4)
     assert tables.grow(1, 9)
     assert tables.capacity(1) == 12
-    assert isinstance(tables.slots_or_slice(1, 0, 12), slice)
+    assert len(tables.spans(1, 0, 12)) == 1
     for session in (2, 3):
         tables.reserve(session, 32)
     assert tables.has_room(4)
@@ -56,8 +57,8 @@ def test_room_grows_block_by_block_until_there_is_none() -> None:
     tables.release(2)
     tables.reserve(4, 4)
     assert tables.grow(1, 17)
-    assert len(set(tables.slots(1, 0, 20).tolist())) == 20
-    assert torch.equal(tables.slots(1, 0, 20), torch.cat([tables.slots(1, 0, 7), tables.slots(1, 7, 20)]))
+    assert len(set(slots(tables, 1, 0, 20))) == 20
+    assert slots(tables, 1, 0, 20) == slots(tables, 1, 0, 7) + slots(tables, 1, 7, 20)
     assert tables.run_start(tables.row(1)) is None
     tables.check_integrity()
 
@@ -66,26 +67,26 @@ def test_slots_of_all_sessions_are_distinct_and_never_null() -> None:
     tables = make_tables()
     for session in range(4):
         tables.reserve(session, 20)
-    slots = torch.cat([tables.slots(session, 0, 20) for session in range(4)])
-    assert len(set(slots.tolist())) == 80
-    assert slots.min() >= (NULL_BLOCK + 1) * tables.block_size
-    assert torch.equal(tables.slots(2, 7, 13), tables.slots(2, 0, 20)[7:13])
+    taken = [slot for session in range(4) for slot in slots(tables, session, 0, 20)]
+    assert len(set(taken)) == 80
+    assert min(taken) >= (NULL_BLOCK + 1) * tables.block_size
+    assert slots(tables, 2, 7, 13) == slots(tables, 2, 0, 20)[7:13]
+    assert slots(tables, 2, 7, 7) == []
 
 
 def test_consecutive_blocks_are_known_as_a_run() -> None:
     tables = make_tables()
     for session, num_tokens in enumerate((8, 4, 8)):
         tables.reserve(session, num_tokens)
-        assert tables.run_start(tables.row(session)) == int(tables.slots(session, 0, 1))
-        place = tables.slots_or_slice(session, 1, num_tokens)
-        assert isinstance(place, slice)
-        assert list(range(place.start, place.stop)) == tables.slots(session, 1, num_tokens).tolist()
+        (run,) = tables.spans(session, 0, num_tokens)
+        assert tables.run_start(tables.row(session)) == run.start
+        assert tables.spans(session, 1, num_tokens) == [slice(run.start + 1, run.start + num_tokens)]
     tables.release(0)
     tables.release(2)
     tables.reserve(3, 16)
-    assert set(tables.slots(3, 0, 16).diff().tolist()) != {1}
     assert tables.run_start(tables.row(3)) is None
-    assert torch.equal(tables.slots_or_slice(3, 2, 15), tables.slots(3, 2, 15))
+    assert len(tables.spans(3, 2, 15)) > 1
+    assert slots(tables, 3, 2, 15) == [int(tables.blocks_RM[tables.row(3), p // 4]) * 4 + p % 4 for p in range(2, 15)]
 
 
 def test_books_balance_after_any_opening_and_closing() -> None:
@@ -118,9 +119,9 @@ def test_pools_write_where_they_are_told_and_read_it_back() -> None:
     pools.begin_step(slots)
     all_keys, all_values = pools.update(keys, values, 4)
     assert all_keys.shape == all_values.shape == (12, 1, 5)
-    read_keys, read_values = pools.read(4, torch.tensor([9, 7]))
-    assert torch.equal(read_keys, keys[0].transpose(0, 1)[[2, 0]])
-    assert torch.equal(read_values, values[0].transpose(0, 1)[[2, 0]])
+    read = pools.read(4, [slice(9, 10), slice(7, 8)])
+    assert read == tuple(part[0, 0, [2, 0]].numpy().tobytes() for part in (keys, values))
+    assert pools.read(4, []) == (b"", b"")
     pools.check_integrity(block_size=4)
     pools.begin_step(torch.tensor([0, 4, 5]))
     pools.update(keys, values, 4)

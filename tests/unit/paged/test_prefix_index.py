@@ -9,6 +9,7 @@ import pytest
 from deployments.messages import Token
 from deployments.paged.kv_cache import BlockTables
 from deployments.paged.prefix_index import BlockHash, PrefixTrail
+from tests.support.slots import slots
 
 SIZE = 4
 
@@ -55,8 +56,8 @@ def test_sessions_that_begin_alike_share_blocks_while_open_and_after() -> None:
     fill(tables, 1, tokens)
     assert tables.reserve(2, 20, hashes([*tokens[:8], 99, 98, 97, 96])) == 8
     assert tables.computed_len(2) == 8
-    assert tables.slots(2, 0, 8).tolist() == tables.slots(1, 0, 8).tolist()
-    assert not set(tables.slots(2, 8, 20).tolist()) & set(tables.slots(1, 0, 20).tolist())
+    assert slots(tables, 2, 0, 8) == slots(tables, 1, 0, 8)
+    assert not set(slots(tables, 2, 8, 20)) & set(slots(tables, 1, 0, 20))
     assert tables.usage == pytest.approx((5 + 3) / 20)
     tables.check_integrity()
     tables.release(1)
@@ -107,7 +108,7 @@ def test_whatever_comes_and_goes_a_shared_entry_is_of_the_tokens_before_it(seed:
             found = [block_hash for _, block_hash in trails[step].write(0, prompt[:-1])]
             reused = tables.reserve(step, 40, found)
             num_reused += reused
-            for position, slot in enumerate(tables.slots(step, 0, reused).tolist()):
+            for position, slot in enumerate(slots(tables, step, 0, reused)):
                 assert written[slot] == (salt, *prompt[: position + 1])
             known[step], prompts[step] = (salt, prompt[:reused]), prompt
         elif known:
@@ -120,7 +121,7 @@ def test_whatever_comes_and_goes_a_shared_entry_is_of_the_tokens_before_it(seed:
             more = prompts[session][len(tokens) :] or [rng.randrange(2) for _ in range(rng.randrange(1, 8))]
             num_kept = rng.randrange(len(more) + 1)  # the rest was drafted and rejected: written, never published
             start = len(tokens)
-            for offset, slot in enumerate(tables.slots(session, start, start + len(more)).tolist()):
+            for offset, slot in enumerate(slots(tables, session, start, start + len(more))):
                 written[slot] = (salt, *tokens, *more[: offset + 1])
             tokens += more[:num_kept]
             tables.set_computed_len(session, len(tokens))

@@ -10,6 +10,7 @@ from deployments.messages import Token
 from deployments.paged.kv_cache import BlockTables
 from deployments.paged.prefix_index import PrefixTrail
 from deployments.paged.sliding_tables import SlidingShape
+from tests.support.slots import sliding_slots
 
 SIZE, WINDOW, MAX_ROLLBACK, MAX_TOKENS, LONGEST = 4, 6, 3, 14, 64
 MOST_HELD = (WINDOW + MAX_ROLLBACK) // SIZE + 2
@@ -53,7 +54,7 @@ def test_a_long_session_holds_its_window_and_no_more() -> None:
         tables.set_computed_len(1, length)
         assert num_held(tables, 1) <= MOST_HELD
         assert tables.first_sliding(1) <= max(0, length - WINDOW - MAX_ROLLBACK)
-        assert len(set(tables.sliding_slots(1, tables.first_sliding(1), length).tolist())) >= min(length, WINDOW)
+        assert len(set(sliding_slots(tables, 1, tables.first_sliding(1), length))) >= min(length, WINDOW)
     tables.check_integrity()
     tables.release(1)
     tables.check_integrity()
@@ -106,7 +107,7 @@ def test_whatever_comes_and_goes_every_entry_in_sight_is_of_the_tokens_before_it
     def check(session: int) -> None:
         salt, tokens = known[session]
         first = max(0, len(tokens) - WINDOW + 1)
-        slots = tables.sliding_slots(session, first, len(tokens)).tolist()
+        slots = sliding_slots(tables, session, first, len(tokens))
         assert [written[slot] for slot in slots] == [(salt, *tokens[: p + 1]) for p in range(first, len(tokens))]
 
     for step in range(500):
@@ -129,7 +130,7 @@ def test_whatever_comes_and_goes_every_entry_in_sight_is_of_the_tokens_before_it
             start, num_drafted = len(tokens), rng.randrange(MAX_ROLLBACK + 1)
             num_kept = max(1, len(more) - num_drafted)  # the rest was drafted and rejected: written, never published
             tables.prepare(session, start + len(more))
-            for offset, slot in enumerate(tables.sliding_slots(session, start, start + len(more)).tolist()):
+            for offset, slot in enumerate(sliding_slots(tables, session, start, start + len(more))):
                 written[slot] = (salt, *tokens, *more[: offset + 1])
             tokens += more[:num_kept]
             for index, block_hash in trails[session].write(start, more[:num_kept]):
