@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import openai
 import pytest
@@ -14,18 +15,22 @@ from deployments.messages import SamplingParams
 from tests.support.equality import Reference
 from tests.support.pocket import TARGET, safe_prompts, tokenizer
 from tests.support.serve_process import Server, processes_below, running_server
+from tests.support.steady_load import answers_around
 
 pytestmark = pytest.mark.system
 
 NUM_TOKENS = 48
 PARAMS = [SamplingParams(), SamplingParams(temperature=0.8, seed=2**40 + 3)]
 TITLE = "ray::Worker.run"
+REPLACEMENT_TIMEOUT_S = 300.0
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     verifier = {"tensor_parallel_size": 2, "health_check_period_s": 1.0}
-    yield from running_server(tmp_path_factory.mktemp("ranks"), {"verifier": verifier})
+    # Until there is another verifier sessions wait: for as long as three processes take to load torch.
+    settings: dict[str, object] = {"verifier": verifier, "router": {"placement_timeout_s": REPLACEMENT_TIMEOUT_S}}
+    yield from running_server(tmp_path_factory.mktemp("ranks"), settings)
 
 
 def ranks(server: Server) -> set[int]:
@@ -36,7 +41,7 @@ async def test_a_rank_killed_in_mid_stream_changes_no_text_and_is_replaced(serve
     before, (replica,) = ranks(server), server.replicas("verifier")
     assert len(before) == 2
     cases = safe_prompts(Reference(TARGET), PARAMS, 8, NUM_TOKENS)
-    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=300, max_retries=0) as client:
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=600, max_retries=0) as client:
 
         async def answer(prompt: tuple[int, ...], params: SamplingParams) -> str:
             completion = await client.completions.create(
@@ -48,14 +53,13 @@ async def test_a_rank_killed_in_mid_stream_changes_no_text_and_is_replaced(serve
             )
             return completion.choices[0].text
 
-        running = [asyncio.create_task(answer(prompt, params)) for prompt, params, _ in cases]
-        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        assert not all(task.done() for task in running), "the load must still be there when the rank dies"
-        os.kill(sorted(before)[0], signal.SIGKILL)
-        texts = await asyncio.gather(*running)
-    for (_, _, output), text in zip(cases, texts, strict=True):
-        assert text == tokenizer().decode(output, skip_special_tokens=True)
+        async def kill() -> None:
+            os.kill(sorted(before)[0], signal.SIGKILL)
+
+        texts = await answers_around(kill, [partial(answer, prompt, params) for prompt, params, _ in cases])
+    for (_, _, output), found in zip(cases, texts, strict=True):
+        assert set(found) == {tokenizer().decode(output, skip_special_tokens=True)}
     assert replica not in server.replicas("verifier")
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(REPLACEMENT_TIMEOUT_S):
         while len(ranks(server) - before) < 2:
             await asyncio.sleep(0.5)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.endpoint_metrics import wait_for_metric
 from tests.support.pocket import tokenizer
 from tests.support.replica_logs import replica_lines
-from tests.support.serve_process import Server, running_server
+from tests.support.serve_process import Server, running_server, stopped
 
 pytestmark = pytest.mark.system
 
-SETTINGS: dict[str, object] = {"verifier": {"num_replicas": 2}}
+SETTINGS: dict[str, object] = {"verifier": {"num_replicas": 2, "health_check_timeout_s": 120.0}}
 SHARED = 384
 """Tokens of a topic's beginning: worth three sessions more on the verifier that has them."""
 TOPICS = ("The supplier delivers the goods", "def mean(values):", "Once upon a time")
 NUM_ROUNDS = 8
+NUM_CROWD = 24
+HITS = "outrider_prefix_cache_hits_total"
+SESSIONS = "outrider_router_num_sessions"
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +38,8 @@ def prompt(topic: int, index: int) -> list[int]:
     return [*(words * SHARED)[:SHARED], *tokenizer().encode(f" {index}", add_special_tokens=False)]
 
 
-async def answer(client: httpx.AsyncClient, tokens: list[int], max_tokens: int = 24) -> dict[str, Any]:
-    body = {"model": "pocket", "prompt": tokens, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
+async def answer(client: httpx.AsyncClient, tokens: list[int]) -> dict[str, Any]:
+    body = {"model": "pocket", "prompt": tokens, "max_tokens": 24, "temperature": 0, "ignore_eos": True}
     response = await client.post("/v1/completions", json=body)
     assert response.status_code == httpx.codes.OK, response.text
     answered: dict[str, Any] = response.json()
@@ -43,11 +48,6 @@ async def answer(client: httpx.AsyncClient, tokens: list[int], max_tokens: int =
 
 def cached(answered: dict[str, Any]) -> int:
     return int(answered["usage"]["prompt_tokens_details"]["cached_tokens"])
-
-
-async def counted(client: httpx.AsyncClient, name: str) -> float:
-    lines = (await client.get("/metrics")).text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
 def verifiers_of(server: Server, answers: list[dict[str, Any]]) -> Counter[str]:
@@ -62,7 +62,7 @@ def verifiers_of(server: Server, answers: list[dict[str, Any]]) -> Counter[str]:
 async def test_what_begins_alike_is_read_once_and_everybody_has_work(server: Server) -> None:
     answers: list[dict[str, Any]] = []
     async with httpx.AsyncClient(base_url=server.url, timeout=300.0) as client:
-        before = await counted(client, "outrider_prefix_cache_hits_total")
+        before = await wait_for_metric(server, HITS)
         for index in range(NUM_ROUNDS):
             prompts = [prompt(topic, index) for topic in range(len(TOPICS))]
             answers += await asyncio.gather(*(answer(client, tokens) for tokens in prompts))
@@ -70,9 +70,7 @@ async def test_what_begins_alike_is_read_once_and_everybody_has_work(server: Ser
         assert again["choices"][0]["text"] == answers[0]["choices"][0]["text"], "whoever answers, from cache or not"
         answers.append(again)
         num_cached = [cached(one) for one in answers]
-        async with asyncio.timeout(60):  # reports come once a second
-            while await counted(client, "outrider_prefix_cache_hits_total") - before < sum(num_cached):
-                await asyncio.sleep(0.2)
+        await wait_for_metric(server, HITS, lambda hits: hits - before >= sum(num_cached))
     num_first = sum(one < SHARED - 16 for one in num_cached)
     assert num_first == len(TOPICS), f"{num_cached}: each topic is read once, by one verifier"
     placed = verifiers_of(server, answers)
@@ -82,10 +80,14 @@ async def test_what_begins_alike_is_read_once_and_everybody_has_work(server: Ser
 
 async def test_a_crowd_with_one_beginning_is_shared_out(server: Server) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=300.0) as client:
-        # Long enough that all are there before the first is over.
-        answers = await asyncio.gather(*(answer(client, prompt(0, index), 200) for index in range(24)))
-        alone = await answer(client, prompt(0, 23), 200)
-    assert alone["choices"][0]["text"] == answers[23]["choices"][0]["text"]
+        with ExitStack() as all_are_there:
+            for verifier in server.replicas("verifier"):
+                all_are_there.enter_context(stopped(verifier))
+            asked = [asyncio.create_task(answer(client, prompt(0, index))) for index in range(NUM_CROWD)]
+            await wait_for_metric(server, SESSIONS, lambda num: num == NUM_CROWD, phase="verifying")
+        answers = await asyncio.gather(*asked)
+        alone = await answer(client, prompt(0, NUM_CROWD - 1))
+    assert alone["choices"][0]["text"] == answers[-1]["choices"][0]["text"]
     placed = verifiers_of(server, list(answers))
     assert len(placed) == 2
     assert min(placed.values()) >= 6, placed

@@ -175,7 +175,7 @@ async def test_a_client_that_does_not_read_pauses_its_session(server: RestServer
     assert router.num_sessions == 1
     text = b""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while b"[DONE]" not in text:
                 text += await reader.read(65536)
     finally:

@@ -174,7 +174,7 @@ async def test_a_dead_rank_is_noticed_at_once_idle_or_not(tmp_path: Path) -> Non
         killed_s = time.monotonic()
         ranks.processes[1].kill()
         while not ranks.losses:
-            assert time.monotonic() - killed_s < 1.0
+            assert time.monotonic() - killed_s < 10.0, "long before a step would time out"
             await asyncio.sleep(0.01)
         with pytest.raises(RankLost, match="rank 1 is gone"):
             ranks.engine.step([Chunk(session=1, start=0, tokens=(5, 6, 7))])

@@ -56,11 +56,15 @@ def ray_job(server: Server) -> dict[str, Any]:
 
 @contextmanager
 def run_prometheus(folder: Path, scrape_configs: list[dict[str, Any]], rules: dict[str, Any]) -> Iterator[Prometheus]:
-    """Start one with these jobs and rules, on loopback, every two seconds."""
+    """Start one with these jobs and rules, on loopback.
+
+    It scrapes as often as Ray's agents have news. A scrape that takes longer than the interval is given up, and its
+    series are gone until the next: an agent whose processor is busy may need some seconds.
+    """
     (port,) = free_ports(1)
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
     settings = {
-        "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
+        "global": {"scrape_interval": "5s", "evaluation_interval": "2s"},
         "rule_files": ["rules.yaml"],
         "scrape_configs": scrape_configs,
     }
