@@ -63,7 +63,8 @@ def attend(
     group = num_heads // num_kv_heads
     num_tiles = paging.tiles_4W.shape[1]
     # What a program holds in registers: fewer tokens where heads are wide or many.
-    tokens_a_program = max(1, min(TILE_TOKENS, 8192 // (max(16, head_dim) * group)))
+    most = 8192 if head_dim <= 256 else 16384
+    tokens_a_program = max(1, min(TILE_TOKENS, most // (max(16, head_dim) * group)))
     tokens_a_program = 1 << (tokens_a_program.bit_length() - 1)
     num_rows = num_tiles * (TILE_TOKENS // tokens_a_program)
     longest = paging.blocks_RM.shape[1] * paging.block_size
@@ -95,7 +96,7 @@ def attend(
         SPLITS=num_splits,
         BLOCK_SIZE=paging.block_size,
         PRECISION="ieee" if is_single else "tf32",
-        num_warps=8 if head_dim > 256 else 4,
+        num_warps=4,
         num_stages=1 if is_single else 2,
     )
     if num_splits > 1:

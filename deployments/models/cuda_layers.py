@@ -1,7 +1,7 @@
 """Gemma 4's decoder layers over a paged cache on a GPU: the library's model around them stays as it is.
 
 A layer is two or three products and one kernel between each two of them: projections of queries, keys and values are
-one product, gate and up another. Experts and per-layer inputs run as the library has them.
+one product, gate and up another. Per-layer inputs run as the library has them.
 
 Shapes: T packed tokens, H hidden size, D head dimension, S slots, G kv heads.
 """
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from deployments.cuda.attention import Paging, attend
 from deployments.cuda.elementwise import add_norm, gelu_times, norm_and_rotate, rms_norm
+from deployments.cuda.experts import apply_experts, route
 
 Pools = tuple[torch.Tensor, torch.Tensor]
 
@@ -165,19 +166,29 @@ class _Attention(nn.Module):
 
 
 class _Experts(nn.Module):
-    """What a mixture of experts adds to the dense branch; the library's router and experts."""
+    """What a mixture of experts adds to the dense branch."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
-        self.router, self.experts = layer.router, layer.experts
-        self.before = layer.pre_feedforward_layernorm_2
-        self.after_dense, self.after_experts = layer.post_feedforward_layernorm_1, layer.post_feedforward_layernorm_2
+        router, experts = layer.router, layer.experts
+        self._eps: float = router.norm.eps
+        self._before_router = (router.scale * router.scalar_root_size).detach()
+        self._router = router.proj.weight.detach()
+        self._scales = router.per_expert_scale.detach()
+        self._num_chosen: int = router.config.top_k_experts
+        self._gate_up, self._down = experts.gate_up_proj.detach(), experts.down_proj.detach()
+        self._before = layer.pre_feedforward_layernorm_2.weight.detach()
+        self._after_dense = layer.post_feedforward_layernorm_1.weight.detach()
+        self._after_experts = layer.post_feedforward_layernorm_2.weight.detach()
 
     def forward(self, stream_TH: torch.Tensor, dense_TH: torch.Tensor) -> torch.Tensor:
-        _, weights_TK, index_TK = self.router(stream_TH)
-        chosen_TH = self.experts(self.before(stream_TH), index_TK, weights_TK)
-        output: torch.Tensor = self.after_dense(dense_TH) + self.after_experts(chosen_TH)
-        return output
+        logits_TE = F.linear(rms_norm(stream_TH, self._before_router, self._eps), self._router)
+        chosen_TK, weights_TK = route(logits_TE, self._scales, self._num_chosen)
+        normed_TH = rms_norm(stream_TH, self._before, self._eps)
+        branch_TH = apply_experts(normed_TH, chosen_TK, weights_TK, self._gate_up, self._down)
+        dense_TH = rms_norm(dense_TH, self._after_dense, self._eps)
+        output_TH, _ = add_norm(dense_TH, branch_TH, self._after_experts, self._eps)
+        return output_TH
 
 
 class _PerLayerInput(nn.Module):

@@ -46,8 +46,6 @@ class CudaForward:
         # A name that the library knows no masks for: it makes none.
         model.set_attn_implementation(IMPLEMENTATION)
         config: Any = model.config.get_text_config()
-        if getattr(config, "enable_moe_block", False) and model.device.type == "cuda":
-            model.set_experts_implementation("grouped_mm")
         fuse(model, pools.whole)
         self._tables = tables
         self._decoder: Any = model.get_decoder()
