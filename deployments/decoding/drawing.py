@@ -60,7 +60,7 @@ class Drawer:
         picked = [row for row, salt in enumerate(salts) if salt is not None]
         if len(picked) == len(salts):
             tokens_N, distributions = self._draw(logits_RV, rows, [salt for salt in salts if salt is not None])
-            return Drawn(tokens_N, torch.ones(len(salts)), dict(enumerate(distributions)))
+            return Drawn(tokens_N, torch.ones(len(salts), device=logits_RV.device), dict(enumerate(distributions)))
         choice = choose(logits_RV, rows)
         if not picked:
             return Drawn(choice.tokens_R, choice.confidences_R)

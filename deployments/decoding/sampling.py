@@ -100,7 +100,8 @@ def argmax(values_RV: Tensor) -> Tensor:
 def _choose_part(logits_RV: Tensor, rows: SamplingRows, with_confidences: bool) -> Choice:
     scores_RV = warp(logits_RV, rows)
     is_sampled_R = rows.temperature_R > 0
-    if rows.is_all_cut:
+    # A GPU makes all noise sooner than it tells how many tokens are left.
+    if rows.is_all_cut and scores_RV.device.type == "cpu":
         tokens_R = _sparse_argmax(scores_RV, rows.key_R, is_sampled_R)
     else:
         tokens_R = argmax(gumbel_RV(rows.key_R, scores_RV.shape[1]).add_(scores_RV))

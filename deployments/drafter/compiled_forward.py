@@ -20,6 +20,7 @@ from transformers.models.gemma4.modeling_gemma4 import Gemma4TextModel
 
 from deployments.decoding.noise import choice_state
 from deployments.drafter.attention_inputs import EntryMemory
+from deployments.drafter.forward import InPlaceForward
 from deployments.drafter.lean_forward import projected_table
 from deployments.kernels.gemma4 import can_pack, pack_layer, rotary_tables
 from deployments.kernels.packing import Weights
@@ -39,7 +40,7 @@ def can_run_compiled(assistant: PreTrainedModel) -> bool:
     return is_plain and can_pack(assistant, decoder)
 
 
-class CompiledForward:
+class CompiledForward(InPlaceForward):
     """An assistant ready to draft; it keeps packed weights of its own."""
 
     def __init__(
@@ -72,11 +73,15 @@ class CompiledForward:
         return self._vocab_size
 
     def start(
-        self, hidden_BH: torch.Tensor, positions: Sequence[int], memory: Mapping[LayerType, Sequence[EntryMemory]]
+        self,
+        hidden_BH: torch.Tensor,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        memory: Mapping[LayerType, Sequence[EntryMemory]],
     ) -> CompiledSteps:
         """Prepare one draft call on shadows that stay as they are until it is over."""
         self._reach(max(positions) + 1)
-        return CompiledSteps(self, hidden_BH, positions, memory)
+        return CompiledSteps(self, hidden_BH, tokens, positions, memory)
 
     def _reach(self, num_positions: int) -> None:
         """Have angles for so many positions; the tables double, as contexts of a model's full length are rare."""
@@ -114,16 +119,18 @@ class CompiledForward:
 
 
 class CompiledSteps:
-    """One draft call in progress: its state lies in buffers that the kernels update."""
+    """InPlaceSteps: one draft call in progress: its state lies in buffers that the kernels update."""
 
     def __init__(
         self,
         forward: CompiledForward,
         hidden_BH: torch.Tensor,
+        tokens: Sequence[int],
         positions: Sequence[int],
         memory: Mapping[LayerType, Sequence[EntryMemory]],
     ) -> None:
         self._forward = forward
+        self._tokens = tokens
         num_rows = len(hidden_BH)
         self._carried_BD = torch.empty(num_rows, forward.hidden_size)
         self._states_BD = torch.empty(num_rows, forward.hidden_size)
@@ -160,22 +167,14 @@ class CompiledSteps:
         return logits_BV
 
     def draw(
-        self,
-        tokens: Sequence[int],
-        lookaheads: Sequence[int],
-        params: Sequence[SamplingParams],
-        positions: Sequence[int],
+        self, lookaheads: Sequence[int], params: Sequence[SamplingParams], positions: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All steps of the call, each token drawn by the noise that the verifier will use for its position.
-
-        `positions` is where each session's first drafted token will stand; the longest lookahead comes first. Tokens
-        and their probabilities, both (K, B); a session's are valid up to its lookahead.
-        """
-        num_rows, forward = len(tokens), self._forward
+        """All steps of the call: tokens and their probabilities, both (K, B); see `InPlaceSteps.draw`."""
+        num_rows, forward = len(self._tokens), self._forward
         tokens_KB = torch.empty(lookaheads[0], num_rows, dtype=torch.int64)
         confidences_KB = torch.empty(lookaheads[0], num_rows)
         columns = _columns(params)
-        numbers = [array("q", values) for values in (tokens, lookaheads, positions)]
+        numbers = [array("q", values) for values in (self._tokens, lookaheads, positions)]
         states = array("Q", [choice_state(each.seed, each.choice_index) for each in params])
         self._step.tokens = _address(numbers[0])
         wanted = Draft(

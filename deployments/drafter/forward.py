@@ -1,17 +1,21 @@
 """What the MTP engine asks of an assistant's forward pass.
 
-`lean_forward.py` is the fast one, `library_forward.py` runs the library's own layers. On a CPU `compiled_forward.py`
-takes their place, which reads shadows in place and drafts a whole proposal in one call.
-Shapes: B sessions of a draft batch, H the target's hidden size, V vocabulary.
+The fast ones read shadows in place and draft a whole proposal on their own: `compiled_forward.py` on a CPU,
+`graphed_forward.py` on a GPU. Where neither knows an assistant's layers, `lean_forward.py` or, with the library's own
+layers, `library_forward.py` is given what it attends to as tensors.
+Shapes: B sessions of a draft batch, K drafted tokens, H the target's hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 
-from deployments.drafter.attention_inputs import AttentionInputs
+from deployments.drafter.attention_inputs import AttentionInputs, EntryMemory
+from deployments.messages import LayerType, SamplingParams
 
 
 class DraftSteps(Protocol):
@@ -37,3 +41,38 @@ class AssistantForward(Protocol):
 
     def start(self, hidden_BH: torch.Tensor, positions_B: torch.Tensor, attention: AttentionInputs) -> DraftSteps:
         """Prepare what is constant over a draft call; `hidden_BH` are the target's states before the last tokens."""
+
+
+class InPlaceSteps(DraftSteps, Protocol):
+    """The same over shadows that are read in place; its first tokens are known."""
+
+    def draw(
+        self, lookaheads: Sequence[int], params: Sequence[SamplingParams], positions: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All steps of the call, each token drawn by the noise that the verifier will use for its position.
+
+        `positions` is where each session's first drafted token will stand; the longest lookahead comes first. Tokens
+        and their probabilities, both (K, B); a session's are valid up to its lookahead.
+        """
+
+
+class InPlaceForward(ABC):
+    """An assistant ready to draft from shadows where they lie."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """V: a token that can be drafted from is below it."""
+
+    @abstractmethod
+    def start(
+        self,
+        hidden_BH: torch.Tensor,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        memory: Mapping[LayerType, Sequence[EntryMemory]],
+    ) -> InPlaceSteps:
+        """Prepare one draft call on shadows that stay as they are until it is over.
+
+        `hidden_BH`, on the CPU, are the target's states before `tokens`, the last known ones.
+        """

@@ -23,9 +23,9 @@ from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.drawing import Draw, Drawer, Drawn
 from deployments.decoding.rows import SamplingRows
 from deployments.drafter.attention_inputs import AttentionInputs, EntryMemory, separate, stacked
-from deployments.drafter.compiled_forward import CompiledForward, CompiledSteps, can_run_compiled
+from deployments.drafter.compiled_forward import CompiledForward, can_run_compiled
 from deployments.drafter.engine import Draft, DraftRequest
-from deployments.drafter.forward import AssistantForward, DraftSteps
+from deployments.drafter.forward import AssistantForward, DraftSteps, InPlaceForward, InPlaceSteps
 from deployments.drafter.lean_forward import LeanForward, can_run_lean
 from deployments.drafter.library_forward import LibraryForward
 from deployments.drafter.shadow import Shadow, ShadowPool, tensor_from_bytes
@@ -54,7 +54,7 @@ class MtpEngine:
     """
 
     def __init__(
-        self, forward: AssistantForward | CompiledForward, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu"
+        self, forward: AssistantForward | InPlaceForward, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu"
     ) -> None:
         self.draw: Draw = Drawer()
         self._forward = forward
@@ -128,16 +128,21 @@ class MtpEngine:
     def _draft_batch(self, requests: Sequence[DraftRequest]) -> list[Draft]:
         self._shadows.touch(request.session for request in requests)
         hidden = b"".join(request.hidden for request in requests)
-        hidden_BH = tensor_from_bytes(hidden, self._spec.dtype).view(len(requests), -1).to(self._device)
+        hidden_BH = tensor_from_bytes(hidden, self._spec.dtype).view(len(requests), -1)
+        tokens = [request.last_token for request in requests]
         positions = [request.context_len - 1 for request in requests]
-        steps: CompiledSteps | DraftSteps
-        if isinstance(self._forward, CompiledForward):
-            steps = self._forward.start(hidden_BH, positions, self._memory(requests))
+        steps: DraftSteps
+        if isinstance(self._forward, InPlaceForward):
+            steps = in_place = self._forward.start(hidden_BH, tokens, positions, self._memory(requests))
             if isinstance(self.draw, Drawer) and all(self._is_plain(request.session) for request in requests):
-                return self._draft_whole(steps, requests)
+                return self._draft_whole(in_place, requests)
         else:
             positions_B = torch.tensor(positions, device=self._device)
-            steps = self._forward.start(hidden_BH, positions_B, self._attention(self._forward, requests))
+            attention = self._attention(self._forward, requests)
+            steps = self._forward.start(hidden_BH.to(self._device), positions_B, attention)
+        return self._draft_stepwise(steps, requests)
+
+    def _draft_stepwise(self, steps: DraftSteps, requests: Sequence[DraftRequest]) -> list[Draft]:
         tokens_B = torch.tensor([request.last_token for request in requests], device=self._device)
         drawn: list[Drawn] = []
         for step in range(requests[0].lookahead):
@@ -155,10 +160,9 @@ class MtpEngine:
         """Whether its tokens are drawn from the assistant's own logits, by shared noise or none."""
         return session not in self._adjusters and not self._params[session].draws_to_reject
 
-    def _draft_whole(self, steps: CompiledSteps, requests: Sequence[DraftRequest]) -> list[Draft]:
+    def _draft_whole(self, steps: InPlaceSteps, requests: Sequence[DraftRequest]) -> list[Draft]:
         """The same where nothing between two steps needs Python: no adjustments, tokens drawn by shared noise."""
         drawn = steps.draw(
-            [request.last_token for request in requests],
             [request.lookahead for request in requests],
             [self._params[request.session] for request in requests],
             [request.context_len for request in requests],
@@ -282,10 +286,16 @@ def build_mtp_engine(
 
 def _build_forward(
     assistant: PreTrainedModel, embedding: EmbeddingTable, kernels: Kernels
-) -> AssistantForward | CompiledForward:
+) -> AssistantForward | InPlaceForward:
     library = kernels.library() if can_run_compiled(assistant) else None
     if library is not None:
         return CompiledForward(library, assistant, embedding, num_threads=kernels.num_threads)
+    if embedding.weight_VH.device.type == "cuda":
+        # Here, not above: triton comes with torch's builds for GPUs alone.
+        from deployments.drafter.graphed_forward import GraphedForward, can_run_graphed
+
+        if can_run_graphed(assistant):
+            return GraphedForward(assistant, embedding)
     return LeanForward(assistant, embedding) if can_run_lean(assistant) else LibraryForward(assistant, embedding)
 
 

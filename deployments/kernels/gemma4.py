@@ -25,11 +25,16 @@ def can_pack(model: PreTrainedModel, decoder: Any) -> bool:
     config = decoder.config
     if config.hidden_activation != "gelu_pytorch_tanh" or config.use_bidirectional_attention == "all":
         return False
-    if any(rope and rope["rope_type"] not in _CONSTANT_ROPES for rope in config.rope_parameters.values()):
+    if not has_constant_ropes(config):
         return False
     if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in model.parameters()):
         return False
     return bool(config.hidden_size % _LANES == 0) and all(_is_known(layer) for layer in decoder.layers)
+
+
+def has_constant_ropes(config: Any) -> bool:
+    """Whether the angles of all layers depend on the position alone."""
+    return all(not rope or rope["rope_type"] in _CONSTANT_ROPES for rope in config.rope_parameters.values())
 
 
 def _is_known(layer: Any) -> bool:
