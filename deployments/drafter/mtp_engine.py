@@ -127,7 +127,7 @@ class MtpEngine:
 
     def _draft_batch(self, requests: Sequence[DraftRequest]) -> list[Draft]:
         self._shadows.touch(request.session for request in requests)
-        hidden = b"".join(request.hidden for request in requests)
+        hidden = bytearray().join(request.hidden for request in requests)
         hidden_BH = tensor_from_bytes(hidden, self._spec.dtype).view(len(requests), -1)
         tokens = [request.last_token for request in requests]
         positions = [request.context_len - 1 for request in requests]

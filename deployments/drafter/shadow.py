@@ -5,8 +5,9 @@ Shapes: H kv heads, T entries (positions), D head dimension, B bytes of one head
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from deployments.models.loading import ShadowLayer, ShadowSpec
 _FIRST_CAPACITY = 64
 ROLLBACK_SLACK = 64
 """Entries kept before a sliding layer's window, so that a rollback this deep leaves a whole window."""
+
+Entries = bytes | torch.Tensor
+"""Keys or values of a range: raw, or of shape (T, H, D) where the shadow is."""
 
 
 class LayerShadow:
@@ -63,7 +67,7 @@ class LayerShadow:
             )
         return first if self._keep is None else max(first, stop - self._keep), stop
 
-    def write(self, start: int, stop: int, keys: bytes, values: bytes) -> None:
+    def write(self, start: int, stop: int, keys: Entries, values: Entries) -> None:
         """Put entries [start, stop) in place and forget those after; span and sizes were checked before."""
         first = start if self._keep is None else max(start, stop - self._keep)
         if first <= self._first_needed(stop) or first > self.stop:
@@ -75,17 +79,15 @@ class LayerShadow:
             self._put(part, first - self.start, stop - self.start, data, first - start)
         self.stop = stop
 
-    def _put(self, part: int, start: int, stop: int, data: bytes, num_skipped: int) -> None:
-        """Copy raw entries, of which the first are skipped, to [start, stop) of the buffer."""
-        num = num_skipped + stop - start
-        if self._memory_2HTB is not None:
-            _, heads, _, num_bytes = self._memory_2HTB.shape
-            data_THB = np.frombuffer(data, np.uint8).reshape(num, heads, num_bytes)
-            self._memory_2HTB[part, :, start:stop] = data_THB[num_skipped:].transpose(1, 0, 2)
-        else:
-            _, heads, _, dim = self._entries_2HTD.shape
-            data_THD = tensor_from_bytes(data, self._entries_2HTD.dtype).view(num, heads, dim)
-            self._entries_2HTD[part, :, start:stop].copy_(data_THD[num_skipped:].transpose(0, 1))
+    def _put(self, part: int, start: int, stop: int, data: Entries, num_skipped: int) -> None:
+        """Copy entries, of which the first are skipped, to [start, stop) of the buffer."""
+        if isinstance(data, torch.Tensor):
+            self._entries_2HTD[part, :, start:stop].copy_(data[num_skipped:].transpose(0, 1))
+            return
+        assert self._memory_2HTB is not None, "raw entries go to the host's memory alone"
+        _, heads, _, num_bytes = self._memory_2HTB.shape
+        data_THB = np.frombuffer(data, np.uint8).reshape(num_skipped + stop - start, heads, num_bytes)
+        self._memory_2HTB[part, :, start:stop] = data_THB[num_skipped:].transpose(1, 0, 2)
 
     def view(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the held entries of [start, stop), each (H, T, D), sharing the buffers' memory."""
@@ -156,8 +158,8 @@ class Shadow:
             spans[item.layer_type] = self.layers[item.layer_type].span_after(
                 item.start, item.stop, spans[item.layer_type], is_whole=is_whole
             )
-        for item in ranges:
-            self.layers[item.layer_type].write(item.start, item.stop, item.keys, item.values)
+        for item, (keys, values) in zip(ranges, self._entries(ranges), strict=True):
+            self.layers[item.layer_type].write(item.start, item.stop, keys, values)
 
     def window_view(self, layer_type: LayerType, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, each (H, T, D), that a draft at query position `stop` attends to.
@@ -187,6 +189,22 @@ class Shadow:
                     f"{expected} ({layer.num_kv_heads} heads of {layer.head_dim} in {self._spec.dtype}); "
                     "drafter and verifier must serve the same target in the same dtype"
                 )
+
+    def _entries(self, ranges: Sequence[KvRange]) -> Iterator[tuple[Entries, Entries]]:
+        """Keys and values of each range as they are written: raw on the CPU, to a device all in one copy."""
+        if self._device.type == "cpu":
+            yield from ((item.keys, item.values) for item in ranges)
+            return
+        data = bytearray().join(part for item in ranges for part in (item.keys, item.values))
+        # From pinned memory, which the device reads on its own while this goes on.
+        flat = tensor_from_bytes(data, self._spec.dtype).pin_memory().to(self._device, non_blocking=True)
+        first = 0
+        for item in ranges:
+            layer = self._spec.layers[item.layer_type]
+            shape = (2, item.stop - item.start, layer.num_kv_heads, layer.head_dim)
+            keys_THD, values_THD = flat[first : first + math.prod(shape)].view(shape)
+            yield keys_THD, values_THD
+            first += math.prod(shape)
 
 
 class ShadowPool:
@@ -244,6 +262,8 @@ class ShadowPool:
             self._shadows.move_to_end(session)
 
 
-def tensor_from_bytes(data: bytes, dtype: torch.dtype) -> torch.Tensor:
-    """A flat tensor of the raw bytes (which are copied: torch has no read-only tensors)."""
-    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+def tensor_from_bytes(data: bytes | bytearray, dtype: torch.dtype) -> torch.Tensor:
+    """A flat tensor of the raw bytes; `bytes` are copied, as torch has no read-only tensors."""
+    if not data:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype=dtype)
