@@ -3,7 +3,7 @@
 Norms are those of `lean_forward.py`: x / sqrt(|x|^2 + floor), their weights folded into the products that follow.
 Sums between layers are float32.
 
-Shapes: B sessions, V vocabulary, D the assistant's hidden size, F feed-forward size.
+Shapes: B sessions, V vocabulary, D the assistant's hidden size.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-
-_GELU_BLOCK = 1024
 
 
 def embed_norm(
@@ -51,15 +49,6 @@ def add_norm(
     return normed_BD
 
 
-def gelu_times(gate_up_B2F: torch.Tensor) -> torch.Tensor:
-    """gelu(gate) * up, by the tanh approximation; shape (B, F)."""
-    num_sessions, doubled = gate_up_B2F.shape
-    size = doubled // 2
-    output_BF = gate_up_B2F.new_empty(num_sessions, size)
-    _gelu_times[(num_sessions, triton.cdiv(size, _GELU_BLOCK))](gate_up_B2F, output_BF, SIZE=size, BLOCK=_GELU_BLOCK)
-    return output_BF
-
-
 def _num_warps(width: int) -> int:
     return max(1, min(8, width // 256))
 
@@ -93,15 +82,3 @@ def _add_norm(
     if HAS_NEXT:
         following *= tl.load(next_weight + column, mask=mask, other=0.0)
     tl.store(normed + at + column, following, mask=mask)
-
-
-@triton.jit
-def _gelu_times(gate_up, output, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = column < SIZE
-    gate = tl.load(gate_up + row * 2 * SIZE + column, mask=mask, other=0.0).to(tl.float32)
-    up = tl.load(gate_up + row * 2 * SIZE + SIZE + column, mask=mask, other=0.0).to(tl.float32)
-    # (1 + tanh(z)) / 2 is the logistic function of 2 z.
-    inner = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
-    tl.store(output + row * SIZE + column, gate * tl.sigmoid(inner) * up, mask=mask)

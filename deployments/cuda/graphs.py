@@ -28,7 +28,8 @@ class Graph(Generic[Result]):
                 run()
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        # Only this thread is kept from what cannot be captured: others may be using the device.
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
             self.result = run()
 
     def replay(self) -> Result:

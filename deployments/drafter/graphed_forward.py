@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from deployments.cuda.draft_attention import Places, QueryTurn, attend, num_splits
-from deployments.cuda.draft_elementwise import add_norm, embed_norm, gelu_times
+from deployments.cuda.draft_elementwise import add_norm, embed_norm
+from deployments.cuda.elementwise import gelu_times
 from deployments.cuda.graphs import Graph
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose

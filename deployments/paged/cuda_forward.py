@@ -33,7 +33,7 @@ from deployments.paged.sliding_tables import SlidingTables
 
 logger = logging.getLogger(__name__)
 
-CAPTURED_TOKENS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+CAPTURED_TOKENS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512)
 """Steps of at most so many tokens are replayed; larger ones keep the device busy while they are launched."""
 
 Integers = npt.NDArray[np.int64]

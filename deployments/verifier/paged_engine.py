@@ -25,6 +25,7 @@ from deployments.paged.build import build_forward, runs_fused
 from deployments.paged.compiled_forward import CompiledForward
 from deployments.paged.footprint import num_own_layers, sliding_layers
 from deployments.paged.forward import Output
+from deployments.paged.fresh_copies import MAX_ENTRIES, Fresh, FreshCopies
 from deployments.paged.kv_cache import BlockTables, KvPools, SlidingLayers
 from deployments.paged.prefix_index import BlockHash, Prefix, PrefixTrail
 from deployments.paged.sliding_tables import SlidingShape
@@ -114,6 +115,8 @@ class PagedEngine:
         self._config = text_config
         self._dtype = model.dtype
         self._sessions: dict[SessionId, _Session] = {}
+        self._is_on_device = model.device.type != "cpu"
+        self._fresh: FreshCopies | None = None
         self.memory = MemoryUse(cache_bytes=self._pools.num_bytes)
 
     @property
@@ -171,6 +174,8 @@ class PagedEngine:
     def close(self, session: SessionId) -> None:
         """Free a session's room. Idempotent."""
         self._sessions.pop(session, None)
+        if self._fresh is not None:
+            self._fresh.forget(session)
         self._tables.release(session)
 
     def rollback(self, session: SessionId, computed_len: int) -> None:
@@ -191,6 +196,8 @@ class PagedEngine:
         deciding = [chunk for chunk in chunks if not chunk.is_partial]
         outcomes = self._decide(deciding, output)
         self._commit(chunks, outcomes, output)
+        if self._is_on_device:
+            self._fresh = self._fresh_copies(chunks)
         return list(outcomes)
 
     def shadow(self, session: SessionId, start: int, stop: int) -> tuple[KvRange, ...]:
@@ -205,7 +212,8 @@ class PagedEngine:
                 places = tables.sliding_spans(session, first, stop)
             else:
                 first, places = start, tables.spans(session, start, stop)
-            keys, values = self._pools.read(layer.index, places)
+            found = self._fresh.read(layer.index, session, first, stop) if self._fresh is not None else None
+            keys, values = found or self._pools.read(layer.index, places)
             ranges.append(KvRange(layer_type=layer.layer_type, start=first, stop=stop, keys=keys, values=values))
         return tuple(ranges)
 
@@ -214,7 +222,8 @@ class PagedEngine:
         state = self._sessions[session]
         assert state.hidden_H is not None, f"session {session} has computed nothing yet"
         assert state.hidden_len == self._tables.computed_len(session), "a rollback since the last step took the state"
-        return _to_bytes(state.hidden_H)
+        found = self._fresh.hidden(session, state.hidden_len) if self._fresh is not None else None
+        return found or _to_bytes(state.hidden_H)
 
     def check_integrity(self) -> None:
         """Assert that the cache's books balance; for tests and idle moments, as it reads whole tables."""
@@ -229,6 +238,24 @@ class PagedEngine:
         trail = PrefixTrail(prefix.salt, self._limits.block_size)
         # One token at least is left to compute: its logits decide the next one.
         return trail, [found for _, found in trail.write(0, prefix.tokens[:-1])]
+
+    def _fresh_copies(self, chunks: Sequence[Chunk]) -> FreshCopies | None:
+        """What drafters may ask for of this step; None where it is much, or nobody has ever asked."""
+        if self._spec is None or sum(len(chunk.tokens) for chunk in chunks) > MAX_ENTRIES:
+            return None
+        tables, fresh = self._tables, []
+        for chunk in chunks:
+            state, stop = self._sessions[chunk.session], self._tables.computed_len(chunk.session)
+            if state.hidden_H is not None and tables.first_sliding(chunk.session) <= chunk.start < stop:
+                fresh.append(Fresh(session=chunk.session, start=chunk.start, stop=stop, hidden_H=state.hidden_H))
+        layers = {
+            layer.index: (
+                self._pools.whole(layer.index),
+                tables.sliding_spans if layer.layer_type == "sliding_attention" else tables.spans,
+            )
+            for layer in self._spec.layers.values()
+        }
+        return FreshCopies(fresh, layers)
 
     def _shadow_spec(self) -> ShadowSpec:
         if self._spec is None:

@@ -50,7 +50,7 @@ def test_choices_are_the_same(device: str, num_rows: int) -> None:
     rows = [(PARAMS[i % len(PARAMS)], 100 + i) for i in range(num_rows)]
     ours, theirs = (choose(logits_RV.to(where), SamplingRows.build(rows, where)) for where in ("cpu", device))
     assert theirs.tokens_R.tolist() == ours.tokens_R.tolist()
-    torch.testing.assert_close(theirs.confidences_R.cpu(), ours.confidences_R, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(theirs.confidences_R.cpu(), ours.confidences_R, rtol=1e-3, atol=1e-5)
 
 
 def test_ties_go_to_the_lowest_id(device: str) -> None:

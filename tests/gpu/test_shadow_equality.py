@@ -18,7 +18,8 @@ from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 
 pytestmark = pytest.mark.gpu
 
-TOLERANCE = 1e-4
+TOLERANCE = 5e-4
+"""Entries and states are sums of some hundred products, a few in size, and float32 on either side."""
 CONTEXTS = (2, 13, 30, 150)
 PARAMS = (SamplingParams(), SamplingParams(temperature=0.8, seed=11))
 

@@ -32,7 +32,7 @@ from evaluation.load.accelerator.records import (
     measured,
 )
 from evaluation.load.accelerator.report import row_text, spread_text
-from evaluation.load.accelerator.verifying import Beside, Verifying, cache_limits
+from evaluation.load.accelerator.verifying import Beside, Verifying, cache_limits, session_bytes
 from evaluation.load.accelerator.weights import Products, WeightBytes, weight_bytes
 from evaluation.load.engine_step import Steps
 from evaluation.load.samples import spread
@@ -150,10 +150,11 @@ class Run:
         target = pair.take_target()
         limits = cache_limits(target, options.plan, self._free_bytes())
         self.say(f"cache of {limits.num_kv_tokens} tokens; {self.budget.left_s:.0f} s left")
+        reads = session_bytes(target)
         engine = PagedEngine(target, limits)
         del target
         _collect()
-        beside = Beside(products_ms=self.findings.products_ms, floor_ms=self._floor_ms)
+        beside = Beside(products_ms=self.findings.products_ms, floor_ms=self._floor_ms, session_bytes=reads)
         verifying = Verifying(engine=engine, limits=limits, plan=options.plan, budget=self.budget, beside=beside)
         for row in verifying.rows():
             if isinstance(row, StepRow):
@@ -191,11 +192,11 @@ class Run:
         hardware = self.findings.hardware
         return None if hardware is None else lookahead * hardware.read_ms(self.findings.assistant_bytes)
 
-    def _floor_ms(self, num_tokens: int) -> float | None:
-        """Reading once the weights that so many tokens use."""
+    def _floor_ms(self, num_tokens: int, num_cache_bytes: int) -> float | None:
+        """Reading once the weights that so many tokens use, and so much of the cache."""
         hardware, weights = self.findings.hardware, self.findings.weights
         assert weights is not None
-        return None if hardware is None else hardware.read_ms(weights.read_by(num_tokens))
+        return None if hardware is None else hardware.read_ms(weights.read_by(num_tokens) + num_cache_bytes)
 
     def _free_bytes(self) -> int | None:
         if self.options.device != "cuda":

@@ -17,10 +17,15 @@ _PROMPT_SESSION = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
-    """What a step is compared with: the products alone by rows, and the time to read the weights for so many tokens."""
+    """What a step is compared with: the products alone by rows, and the time to read what it must.
+
+    That is the weights for so many tokens and so many bytes of the cache; `session_bytes` are those that a session of a
+    context reads.
+    """
 
     products_ms: Mapping[int, float]
-    floor_ms: Callable[[int], float | None]
+    floor_ms: Callable[[int, int], float | None]
+    session_bytes: Callable[[int], int]
 
 
 def entry_bytes(target: Target) -> int:
@@ -28,6 +33,19 @@ def entry_bytes(target: Target) -> int:
     shapes = [target.kv_shape(layer) for layer in range(num_own_layers(target.text_config))]
     itemsize: int = target.model.dtype.itemsize
     return sum(2 * heads * dim for heads, dim in shapes) * itemsize
+
+
+def session_bytes(target: Target) -> Callable[[int], int]:
+    """Bytes of keys and values that a step reads for one session of a context: whole, or the window of sliding layers."""
+    config, itemsize = target.text_config, target.model.dtype.itemsize
+    layers = []
+    for index, kind in enumerate(config.layer_types):
+        source = index
+        while source >= num_own_layers(config) or config.layer_types[source] != kind:  # whose entries it shares
+            source -= 1
+        heads, dim = target.kv_shape(source)
+        layers.append((2 * heads * dim * itemsize, config.sliding_window if kind == "sliding_attention" else None))
+    return lambda context: sum(size * (context if window is None else min(context, window)) for size, window in layers)
 
 
 def cache_limits(target: Target, plan: Plan, free_bytes: int | None) -> CacheLimits:
@@ -94,7 +112,7 @@ class Verifying:
             context=context,
             step_ms=measured(lambda: steps.step_ms(count, context, lookahead), self.plan.repeats),
             products_ms=self.beside.products_ms.get(num_tokens),
-            floor_ms=self.beside.floor_ms(num_tokens),
+            floor_ms=self.beside.floor_ms(num_tokens, count * self.beside.session_bytes(context)),
         )
 
     def _prompts(self, steps: Steps) -> Iterator[PromptRow]:

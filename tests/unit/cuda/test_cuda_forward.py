@@ -58,6 +58,7 @@ def drive(engine: PagedEngine) -> None:
 
     for session in range(3):
         engine.open(session, SamplingParams(), 110)
+    engine.shadow(0, 0, 0)  # from the first question on, a step's entries are copied together
     engine.step(
         [Chunk(session=0, start=0, tokens=tokens(5)), Chunk(session=1, start=0, tokens=tokens(11), is_partial=True)]
     )
@@ -75,15 +76,18 @@ def drive(engine: PagedEngine) -> None:
     engine.check_integrity()
 
 
+@pytest.mark.system  # interpreted, it takes ten seconds a shape
 @pytest.mark.parametrize("name", GEMMA_4)
 def test_fused_layers_compute_what_the_librarys_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_pair(tmp_path, GEMMA_4[name])
     found, shadows = [], []
     for forward_class in (ModelRunner, CudaForward):
         engine = engine_with(monkeypatch, folder, forward_class)
+        engine._is_on_device = forward_class is CudaForward
         found.append(recorded(engine, monkeypatch))
         drive(engine)
-        shadows.append([part.keys + part.values for part in engine.shadow(1, 0, 22)] + [engine.hidden(0)])
+        parts = [*engine.shadow(1, 0, 22), *engine.shadow(1, 18, 22), *engine.shadow(2, 3, 5)]
+        shadows.append([part.keys + part.values for part in parts] + [engine.hidden(0), engine.hidden(1)])
     for expected, output in zip(*found, strict=True):
         for part in ("logits_RV", "hidden_RH", "partial_hidden_CH", "scored_RV"):
             torch.testing.assert_close(getattr(output, part), getattr(expected, part), atol=2e-4, rtol=2e-4)
