@@ -36,7 +36,7 @@ def entry_bytes(target: Target) -> int:
 
 
 def session_bytes(target: Target) -> Callable[[int], int]:
-    """Bytes of keys and values that a step reads for one session of a context: whole, or the window of sliding layers."""
+    """Bytes of keys and values that a step reads for one session of a context; of sliding layers a window at most."""
     config, itemsize = target.text_config, target.model.dtype.itemsize
     layers = []
     for index, kind in enumerate(config.layer_types):
