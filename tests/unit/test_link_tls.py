@@ -134,16 +134,15 @@ async def test_older_versions_of_tls_are_refused(tmp_path: Path, tls: LinkSettin
 
 async def test_silence_in_the_handshake_ends_at_the_deadline_and_is_bounded(tmp_path: Path) -> None:
     files = write_files(tmp_path / "good", AUTHORITY, OWN)
-    slow = LinkSettings(tls=StreamTls(files), handshake_timeout_s=0.3, max_unproven=2)
-    async with house(slow) as h:
+    slow = LinkSettings(tls=StreamTls(files), handshake_timeout_s=2.0, max_unproven=2)
+    async with house(slow) as h, asyncio.timeout(60):
         held = [await asyncio.open_connection("127.0.0.1", h.listener.port) for _ in range(2)]
-        await asyncio.sleep(0.02)
-        assert len(h.listener.unproven) == 2
-        begun_s = asyncio.get_running_loop().time()
+        while len(h.listener.unproven) < 2:
+            await asyncio.sleep(0.01)
         assert await raw(h.listener.port, b"") == b""  # one too many: at once
-        assert asyncio.get_running_loop().time() - begun_s < 0.25
+        assert len(h.listener.unproven) == 2
         for reader, writer in held:
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await reader.read() == b""
             writer.close()
         await check_that_others_go_on(h, slow)
 
