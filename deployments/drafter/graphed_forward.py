@@ -23,8 +23,8 @@ from deployments.cuda.draft_attention import Places, QueryTurn, attend, num_spli
 from deployments.cuda.draft_elementwise import add_norm, embed_norm
 from deployments.cuda.elementwise import gelu_times
 from deployments.cuda.graphs import Graph
+from deployments.decoding.cuda_choose import choose
 from deployments.decoding.rows import SamplingRows
-from deployments.decoding.sampling import choose
 from deployments.drafter.attention_inputs import EntryMemory
 from deployments.drafter.forward import InPlaceForward
 from deployments.drafter.lean_forward import LeanForward, LeanLayer, can_run_lean

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from deployments.cuda.attention import Paging, tiles
 from deployments.cuda.graphs import Graph
+from deployments.decoding.cuda_choose import choose
 from deployments.models.cuda_layers import Layout, fuse
 from deployments.paged.attention import IMPLEMENTATION
 from deployments.paged.chunk import Chunk
@@ -41,6 +42,8 @@ Integers = npt.NDArray[np.int64]
 
 class CudaForward:
     """A PagedForward; `tables` lie on the host. The model is its own from now on."""
+
+    choose = staticmethod(choose)
 
     def __init__(self, model: PreTrainedModel, tables: BlockTables, pools: KvPools, *, captures: bool = True) -> None:
         # A name that the library knows no masks for: it makes none.

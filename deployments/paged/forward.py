@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from deployments.decoding.sampling import Choose
 from deployments.paged.chunk import Chunk
 
 
@@ -29,6 +30,10 @@ class Output:
 
 class PagedForward(Protocol):
     """One model over its paged cache."""
+
+    @property
+    def choose(self) -> Choose:
+        """What decides tokens by this pass's logits, where they lie."""
 
     def forward(self, chunks: Sequence[Chunk]) -> Output:
         """Run the chunks and write their KV entries; the sessions' computed lengths stay as they are."""

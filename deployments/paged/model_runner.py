@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from deployments.decoding.sampling import choose
 from deployments.models.loading import cache_keyword
 from deployments.paged.attention import IMPLEMENTATION, Group, Span, group_spans
 from deployments.paged.chunk import Chunk
@@ -19,6 +20,8 @@ from deployments.paged.kv_cache import BlockTables, KvPools
 
 class ModelRunner:
     """A PagedForward for any causal decoder: the model itself over the paged cache, logits where they decide."""
+
+    choose = staticmethod(choose)
 
     def __init__(self, model: PreTrainedModel, tables: BlockTables, pools: KvPools) -> None:
         model.set_attn_implementation(IMPLEMENTATION)

@@ -15,7 +15,6 @@ from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.logprobs import logprobs
 from deployments.decoding.rejection import verify
 from deployments.decoding.rows import SamplingRows
-from deployments.decoding.sampling import choose
 from deployments.distributions import Distribution
 from deployments.kernels.library import Kernels
 from deployments.memory import MemoryUse
@@ -110,7 +109,6 @@ class PagedEngine:
             sliding=sliding,
         )
         self._forward = build_forward(target, self._tables, self._pools, kernels or Kernels())
-        self._choose = self._forward.choose if isinstance(self._forward, CompiledForward) else choose
         self._spec: ShadowSpec | None = None
         self._config = text_config
         self._dtype = model.dtype
@@ -285,7 +283,7 @@ class PagedEngine:
             distributions.append(chunk.distributions if params.draws_to_reject else None)
         sampling_rows = SamplingRows.build(rows, output.logits_RV.device)
         logits_RV = self._adjusted(chunks, output.logits_RV)
-        accepted = verify(logits_RV, sampling_rows, drafts, distributions, self._choose)
+        accepted = verify(logits_RV, sampling_rows, drafts, distributions, self._forward.choose)
         outcomes = [
             Outcome(session=chunk.session, num_accepted=num_accepted, next_token=next_token)
             for chunk, (num_accepted, next_token) in zip(chunks, accepted, strict=True)

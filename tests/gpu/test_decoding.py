@@ -58,3 +58,22 @@ def test_ties_go_to_the_lowest_id(device: str) -> None:
     logits_RV[1, [77, 200_000]] = 1.0
     rows = SamplingRows.build([(SamplingParams(), i) for i in range(3)], device)
     assert choose(logits_RV, rows).tokens_R.tolist() == [0, 77, 0]
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 40])
+def test_the_kernel_chooses_the_same(device: str, num_rows: int) -> None:
+    from deployments.decoding.cuda_choose import choose as choose_by_kernel  # triton
+
+    torch.manual_seed(num_rows)
+    logits_RV = 4 * torch.randn(num_rows, GEMMA_VOCAB)
+    rows = [(PARAMS[i % len(PARAMS)], 100 + i) for i in range(num_rows)]
+    ours = choose(logits_RV, SamplingRows.build(rows))
+    theirs = choose_by_kernel(logits_RV.to(device), SamplingRows.build(rows, device))
+    assert theirs.tokens_R.tolist() == ours.tokens_R.tolist()
+    torch.testing.assert_close(theirs.confidences_R.cpu(), ours.confidences_R, rtol=1e-3, atol=1e-5)
+    low_RV = logits_RV.to(device, torch.bfloat16)
+    low, again = (
+        choose(low_RV, SamplingRows.build(rows, device)),
+        choose_by_kernel(low_RV, SamplingRows.build(rows, device)),
+    )
+    assert low.tokens_R.tolist() == again.tokens_R.tolist()
