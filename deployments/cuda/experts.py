@@ -14,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-_ROWS = 16
+_FEW_ROWS, _MANY_ROWS = 16, 64
+"""Pairs of one expert that a program takes at a time: as many as a matrix unit wants, or what many tokens bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +55,18 @@ def apply_experts(
     num_tokens, num_chosen = chosen_TK.shape
     num_pairs, hidden_size, inner_size = num_tokens * num_chosen, hidden_TH.shape[1], down_EHF.shape[2]
     groups = _grouped(chosen_TK.flatten(), len(down_EHF))
+    num_rows = _FEW_ROWS if num_pairs <= _FEW_ROWS * len(down_EHF) else _MANY_ROWS
     inner_NF = torch.empty(num_pairs, inner_size, dtype=hidden_TH.dtype, device=hidden_TH.device)
     output_NH = torch.empty(num_pairs, hidden_size, dtype=torch.float32, device=hidden_TH.device)
     _gate_up[(groups.number, triton.cdiv(inner_size, 32))](
         hidden_TH, chosen_TK, groups.order_N, groups.starts, gate_up_E2FH, inner_NF,
-        IN=hidden_size, OUT=inner_size, CHOSEN=num_chosen, IS_SORTED=groups.is_sorted, ROWS=_ROWS,
+        IN=hidden_size, OUT=inner_size, CHOSEN=num_chosen, IS_SORTED=groups.is_sorted, ROWS=num_rows,
         COLUMNS=32, DEPTH=min(128, max(16, triton.next_power_of_2(hidden_size))), PRECISION=_precision(hidden_TH),
         num_stages=3,
     )  # fmt: skip
     _down[(groups.number, triton.cdiv(hidden_size, 64))](
         inner_NF, chosen_TK, groups.order_N, groups.starts, down_EHF, weights_TK, output_NH,
-        IN=inner_size, OUT=hidden_size, IS_SORTED=groups.is_sorted, ROWS=_ROWS,
+        IN=inner_size, OUT=hidden_size, IS_SORTED=groups.is_sorted, ROWS=num_rows,
         COLUMNS=64, DEPTH=min(64, max(16, triton.next_power_of_2(inner_size))), PRECISION=_precision(hidden_TH),
         num_stages=3,
     )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from torch import nn
+
 from deployments.kernels.library import Kernels
 from deployments.models.cpu_kernels import use_cpu_kernels
 from deployments.models.loading import Target
@@ -27,11 +29,13 @@ def runs_fused(target: Target) -> bool:
 
 
 def _can_fuse(target: Target) -> bool:
+    """Whether every layer is of a class that is rewritten, and its weights are plain matrices, not quantised ones."""
     config: Any = target.text_config
-    layers = getattr(target.model.get_decoder(), "layers", ())
+    layers: Any = getattr(target.model.get_decoder(), "layers", None)
     return (
-        len(layers) > 0
+        isinstance(layers, nn.ModuleList)
         and all(type(layer).__name__ in _FUSED_LAYERS for layer in layers)
+        and all(type(module) is nn.Linear for module in layers.modules() if hasattr(module, "in_features"))
         and config.hidden_activation == "gelu_pytorch_tanh"
         and not config.attention_bias
     )
