@@ -55,7 +55,7 @@ def apply_experts(
     num_tokens, num_chosen = chosen_TK.shape
     num_pairs, hidden_size, inner_size = num_tokens * num_chosen, hidden_TH.shape[1], down_EHF.shape[2]
     groups = _grouped(chosen_TK.flatten(), len(down_EHF))
-    num_rows = _FEW_ROWS if num_pairs <= _FEW_ROWS * len(down_EHF) else _MANY_ROWS
+    num_rows = _FEW_ROWS if num_pairs <= _FEW_ROWS // 2 * len(down_EHF) else _MANY_ROWS
     inner_NF = torch.empty(num_pairs, inner_size, dtype=hidden_TH.dtype, device=hidden_TH.device)
     output_NH = torch.empty(num_pairs, hidden_size, dtype=torch.float32, device=hidden_TH.device)
     _gate_up[(groups.number, triton.cdiv(inner_size, 32))](

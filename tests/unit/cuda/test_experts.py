@@ -20,7 +20,7 @@ def test_the_likeliest_experts_share_a_weight_of_one() -> None:
     torch.testing.assert_close(weights_TK, shares_TK * scales_E[chosen_TK])
 
 
-@pytest.mark.parametrize("num_tokens", [1, 2, 40])
+@pytest.mark.parametrize("num_tokens", [1, 2, 10, 40])
 def test_each_token_gets_the_sum_of_its_experts(num_tokens: int) -> None:
     """Few pairs stand alone; of many some share an expert, some experts have more than a program takes at a time."""
     torch.manual_seed(num_tokens)
