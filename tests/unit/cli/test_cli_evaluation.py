@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ CASES = "".join(
     for i in range(20)
 )
 SUITE = f"name: numbers\ndescription: Numbers.\nscorers: [exact_match, {{regex: {{pattern: is}}}}]\ncases:\n{CASES}"
+LIMIT_S = 120.0
 HOSTILE = "<script>alert('x')</script> | a `b`\n# head"
 
 
@@ -244,15 +247,18 @@ def test_a_bad_suite_and_a_dead_endpoint_are_told(
 
 
 def test_ctrl_c_keeps_what_was_answered_and_the_same_command_goes_on(suite: Path, tmp_path: Path) -> None:
-    def slow(path: str, body: dict[str, Any]) -> Reply:
-        time.sleep(0.15)
+    numbers, is_interrupted = itertools.count(), threading.Event()
+
+    def held_after_four(path: str, body: dict[str, Any]) -> Reply:
+        if next(numbers) >= 4:
+            is_interrupted.wait(LIMIT_S)
         return right(path, body)
 
     def heed_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     answers = tmp_path / "out" / "answers.jsonl"
-    with scripted_endpoint(slow) as endpoint:
+    with scripted_endpoint(held_after_four) as endpoint:
         command = [sys.executable, "-m", "deployments.cli.main", "eval", "run", str(suite), "--url", endpoint.url]
         command += ["--out", str(tmp_path / "out"), "--concurrency", "2"]
         process = subprocess.Popen(
@@ -263,20 +269,21 @@ def test_ctrl_c_keeps_what_was_answered_and_the_same_command_goes_on(suite: Path
             env={**os.environ, "COLUMNS": "200"},
             preexec_fn=heed_ctrl_c,
         )
-        deadline_s = time.monotonic() + 60
-        while not answers.exists() or len(answers.read_text().splitlines()) < 4:
+        deadline_s = time.monotonic() + LIMIT_S
+        while not answers.exists() or len(answers.read_text().splitlines()) < 4 or endpoint.in_flight < 2:
             assert time.monotonic() < deadline_s
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=LIMIT_S)
+        is_interrupted.set()
         assert process.returncode == 130, errors
         num_kept = len(answers.read_text().splitlines())
-        assert 4 <= num_kept < 20
+        assert num_kept == 4
         assert f"stopped: {num_kept} answers are kept, and the same command goes on" in errors
         assert "Traceback" not in errors
         num_asked = len(endpoint.requests)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
         assert done.returncode == 0, done.stderr
         assert len(endpoint.requests) == num_asked + 20 - num_kept
     assert "| exact_match | base | 1.000 (1.000 to 1.000) | 1.000 | 0.0 % | 20 |" in done.stdout
