@@ -151,11 +151,11 @@ class Router:
     def _on_report(self, index: int, report: StepReport) -> None:
         planner = self.planners[index]
         own_tokens = sum(1 + item.num_drafted for item in report.items)
-        planner.on_step(report.shape, report.step_ms, len(report.items), own_tokens)
-        for item in report.items:
-            session = self._sessions.get(item.session)
-            if session is not None:
-                self._on_decided(planner, session, item, report)
+        decided = [(self._sessions[item.session], item) for item in report.items if item.session in self._sessions]
+        num_trimmed = sum(session.num_proposed - item.num_drafted for session, item in decided)
+        planner.on_step(report.shape, report.step_ms, len(report.items), own_tokens, num_trimmed)
+        for session, item in decided:
+            self._on_decided(planner, session, item, report)
         planner.refresh()
 
     def _on_decided(self, planner: Planner, session: _Session, item: Decided, report: StepReport) -> None:

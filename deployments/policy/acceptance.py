@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 
 from deployments.messages import RequestClass
@@ -23,7 +24,11 @@ _MOVED = 0.04
 """When the classes' survival at position `_OUTLOOK` moves by more than this in a round, the session's own counts
 fade: they were of another kind of text."""
 _FIRST_BELIEF = 0.7
-"""Belief in the class that the request was given; the others share the rest."""
+"""Belief in the class that a request was given, while nothing is known of such; the others share the rest."""
+_TOLD_DOUBT = 12.0
+"""Sessions' worth of doubt about what those of a class turned out to be."""
+_TOLD_MEMORY = 32
+"""Sessions of a class, the latest, that are remembered with what they turned out to be."""
 _SESSION_FADING = 0.95
 _SESSION_DOUBT = 10.0
 _CLASS_FADING = 0.998
@@ -80,6 +85,7 @@ class DrafterAcceptance:
         self._missed = 0.0
         self._expected_missed = 0.0
         self._buckets = [[0.0] * 4 for _ in range(len(_CONFIDENCE_EDGES) + 1)]
+        self._turned_out: dict[RequestClass | None, deque[list[float]]] = {}
         self.num_rounds = 0
         self._depth = 1
         self._tables: list[list[float]] | None = None
@@ -88,6 +94,21 @@ class DrafterAcceptance:
         """Keep rates for so many positions, at least."""
         if num_positions > self._depth:
             self._depth, self._tables = num_positions, None
+
+    def remember(self, told: RequestClass | None, beliefs: list[float]) -> None:
+        """Keep what a session that was told this class turned out to be; the caller keeps the list current."""
+        self._turned_out.setdefault(told, deque(maxlen=_TOLD_MEMORY)).append(beliefs)
+
+    def first_beliefs(self, told: RequestClass | None) -> list[float]:
+        """What a session that is told this class will turn out to be."""
+        rest = (1.0 - _FIRST_BELIEF) / (len(REQUEST_CLASSES) - 1)
+        prior = [
+            1.0 / len(REQUEST_CLASSES) if told is None else _FIRST_BELIEF if name == told else rest
+            for name in REQUEST_CLASSES
+        ]
+        known = self._turned_out.get(told, ())
+        scale = 1.0 / (_TOLD_DOUBT + len(known))
+        return [scale * (_TOLD_DOUBT * first + sum(seen)) for first, *seen in zip(prior, *known, strict=True)]
 
     def tables(self) -> list[list[float]]:
         """Conditional rates by class and position."""
@@ -139,14 +160,22 @@ class DrafterAcceptance:
 class SessionAcceptance:
     """What is known of one session with one kind of drafter."""
 
-    __slots__ = ("_drafter", "_outlook", "_rates", "beliefs", "num_positions", "rates", "survival")
+    __slots__ = (
+        "_drafter",
+        "_outlook",
+        "_rates",
+        "_told",
+        "_turned_out",
+        "beliefs",
+        "num_positions",
+        "rates",
+        "survival",
+    )
 
     def __init__(self, drafter: DrafterAcceptance, request_class: RequestClass | None, num_positions: int) -> None:
-        rest = (1.0 - _FIRST_BELIEF) / (len(REQUEST_CLASSES) - 1)
-        self.beliefs = [
-            1.0 / len(REQUEST_CLASSES) if request_class is None else _FIRST_BELIEF if name == request_class else rest
-            for name in REQUEST_CLASSES
-        ]
+        self.beliefs = drafter.first_beliefs(request_class)
+        self._told = request_class
+        self._turned_out: list[float] = []
         self._drafter = drafter
         drafter.reach(min(num_positions, MAX_POSITIONS - 1) + 1)
         self._rates = _Rates()
@@ -198,6 +227,9 @@ class SessionAcceptance:
         scale = (1.0 - _SWITCH) / sum(posterior)
         floor = _SWITCH / len(posterior)
         self.beliefs = [one * scale + floor for one in posterior]
+        if not self._turned_out:
+            self._drafter.remember(self._told, self._turned_out)
+        self._turned_out[:] = self.beliefs
 
     def _refresh(self) -> None:
         tables = self._drafter.tables()

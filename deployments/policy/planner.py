@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from deployments.messages import Priority, SessionId
 from deployments.policy.costs import DraftCosts, StepCosts, mean_parts
 from deployments.policy.cycle import Cycle
@@ -32,6 +34,10 @@ _CALM = 16.0
 """Cycles until the next plan at the most, where one plan after the other says that nobody shall draft."""
 _BEGINS, _ENDS = 1.02, 1.005
 """Drafting begins where it promises more than the one, and ends where it promises less than the other."""
+_FIRST_BEGINS = 1.25
+"""The same for a session's first round. It is decided before the prompt is read, when nobody knows who will share the
+round, and the drafter has the whole prompt to catch up with: what promises little had better wait for the second.
+"""
 _DEEPER_EVERY = 32.0
 """Cycles between two looks beyond what pays."""
 _PROBE_ROUNDS, _PROBE_ROUNDS_TOGETHER = 3, 6
@@ -40,6 +46,8 @@ is made up for; among others the next are not either, until all have come to it.
 """
 _PURE_CYCLES = 2.0
 """Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end."""
+_PROMPTS_SHARE = 0.25
+"""Of a round that others' prompts may take, by the cost model, for it to tell something: that much is taken off."""
 _SETTLED_ROUNDS = 4
 """A session's first rounds take longer than others: its request is still under way everywhere."""
 
@@ -68,7 +76,8 @@ class Planner:
     _batch: StepMix = field(default_factory=StepMix)
     round_times: RoundTimes = field(default_factory=RoundTimes)
     probing: Probing = field(default_factory=Probing)
-    _num_prompt_steps: int = 0
+    _prompts_ms: float = 0.0
+    _trimmed_ms: float = 0.0
     _bare_cycles: float = 0.0
     _num_rounds_since_plan: int = 0
     _cycles_to_plan: float = 1.0 / _PLANS_PER_ROUND
@@ -77,14 +86,18 @@ class Planner:
     _threshold: float = 0.0
     _cap: int = 0
     _forecast: Forecast | None = None
+    _promises_much: bool = False
 
     # -- observations -------------------------------------------------------------------------
 
-    def on_step(self, shape: StepShape, step_ms: float, num_own: int, num_own_tokens: int) -> None:
-        """A step has run, with so many sessions and tokens of this planner in it."""
+    def on_step(
+        self, shape: StepShape, step_ms: float, num_own: int, num_own_tokens: int, num_trimmed: int = 0
+    ) -> None:
+        """A step has run, with so many sessions and tokens of this planner in it; so many drafted were left out."""
         self.costs.observe(shape, step_ms)
         self._batch.observe(shape, num_own, num_own_tokens)
-        self._num_prompt_steps += shape.num_prompt_tokens > 0
+        if shape.num_prompt_tokens or num_trimmed:
+            self._count_unforeseen(shape, num_trimmed)
         self._num_rounds_since_plan += num_own
         num_cycles = num_own / max(1, len(self.sessions))
         self._bare_cycles = self._bare_cycles + num_cycles if num_own_tokens == num_own else 0.0
@@ -102,16 +115,16 @@ class Planner:
 
         Sessions that want no drafter are not among those; where there are no others nothing can be learnt.
         """
-        is_undisturbed = session.num_prompt_steps == self._num_prompt_steps
-        session.num_prompt_steps = self._num_prompt_steps
+        prompts_ms, trimmed_ms = self._prompts_ms - session.prompts_ms, self._trimmed_ms - session.trimmed_ms
+        session.prompts_ms, session.trimmed_ms = self._prompts_ms, self._trimmed_ms
         session.num_rounds += 1
         if session.requested is None and num_sessions:  # rounds that were told pay for no looking around
             self._cycles_to_deeper -= 1.0 / num_sessions
             self.probing.passed(1.0 / num_sessions)
         is_same_company = session.company == num_sessions
         session.company = num_sessions
-        if is_undisturbed and is_same_company and num_sessions:
-            self._observe_time(session, num_looked_at, forecast, round_ms)
+        if prompts_ms <= _PROMPTS_SHARE * round_ms and is_same_company and num_sessions:
+            self._observe_time(session, num_looked_at, forecast, round_ms - prompts_ms + trimmed_ms)
         if num_looked_at:
             self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
             session.num_rounds_off = 0
@@ -122,6 +135,17 @@ class Planner:
         else:
             session.num_rounds_off += 1
 
+    def _count_unforeseen(self, shape: StepShape, num_trimmed: int) -> None:
+        """What prompts have added to a step, and what was taken off it by leaving out drafted tokens: no plan knew."""
+        num_verified = max(1, shape.num_tokens - shape.num_prompt_tokens)
+        verified = msgspec.structs.replace(shape, num_tokens=num_verified, num_prompt_tokens=0)
+        verified_ms = self.costs.predict(verified)
+        if shape.num_prompt_tokens:
+            self._prompts_ms += max(0.0, self.costs.predict(shape) - verified_ms)
+        if num_trimmed:
+            whole = msgspec.structs.replace(verified, num_tokens=num_verified + num_trimmed)
+            self._trimmed_ms += max(0.0, self.costs.predict(whole) - verified_ms)
+
     def _observe_time(
         self, session: Speculation, num_looked_at: int, forecast: Forecast | None, round_ms: float
     ) -> None:
@@ -131,6 +155,8 @@ class Planner:
             is_foreseen = forecast is not None and forecast.is_drafted and forecast.num_sessions == num_sessions
             if forecast is not None and is_foreseen and not session.num_rounds_off:
                 self.round_times.observe_drafted(num_sessions, forecast.cycle_ms, round_ms)
+        elif session.requested or (forecast is not None and forecast.is_drafted):
+            return  # drafts that came too late, or had no room, took their time all the same
         elif num_sessions == 1 or (session.num_rounds_off and self._bare_cycles >= _PURE_CYCLES):
             self.round_times.observe_bare(num_sessions, self._batch.context, self._bare_model, round_ms)
 
@@ -147,6 +173,7 @@ class Planner:
         if policy == "heuristic":
             session.heuristic = session.heuristic or max(1, settings.num_speculative_tokens)
             return session.heuristic
+        is_first, session.is_new = session.is_new, False
         session.is_probe = session.probe is not None
         if session.probe is not None:
             return self._tried(session, session.probe)
@@ -154,7 +181,7 @@ class Planner:
             survival = session.acceptance.survival[: self._cap]
             session.lookahead = sum(chance >= self._threshold for chance in survival)
         session.forecast = self._forecast
-        return session.lookahead
+        return 0 if is_first and not self._promises_much else session.lookahead
 
     def begins(self, session_id: SessionId, session: Speculation) -> bool:
         """A session takes part from now on; whether that makes another company, which needs a plan at once."""
@@ -213,6 +240,7 @@ class Planner:
         self._threshold, self._cap = chosen.threshold, chosen.cap
         self._forecast = self._forecast_of(chosen)
         self.stats.rate, self.stats.cap = self._rate(chosen), chosen.cap
+        self._promises_much = self.stats.rate > _FIRST_BEGINS * self._rate(bare)
         if rival is not None:
             self._probe(sessions, chosen, rival, search)
         if chosen.cap:

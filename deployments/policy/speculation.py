@@ -62,8 +62,10 @@ class Speculation:
     is_probe: bool = False
     forecast: Forecast | None = None
     num_rounds_off: int = 0
-    num_prompt_steps: int = 0
+    prompts_ms: float = 0.0
+    trimmed_ms: float = 0.0
     num_rounds: int = 0
+    is_new: bool = True
     company: int = 0
     drafter: str = ""
     by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)

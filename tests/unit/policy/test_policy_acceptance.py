@@ -7,6 +7,7 @@ import random
 import pytest
 
 from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+from deployments.policy.classes import REQUEST_CLASSES
 
 STRUCTURED = (0.99, 0.99, 0.98, 0.92, 0.91, 0.73)
 PROSE = (0.78, 0.70, 0.74, 0.76, 0.70, 0.70)
@@ -78,6 +79,21 @@ def test_a_drafter_without_skill_is_not_expected_to_be_better_with_the_next_sess
         rounds(SessionAcceptance(drafter, "code", 8), (0.0,), 10, 4)
     for request_class in ("code", "prose", "reasoning"):
         assert SessionAcceptance(drafter, request_class, 8).rates[0] < 0.3
+
+
+def test_a_session_begins_where_earlier_ones_of_its_class_ended():
+    drafter = DrafterAcceptance()
+    assert drafter.first_beliefs("code")[REQUEST_CLASSES.index("code")] == pytest.approx(0.7), "nothing was seen"
+    sessions = []
+    for seed in range(20):
+        sessions.append(SessionAcceptance(drafter, "code", 8))
+        rounds(sessions[-1], STRUCTURED, 12, 4, seed)
+    ended = sum(session.beliefs[REQUEST_CLASSES.index("structured")] for session in sessions) / len(sessions)
+    begins = SessionAcceptance(drafter, "code", 8).beliefs
+    assert ended > 0.15
+    assert abs(begins[REQUEST_CLASSES.index("structured")] - ended) < abs(0.075 - ended) / 2
+    assert sum(begins) == pytest.approx(1.0)
+    assert SessionAcceptance(drafter, "prose", 8).beliefs[REQUEST_CLASSES.index("prose")] == pytest.approx(0.7)
 
 
 def test_confidence_sharpens_the_rate_when_it_has_shown_its_worth():

@@ -6,13 +6,14 @@ import pytest
 
 from deployments.messages import RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
+from deployments.policy.costs import DraftCosts
 from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
 from deployments.policy.planner import Planner
 from deployments.policy.probing import Probing
 from deployments.policy.round_times import RoundTimes, company
-from deployments.policy.speculation import Speculation, SpeculationSettings
-from deployments.timing import StepShape
+from deployments.policy.speculation import Forecast, Speculation, SpeculationSettings
+from deployments.timing import StepShape, StepTiming
 
 
 def test_company_doubles():
@@ -127,6 +128,74 @@ def test_a_cycle_alone_is_the_cycle_of_one_session():
         token_ms=0.25,
     )
     assert cycle.alone(3) == [cycle(k, k)[k] for k in range(4)]
+
+
+def bare_rounds(planner: Planner, session: Speculation, shape: StepShape, step_ms: float) -> None:
+    """40 rounds of one session for which nobody drafts, each in a step of this shape; they take two ms more than it."""
+    for _ in range(40):
+        planner.on_step(shape, step_ms, 1, 1)
+        planner.on_round(session, 0, 0, None, 1, step_ms + 2.0)
+
+
+def seeded(planner: Planner) -> None:
+    """The planner knows what steps cost: 10 ms, and 0.5 more for each token."""
+    shapes = [StepShape(num_sequences=1, num_tokens=tokens, num_context_tokens=256) for tokens in range(1, 33)]
+    prompts = [StepShape(num_sequences=2, num_tokens=1 + n, num_prompt_tokens=n) for n in (4, 8, 16)]
+    planner.costs.seed(StepTiming(shape=one, step_ms=10.0 + 0.5 * one.num_tokens) for one in shapes + prompts)
+
+
+def test_the_time_of_short_prompts_is_taken_off_rounds():
+    planner, session = alone()
+    seeded(planner)
+    bare_rounds(planner, session, StepShape(num_sequences=2, num_tokens=5, num_prompt_tokens=4), 12.5)
+    bare_ms = planner.round_times.bare_factor(1, lambda num_sessions, context: 1.0)
+    assert bare_ms == pytest.approx(12.5, rel=0.03), "not the 14.5 that they took"
+
+
+def test_rounds_with_long_prompts_tell_nothing():
+    planner, session = alone()
+    seeded(planner)
+    bare_rounds(planner, session, StepShape(num_sequences=2, num_tokens=17, num_prompt_tokens=16), 18.5)
+    assert planner.round_times.num_cycles(1, False) == 0.0
+
+
+def test_a_round_whose_drafts_came_to_nothing_is_no_bare_one():
+    planner, session = alone()
+    forecast = Forecast(num_sessions=1, is_drafted=True, cycle_ms=20.0)
+    for _ in range(40):  # no room for what was drafted, say
+        planner.on_round(session, 0, 0, forecast, 1, 20.0)
+    assert planner.round_times.num_cycles(1, False) == 0.0
+
+
+@pytest.mark.parametrize(("request_class", "is_drafted"), [("structured", True), ("creative", False)])
+def test_a_first_round_is_drafted_for_only_if_that_promises_much(request_class: RequestClass, is_drafted: bool):
+    planner = Planner(SpeculationSettings())
+    steps = [StepShape(num_sequences=1, num_tokens=tokens, num_context_tokens=16) for tokens in (1, 2, 3, 5, 9, 17)]
+    planner.costs.seed(StepTiming(shape=one, step_ms=7.0) for one in steps)
+    planner.draft_costs["drafter"] = DraftCosts()
+    for lookahead in (1, 2, 4, 8) * 8:
+        planner.draft_costs["drafter"].observe(lookahead, lookahead, 0.5 + 2.8 * lookahead)
+    session = Speculation(drafters={}, kind="mtp", num_positions=16, request_class=request_class)
+    planner.begins(1, session)
+    assert planner.lacks_plan(session)
+    planner.refresh()
+    given = [planner.lookahead(session) for _ in range(2)]
+    assert (given[0] > 0) == is_drafted
+    assert given[1] > 0, "later ones if it promises anything"
+
+
+def test_a_proposal_that_is_verified_in_part_does_not_make_drafts_cheap():
+    found = []
+    for num_trimmed in (0, 8):
+        planner, session = alone()
+        seeded(planner)
+        for _ in range(40):
+            planner.on_step(StepShape(num_sequences=1, num_tokens=9 - num_trimmed), 14.5 - 0.5 * num_trimmed, 1, 1,
+                            num_trimmed)  # fmt: skip
+            forecast = Forecast(num_sessions=1, is_drafted=True, cycle_ms=20.0)
+            planner.on_round(session, 0, 1, forecast, 1, 20.0 - 0.5 * num_trimmed)
+        found.append(planner.round_times.drafted_factor(1))
+    assert found == [pytest.approx(1.0, abs=0.02)] * 2
 
 
 def test_a_wide_gap_is_probed_seldom():
