@@ -96,7 +96,7 @@ class DrafterAcceptance:
             self._depth, self._tables = num_positions, None
 
     def remember(self, told: RequestClass | None, beliefs: list[float]) -> None:
-        """Keep what a session that was told this class turned out to be; the caller keeps the list current."""
+        """Keep what a session that was told this class is, the mean of its rounds; the caller keeps that current."""
         self._turned_out.setdefault(told, deque(maxlen=_TOLD_MEMORY)).append(beliefs)
 
     def first_beliefs(self, told: RequestClass | None) -> list[float]:
@@ -162,6 +162,7 @@ class SessionAcceptance:
 
     __slots__ = (
         "_drafter",
+        "_num_believed",
         "_outlook",
         "_rates",
         "_told",
@@ -175,7 +176,8 @@ class SessionAcceptance:
     def __init__(self, drafter: DrafterAcceptance, request_class: RequestClass | None, num_positions: int) -> None:
         self.beliefs = drafter.first_beliefs(request_class)
         self._told = request_class
-        self._turned_out: list[float] = []
+        self._turned_out = [0.0] * len(REQUEST_CLASSES)
+        self._num_believed = 0
         self._drafter = drafter
         drafter.reach(min(num_positions, MAX_POSITIONS - 1) + 1)
         self._rates = _Rates()
@@ -227,9 +229,11 @@ class SessionAcceptance:
         scale = (1.0 - _SWITCH) / sum(posterior)
         floor = _SWITCH / len(posterior)
         self.beliefs = [one * scale + floor for one in posterior]
-        if not self._turned_out:
+        self._num_believed += 1
+        if self._num_believed == 1:
             self._drafter.remember(self._told, self._turned_out)
-        self._turned_out[:] = self.beliefs
+        for index, (mean, belief) in enumerate(zip(self._turned_out, self.beliefs, strict=True)):
+            self._turned_out[index] = mean + (belief - mean) / self._num_believed
 
     def _refresh(self) -> None:
         tables = self._drafter.tables()
