@@ -68,11 +68,10 @@ class Batching:
                 session.shorten(kept.get(session.id, 0))
         return sessions
 
-    def ran(self, chunks: Sequence[Chunk], step_ms: float) -> StepShape:
+    def ran(self, chunks: Sequence[Chunk], started_ms: float, step_ms: float) -> StepShape:
         """A step has run; its shape."""
-        now_ms = _now_ms()
-        self.idle_ms = max(0.0, now_ms - step_ms - self._free_since_ms)
-        self._free_since_ms, self._waiting_since_ms = now_ms, None
+        self.idle_ms = max(0.0, started_ms - self._free_since_ms)
+        self._free_since_ms, self._waiting_since_ms = started_ms + step_ms, None
         self._merging.ran(chunks)
         return shape_of(chunks)
 

@@ -186,8 +186,9 @@ class VerifierService:
                 await self._pace.step_over(shape_of(chunks), started_s)
             step_s = time.perf_counter() - started_s
             self.num_steps += 1
-            shape = self._batching.ran(chunks, step_s * 1e3)
-            self._publish(chunks, outcomes, shape, step_s * 1e3)
+            decided = self._decide(chunks, outcomes)
+            shape = self._batching.ran(chunks, started_s * 1e3, step_s * 1e3)
+            self._answer(decided, shape, step_s * 1e3)
             self._batching.learn(shape, step_s * 1e3)
             self._tell_load(is_idle=False)
             self._stats.add_step(chunks, step_s)
@@ -312,9 +313,9 @@ class VerifierService:
             scores_tokens=session.scores_prompt,
         )
 
-    def _publish(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome], shape: StepShape, step_ms: float) -> None:
-        """Write down what the step decided and tell drafters and routers: one message each."""
-        verdicts: dict[Link, list[VerdictItem]] = {}
+    def _decide(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome]) -> list[tuple[Session, bool]]:
+        """Write down what the step decided and tell drafters; who got a verdict, and if its drafter may begin."""
+        decided: list[tuple[Session, bool]] = []
         deltas: dict[str, DeltaBatch] = {}
         remaining = iter(outcomes)
         for chunk in chunks:
@@ -323,18 +324,22 @@ class VerifierService:
                 session.computed_len = chunk.start + len(chunk.tokens)
                 self._add_delta(session, deltas, is_go_ahead=False)
                 continue
-            outcome = next(remaining)
-            session.decide(outcome)
+            session.decide(next(remaining))
+            decided.append((session, self._add_delta(session, deltas, is_go_ahead=True)))
+        self._send_deltas(deltas)
+        return decided
+
+    def _answer(self, decided: Sequence[tuple[Session, bool]], shape: StepShape, step_ms: float) -> None:
+        """Tell routers what the step decided, one message each."""
+        verdicts: dict[Link, list[VerdictItem]] = {}
+        for session, has_go_ahead in decided:
             del self._active[session.id]
             if session.is_ended:
                 self._admission.leave(session)
-            has_go_ahead = self._add_delta(session, deltas, is_go_ahead=True)
             assert session.last_verdict is not None
-            item = msgspec.structs.replace(session.last_verdict, has_go_ahead=has_go_ahead)
-            session.last_verdict = item
-            self._batching.left(session, session.next_lookahead if has_go_ahead else 0, outcome.num_accepted + 1)
+            session.last_verdict = item = msgspec.structs.replace(session.last_verdict, has_go_ahead=has_go_ahead)
+            self._batching.left(session, session.next_lookahead if has_go_ahead else 0, item.num_accepted + 1)
             verdicts.setdefault(session.link, []).append(item)
-        self._send_deltas(deltas)
         for link, items in verdicts.items():
             send_or_drop(link, self._verdict(items, step_ms, shape))
 
