@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from deployments.messages import SessionId
 from deployments.paged.block_pool import NULL_BLOCK, BlockPool, spans
@@ -283,8 +281,8 @@ class KvPools:
     def read(self, layer_idx: int, places: Sequence[slice]) -> tuple[bytes, bytes]:
         """The raw bytes of a layer's keys and values at P slots, each (P, G, D)."""
         if self._memory:
-            keys_SB, values_SB = self._memory[layer_idx]
-            return _joined(keys_SB, places), _joined(values_SB, places)
+            keys, values = self._memory[layer_idx]
+            return _joined(keys, places), _joined(values, places)
         keys_SGD, values_SGD = self._pools[layer_idx]
         return _gathered(keys_SGD, places), _gathered(values_SGD, places)
 
@@ -295,19 +293,28 @@ class KvPools:
                 assert not pool_SGD[:block_size].any(), f"layer {layer} wrote to the null block"
 
 
-def _memory_of(pool_SGD: torch.Tensor) -> NDArray[np.uint8]:
-    """The bytes of a pool in the host's memory, a row per slot; not a copy."""
-    memory: NDArray[np.uint8] = pool_SGD.flatten(1).view(torch.uint8).numpy()
-    return memory
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """A pool in the host's memory, as bytes; not a copy."""
+
+    content: memoryview
+    slot_bytes: int
 
 
-def _joined(memory_SB: NDArray[np.uint8], places: Sequence[slice]) -> bytes:
+def _memory_of(pool_SGD: torch.Tensor) -> _Memory:
+    return _Memory(pool_SGD.view(torch.uint8).view(-1).numpy().data, pool_SGD.nbytes // len(pool_SGD))
+
+
+def _joined(pool: _Memory, places: Sequence[slice]) -> bytes:
     """The bytes of some slots of a pool in the host's memory."""
-    return b"".join([memory_SB[place].data for place in places])
+    size = pool.slot_bytes
+    return b"".join([pool.content[place.start * size : place.stop * size] for place in places])
 
 
 def _gathered(pool_SGD: torch.Tensor, places: Sequence[slice]) -> bytes:
     """The bytes of some slots of a pool in another memory, brought over at once."""
     if not places:
         return b""
-    return _memory_of(torch.cat([pool_SGD[place] for place in places]).cpu()).tobytes()
+    gathered_PGD = torch.cat([pool_SGD[place] for place in places]).cpu()
+    data: bytes = gathered_PGD.view(torch.uint8).numpy().tobytes()
+    return data

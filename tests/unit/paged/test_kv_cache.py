@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from deployments.paged.kv_cache import NULL_BLOCK, BlockTables, KvPools
+from deployments.paged.kv_cache import NULL_BLOCK, BlockTables, KvPools, _gathered, _joined, _memory_of
 from tests.support.slots import slots
 
 
@@ -127,3 +127,11 @@ def test_pools_write_where_they_are_told_and_read_it_back() -> None:
     pools.update(keys, values, 4)
     with pytest.raises(AssertionError, match="null block"):
         pools.check_integrity(block_size=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_the_same_whether_a_pool_lies_here_or_on_another_device(dtype: torch.dtype) -> None:
+    pool_SGD = torch.randn(12, 2, 6).to(dtype)
+    places = [slice(9, 11), slice(2, 3)]
+    expected = pool_SGD[[9, 10, 2]].view(torch.uint8).numpy().tobytes()
+    assert _joined(_memory_of(pool_SGD), places) == _gathered(pool_SGD, places) == expected
