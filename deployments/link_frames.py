@@ -14,8 +14,9 @@ from deployments.messages import Message
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
-_USUAL_BYTES = 64 << 10
-_MAX_READ_BYTES = 256 << 10
+_FIRST_BYTES = 64 << 10
+_KEPT_BYTES = 256 << 10
+"""A buffer that has grown beyond this gives way to a new one when it is empty; at most so much is read at once."""
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -34,13 +35,13 @@ class FrameBuffer:
     """Received bytes until they are whole frames: `room`, `add` what was read, `next` while there is one, `settle`."""
 
     def __init__(self) -> None:
-        self._memory = memoryview(bytearray(_USUAL_BYTES))
+        self._memory = memoryview(bytearray(_FIRST_BYTES))
         self._start = 0
         self._stop = 0
 
     def room(self) -> memoryview:
         """Where the next bytes go; never empty."""
-        return self._memory[self._stop : self._stop + _MAX_READ_BYTES]
+        return self._memory[self._stop : self._stop + _KEPT_BYTES]
 
     def add(self, num_bytes: int) -> None:
         """So many bytes were written to `room`."""
@@ -63,8 +64,8 @@ class FrameBuffer:
         """Make room again. The buffer grows with the bytes that come, not with those that a header promises."""
         num_left = self._stop - self._start
         capacity = len(self._memory)
-        if not num_left and capacity > _USUAL_BYTES:
-            self._memory = memoryview(bytearray(_USUAL_BYTES))
+        if not num_left and capacity > _KEPT_BYTES:
+            self._memory = memoryview(bytearray(_FIRST_BYTES))
         elif num_left == capacity:
             larger = memoryview(bytearray(2 * capacity))
             larger[:num_left] = self._memory

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -44,7 +44,7 @@ from deployments.verifier.admission import Admission
 from deployments.verifier.batching import Batching, shape_of
 from deployments.verifier.engine import Chunk, Outcome, VerifierEngine
 from deployments.verifier.scheduler import Pending, StepBudget, plan_step
-from deployments.verifier.session import Session, valid_prefix
+from deployments.verifier.session import DeltaBatch, Session, valid_prefix
 from deployments.verifier.stats import VerifierStats
 
 logger = logging.getLogger(__name__)
@@ -74,14 +74,6 @@ class VerifierSettings:
             max_step_sessions=self.max_step_sessions,
             prompt_tokens=self.prompt_tokens,
         )
-
-
-@dataclass(slots=True)
-class DeltaBatch:
-    """What one Delta will carry, and how many shadow entries that is."""
-
-    items: list[DeltaItem] = field(default_factory=list)
-    num_entries: int = 0
 
 
 class VerifierService:
@@ -344,8 +336,7 @@ class VerifierService:
             send_or_drop(link, self._verdict(items, step_ms, shape))
 
     def _refresh_stats(self) -> None:
-        admission = self._admission
-        self._stats.refresh(admission.num_open, admission.num_waiting, self._engine.kv_usage)
+        self._stats.refresh(self._admission.num_open, self._admission.num_waiting, self._engine.kv_usage)
 
     def _tell_load(self, *, is_idle: bool) -> None:
         num_waiting = self._admission.num_waiting

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from deployments.distributions import Distribution
 from deployments.link import Link
 from deployments.logs import about, epoch_name, session_name
-from deployments.messages import Epoch, Open, SessionId, Token, VerdictItem, VerifyItem
+from deployments.messages import DeltaItem, Epoch, Open, SessionId, Token, VerdictItem, VerifyItem
 from deployments.policy.limits import cut_at_end, room_for_proposal
 from deployments.verifier.engine import Outcome
 
@@ -112,6 +112,14 @@ class Session:
         if self.is_ended or not self.drafter:
             return 0
         return min(self.lookahead, room_for_proposal(self.context_len, self.opened.max_context_tokens))
+
+
+@dataclass(slots=True)
+class DeltaBatch:
+    """What one Delta will carry, and how many shadow entries that is."""
+
+    items: list[DeltaItem] = field(default_factory=list)
+    num_entries: int = 0
 
 
 def valid_prefix(tokens: Sequence[Token], vocab_size: int) -> tuple[Token, ...]:
