@@ -15,7 +15,6 @@ import torch
 from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.drawing import Draw, Drawer
 from deployments.decoding.rows import SamplingRows
-from deployments.decoding.sampling import choose
 from deployments.distributions import Distribution
 from deployments.drafter.engine import Draft
 from deployments.drafter.token_engine import ReadRequest
@@ -24,7 +23,6 @@ from deployments.messages import SamplingParams, SessionId, Token
 from deployments.models.loading import Target, kv_shape, load_config, load_target
 from deployments.paged.build import build_forward
 from deployments.paged.chunk import Chunk
-from deployments.paged.compiled_forward import CompiledForward
 from deployments.paged.footprint import num_own_layers
 from deployments.paged.kv_cache import BlockTables, KvPools
 
@@ -88,7 +86,6 @@ class DraftModelEngine:
             block_size=limits.block_size,
             max_sessions=limits.max_sessions,
             max_session_tokens=limits.max_context_tokens,
-            device=self._device,
         )
         self._pools = KvPools(
             layer_shapes={layer: kv_shape(text_config, layer) for layer in range(num_own_layers(text_config))},
@@ -97,7 +94,6 @@ class DraftModelEngine:
             device=self._device,
         )
         self._forward = build_forward(model, self._tables, self._pools, kernels or Kernels())
-        self._choose_tokens = self._forward.choose if isinstance(self._forward, CompiledForward) else choose
         self._sessions: OrderedDict[SessionId, _Session] = OrderedDict()
         self._num_batches = 0
         self.num_evicted = 0
@@ -181,7 +177,7 @@ class DraftModelEngine:
         ]
         if groups:
             logits_BV = adjust(logits_BV, groups)
-        drawn = self.draw(logits_BV, rows, [self._salt(request) for request in requests], self._choose_tokens)
+        drawn = self.draw(logits_BV, rows, [self._salt(request) for request in requests], self._forward.choose)
         confidences = drawn.confidences_R.tolist()
         for row, (request, token) in enumerate(zip(requests, drawn.tokens_R.tolist(), strict=True)):
             draft = drafts[request.session]

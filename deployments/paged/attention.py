@@ -68,7 +68,9 @@ class _View:
 class Group:
     """Chunks that attend in one call: packed tokens [first, last), B sequences of up to Q queries."""
 
-    def __init__(self, spans: Sequence[Span], first: int, tables: BlockTables, dtype: torch.dtype) -> None:
+    def __init__(
+        self, spans: Sequence[Span], first: int, tables: BlockTables, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.first = first
         self.last = first + sum(span.num_tokens for span in spans)
         self.num_sequences = len(spans)
@@ -78,7 +80,7 @@ class Group:
         self._spans = spans
         self._tables = tables
         self._dtype = dtype
-        self._device = tables.blocks_RM.device
+        self._device = device
         self._views: dict[int | None, _View] = {}
         if self.last - first < self.num_sequences * self.num_queries:
             self._make_padding()
@@ -113,7 +115,7 @@ class Group:
         is_simple = self.num_sequences == 1 and self.num_queries == 1
         if run is not None and is_simple:
             return _View(length=length, run=run, slots=None, mask_B1QL=None)
-        positions_BL = torch.tensor(firsts, device=self._device)[:, None] + torch.arange(length, device=self._device)
+        positions_BL = torch.tensor(firsts)[:, None] + torch.arange(length)
         return _View(
             length=length,
             run=run,
@@ -124,17 +126,17 @@ class Group:
 
     def _slots(self, positions_BL: torch.Tensor, tables: BlockTables | SlidingTables) -> torch.Tensor:
         """Where the entries at these positions lie; padding beyond a sequence's last reads the null block."""
-        rows_B, stops_B = torch.tensor(
-            [[span.row for span in self._spans], [span.stop for span in self._spans]], device=self._device
-        )
+        rows_B, stops_B = torch.tensor([[span.row for span in self._spans], [span.stop for span in self._spans]])
         columns_BL = (positions_BL // tables.block_size).clamp_(max=tables.blocks_RM.shape[1] - 1)
         slots_BL = tables.blocks_RM[rows_B[:, None], columns_BL] * tables.block_size + positions_BL % tables.block_size
-        return slots_BL.mul_(positions_BL < stops_B[:, None]).flatten()
+        return slots_BL.mul_(positions_BL < stops_B[:, None]).flatten().to(self._device)
 
     def _mask(self, positions_BL: torch.Tensor, window: int | None) -> torch.Tensor:
         """0 where a query sees an entry: itself and before, within its window; minus infinity elsewhere."""
         queries = [[s.start + min(q, s.num_tokens - 1) for q in range(self.num_queries)] for s in self._spans]
-        distance_BQL = torch.tensor(queries, device=self._device)[:, :, None] - positions_BL[:, None, :]
+        distance_BQL = (
+            torch.tensor(queries, device=self._device)[:, :, None] - positions_BL.to(self._device)[:, None, :]
+        )
         is_hidden_BQL = distance_BQL < 0
         if window is not None:
             is_hidden_BQL |= distance_BQL >= window

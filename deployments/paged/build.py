@@ -24,7 +24,7 @@ def compiled_library(target: Target, kernels: Kernels) -> ctypes.CDLL | None:
 
 
 def runs_fused(target: Target) -> bool:
-    """Whether this target will run on the fused layers of a GPU, which read block tables on the host."""
+    """Whether this target will run on the fused layers of a GPU."""
     return target.num_ranks == 1 and target.model.device.type == "cuda" and _can_fuse(target)
 
 

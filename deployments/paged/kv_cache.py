@@ -31,15 +31,14 @@ class BlockTables:
 
     A session's computed length counts the entries that are valid; whatever its blocks hold beyond
     is garbage that the next step overwrites. `sliding` are the tables of layers that see a window, if there are any.
+    All tables lie on the host, wherever the pools do.
     """
 
     sliding: SlidingTables | None = None
     version = 0
     """Changes whenever `blocks_RM` does."""
 
-    def __init__(
-        self, *, num_blocks: int, block_size: int, max_sessions: int, max_session_tokens: int, device: str
-    ) -> None:
+    def __init__(self, *, num_blocks: int, block_size: int, max_sessions: int, max_session_tokens: int) -> None:
         self.block_size = block_size
         self.max_session_tokens = max_session_tokens
         self._pool = BlockPool(num_blocks)
@@ -47,7 +46,7 @@ class BlockTables:
         self._rooms: dict[SessionId, _Room] = {}
         self._run_starts: list[int | None] = [None] * max_sessions
         max_blocks = -(-max_session_tokens // block_size)
-        self.blocks_RM = torch.full((max_sessions, max_blocks), NULL_BLOCK, dtype=torch.int64, device=device)
+        self.blocks_RM = torch.full((max_sessions, max_blocks), NULL_BLOCK, dtype=torch.int64)
 
     def __contains__(self, session: SessionId) -> bool:
         return session in self._rooms
@@ -204,7 +203,7 @@ class BlockTables:
         )
         self._run_starts[row] = begin if is_run else None
         room.blocks += blocks
-        self.blocks_RM[row, num_before : len(room.blocks)] = torch.tensor(blocks, device=self.blocks_RM.device)
+        self.blocks_RM[row, num_before : len(room.blocks)] = torch.tensor(blocks)
         self.version += 1
 
     def _num_blocks_for(self, num_tokens: int) -> int:

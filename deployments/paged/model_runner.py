@@ -28,7 +28,7 @@ class ModelRunner:
         self._model = model
         self._tables = tables
         self._pools = pools
-        self._device = tables.blocks_RM.device
+        self._device = model.device
         self._cache_keyword = cache_keyword(model)
         self._hidden_1TH: torch.Tensor | None = None
         model.get_decoder().register_forward_hook(self._keep_hidden)
@@ -44,7 +44,7 @@ class ModelRunner:
         order = [i for group in grouping for i in group]
         firsts = _first_tokens(chunks, order)
         groups = [
-            Group([spans[i] for i in members], firsts[members[0]], self._tables, self._model.dtype)
+            Group([spans[i] for i in members], firsts[members[0]], self._tables, self._model.dtype, self._device)
             for members in grouping
         ]
         packed_3T = self._pack(chunks, spans, order)
@@ -58,8 +58,8 @@ class ModelRunner:
         # The library takes no empty selection: a pass of partial chunks alone computes one row for nothing.
         rows_R = torch.tensor([*rows, *scored] or [0], device=self._device)
         logits_1RV = self._model(
-            input_ids=packed_3T[0:1],
-            position_ids=packed_3T[1:2],
+            input_ids=packed_3T[0:1].to(self._device),
+            position_ids=packed_3T[1:2].to(self._device),
             use_cache=True,
             logits_to_keep=rows_R,
             groups=groups,
@@ -78,13 +78,13 @@ class ModelRunner:
         token_ids = [token for i in order for token in chunks[i].tokens]
         positions = [position for i in order for position in range(spans[i].start, spans[i].stop)]
         table_rows = [spans[i].row for i in order for _ in range(spans[i].num_tokens)]
-        return torch.tensor([token_ids, positions, table_rows], device=self._device)
+        return torch.tensor([token_ids, positions, table_rows])
 
     def _slots(self, blocks_RM: torch.Tensor, packed_3T: torch.Tensor) -> torch.Tensor:
         _, positions_T, rows_T = packed_3T
         size = self._tables.block_size
         slots_T: torch.Tensor = blocks_RM[rows_T, positions_T // size] * size + positions_T % size
-        return slots_T
+        return slots_T.to(self._device)
 
     def _keep_hidden(self, _module: torch.nn.Module, _args: object, output: object) -> None:
         self._hidden_1TH = output.last_hidden_state  # type: ignore[attr-defined]

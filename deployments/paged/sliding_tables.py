@@ -137,8 +137,6 @@ class SlidingTables:
 
     def _append(self, row: int, held: _Held, blocks: Sequence[int]) -> None:
         if blocks:
-            self.blocks_RM[row, held.stop : held.stop + len(blocks)] = torch.tensor(
-                blocks, device=self.blocks_RM.device
-            )
+            self.blocks_RM[row, held.stop : held.stop + len(blocks)] = torch.tensor(blocks)
             held.blocks += blocks
             self.version += 1

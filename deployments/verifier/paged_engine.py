@@ -20,7 +20,7 @@ from deployments.kernels.library import Kernels
 from deployments.memory import MemoryUse
 from deployments.messages import KvRange, SamplingParams, SessionId, Token, TokenLogprobs
 from deployments.models.loading import ShadowSpec, Target, shadow_spec
-from deployments.paged.build import build_forward, runs_fused
+from deployments.paged.build import build_forward
 from deployments.paged.compiled_forward import CompiledForward
 from deployments.paged.footprint import num_own_layers, sliding_layers
 from deployments.paged.forward import Output
@@ -94,7 +94,6 @@ class PagedEngine:
             block_size=limits.block_size,
             max_sessions=limits.max_sessions,
             max_session_tokens=limits.max_context_tokens + limits.max_lookahead,
-            device="cpu" if runs_fused(target) else device,
         )
         sliding = None
         if layers := sliding_layers(text_config):

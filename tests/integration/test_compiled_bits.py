@@ -32,9 +32,7 @@ class Passes:
         config: Any = target.text_config
         self.vocab_size: int = config.vocab_size
         num_blocks = 4000 // block_size
-        self.tables = BlockTables(
-            num_blocks=num_blocks, block_size=block_size, max_sessions=8, max_session_tokens=400, device="cpu"
-        )
+        self.tables = BlockTables(num_blocks=num_blocks, block_size=block_size, max_sessions=8, max_session_tokens=400)
         pools = KvPools(
             layer_shapes={layer: kv_shape(config, layer) for layer in range(config.num_hidden_layers)},
             num_slots=(num_blocks + 1) * block_size,

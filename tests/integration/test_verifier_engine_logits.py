@@ -95,7 +95,7 @@ def bench(folder: Path, request: pytest.FixtureRequest) -> Bench:
     name = param.split()[0]
     target = load_target(str(folder), dtype=torch.float32, device="cpu")
     config = target.text_config
-    tables = BlockTables(num_blocks=700, block_size=4, max_sessions=12, max_session_tokens=320, device="cpu")
+    tables = BlockTables(num_blocks=700, block_size=4, max_sessions=12, max_session_tokens=320)
     churn(tables)
     num_own = config.num_hidden_layers - getattr(config, "num_kv_shared_layers", 0)
     shapes = {layer: kv_shape(config, layer) for layer in range(num_own)}

@@ -29,7 +29,7 @@ def compiled_forward(num_threads: int = 1, architecture: str = "native") -> Comp
     layers = range(target.text_config.num_hidden_layers)
     shapes = {layer: kv_shape(target.text_config, layer) for layer in layers}
     pools = KvPools(layer_shapes=shapes, num_slots=32, dtype=torch.float32, device="cpu")
-    tables = BlockTables(num_blocks=1, block_size=16, max_sessions=1, max_session_tokens=16, device="cpu")
+    tables = BlockTables(num_blocks=1, block_size=16, max_sessions=1, max_session_tokens=16)
     forward = build_forward(target, tables, pools, Kernels(num_threads=num_threads, architecture=architecture))
     assert isinstance(forward, CompiledForward)
     return forward

@@ -12,7 +12,7 @@ LENGTHS = {1: (3, 9), 2: (0, 21), 5: (30, 31)}
 
 def test_entries_and_states_are_those_of_the_pools() -> None:
     torch.manual_seed(0)
-    tables = BlockTables(num_blocks=20, block_size=8, max_sessions=3, max_session_tokens=40, device="cpu")
+    tables = BlockTables(num_blocks=20, block_size=8, max_sessions=3, max_session_tokens=40)
     shapes = {0: (2, 4), 3: (1, 8)}
     pools = KvPools(layer_shapes=shapes, num_slots=21 * 8, dtype=torch.float32, device="cpu")
     for layer in shapes:

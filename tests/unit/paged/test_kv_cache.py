@@ -12,9 +12,7 @@ from tests.support.slots import slots
 
 
 def make_tables(num_blocks: int = 20, max_sessions: int = 4) -> BlockTables:
-    return BlockTables(
-        num_blocks=num_blocks, block_size=4, max_sessions=max_sessions, max_session_tokens=32, device="cpu"
-    )
+    return BlockTables(num_blocks=num_blocks, block_size=4, max_sessions=max_sessions, max_session_tokens=32)
 
 
 def test_room_is_reserved_whole_and_given_back() -> None:

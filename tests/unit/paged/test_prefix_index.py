@@ -15,9 +15,7 @@ SIZE = 4
 
 
 def make_tables(num_blocks: int = 20, max_sessions: int = 8) -> BlockTables:
-    return BlockTables(
-        num_blocks=num_blocks, block_size=SIZE, max_sessions=max_sessions, max_session_tokens=64, device="cpu"
-    )
+    return BlockTables(num_blocks=num_blocks, block_size=SIZE, max_sessions=max_sessions, max_session_tokens=64)
 
 
 def hashes(tokens: list[Token], salt: str = "") -> list[BlockHash]:

@@ -23,7 +23,6 @@ def make_tables(num_sessions: int = 5) -> BlockTables:
         block_size=SIZE,
         max_sessions=num_sessions,
         max_session_tokens=LONGEST,
-        device="cpu",
     )
     num_blocks = num_sessions * MOST_HELD + MAX_TOKENS // SIZE + 1
     tables.slide(SlidingShape(window=WINDOW, max_rollback=MAX_ROLLBACK, num_blocks=num_blocks))
