@@ -1,13 +1,9 @@
-"""For all tests."""
-
-from __future__ import annotations
+"""For all tests: where there is no GPU, Triton's kernels run interpreted, on a CPU's tensors."""
 
 import os
 
-import pytest
+import torch
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Triton's kernels run interpreted, on a CPU's tensors, but where the tests of a GPU are asked for."""
-    if config.option.markexpr != "gpu":
-        os.environ["TRITON_INTERPRET"] = "1"  # triton reads it when it is imported
+# Triton reads it when it is imported, which the conftests below this one do.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"

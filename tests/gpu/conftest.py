@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -34,11 +33,6 @@ Folders = Callable[[str], Path]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--on", default="cuda", help="device of the tests in tests/gpu")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--on") == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 
 @pytest.fixture(scope="session")
