@@ -78,19 +78,23 @@ def start(*, dashboard_port: int, num_cpus: int | None = None, longest_request_s
 
 def stop() -> None:
     """Stop the cluster at once; returns when every process below this one is gone. Safe to call at any time."""
-    _stop_ray()
-    _front.close()
+    try:
+        _stop_ray()
+    finally:
+        _front.close()
 
 
 def _stop_ray() -> None:
     import ray
 
     below = processes_below(os.getpid())
-    # Not serve.shutdown(): it drains replica by replica for seconds, and nobody waits for a local cluster's drain.
-    ray.shutdown()
-    deadline_s = time.monotonic() + _LINGER_S
-    while (left := below & processes()) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    for process in left:  # helpers of Ray's dashboard, now and then
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+    try:
+        # Not serve.shutdown(): it drains replica by replica for seconds, and nobody waits for a local cluster's drain.
+        ray.shutdown()
+        deadline_s = time.monotonic() + _LINGER_S
+        while below & processes() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+    finally:  # helpers of Ray's dashboard, now and then; everything, when a second Ctrl-C says now
+        for process in below & processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)

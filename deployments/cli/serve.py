@@ -96,8 +96,10 @@ def _serve_here(dashboard_port: int, config: OutriderConfig, stopping: threading
             _say("Ctrl-C stops everything.")
         stopping.wait()
     finally:
-        _say("stopping")
-        local.stop()
+        try:
+            _say("stopping")
+        finally:  # a second signal may come at any time, and stops no stop
+            local.stop()
 
 
 def _serve_on(address: str, config: OutriderConfig, stopping: threading.Event, deadline_s: float) -> None:
