@@ -25,7 +25,7 @@ def compiled_library(target: Target, kernels: Kernels) -> ctypes.CDLL | None:
 
 def runs_fused(target: Target) -> bool:
     """Whether this target will run on the fused layers of a GPU."""
-    return target.num_ranks == 1 and target.model.device.type == "cuda" and _can_fuse(target)
+    return target.model.device.type == "cuda" and _can_fuse(target)
 
 
 def _can_fuse(target: Target) -> bool:
@@ -44,13 +44,13 @@ def _can_fuse(target: Target) -> bool:
 def build_forward(target: Target, tables: BlockTables, pools: KvPools, kernels: Kernels) -> PagedForward:
     """A forward pass over these pools. The model is its own from now on; a compiled pass needs it no more."""
     model = target.model
-    if target.num_ranks > 1:  # only the library's layers know of the other shares
-        return ModelRunner(model, tables, pools)
     if runs_fused(target):
         # Triton comes with torch's builds for GPUs, and with no other.
         from deployments.paged.cuda_forward import CudaForward
 
-        return CudaForward(model, tables, pools)
+        return CudaForward(model, tables, pools, num_ranks=target.num_ranks)
+    if target.num_ranks > 1:  # the kernels know nothing of the other shares
+        return ModelRunner(model, tables, pools)
     library = compiled_library(target, kernels)
     if library is not None:
         return CompiledForward(library, model, tables, pools, num_threads=kernels.num_threads)

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed
 from transformers import PreTrainedModel
 
 from deployments.cuda.attention import Paging, tiles
 from deployments.cuda.graphs import Graph
 from deployments.decoding.cuda_choose import choose
-from deployments.models.cuda_layers import Layout, fuse
+from deployments.models.cuda_layers import Layout, fuse, local
 from deployments.paged.attention import IMPLEMENTATION
 from deployments.paged.chunk import Chunk
 from deployments.paged.forward import Output, rows_of_interest, scored_rows
@@ -41,18 +42,27 @@ Integers = npt.NDArray[np.int64]
 
 
 class CudaForward:
-    """A PagedForward; `tables` lie on the host. The model is its own from now on."""
+    """A PagedForward. The model, or its share on this rank, is its own from now on."""
 
     choose = staticmethod(choose)
 
-    def __init__(self, model: PreTrainedModel, tables: BlockTables, pools: KvPools, *, captures: bool = True) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tables: BlockTables,
+        pools: KvPools,
+        *,
+        num_ranks: int = 1,
+        captures: bool = True,
+    ) -> None:
         # A name that the library knows no masks for: it makes none.
         model.set_attn_implementation(IMPLEMENTATION)
         config: Any = model.config.get_text_config()
-        fuse(model, pools.whole)
+        fuse(model, pools.whole, num_ranks=num_ranks)
+        self._num_ranks = num_ranks
         self._tables = tables
         self._decoder: Any = model.get_decoder()
-        self._head_VH: torch.Tensor = model.get_output_embeddings().weight.detach()
+        self._head_VH = local(model.get_output_embeddings().weight)
         self._softcap: float | None = config.final_logit_softcapping
         self._device = model.device
         self._full = _DeviceTables(tables, self._device)
@@ -114,6 +124,10 @@ class CudaForward:
 
     def _logits(self, states_RH: torch.Tensor) -> torch.Tensor:
         logits_RV = torch.nn.functional.linear(states_RH, self._head_VH)
+        if self._num_ranks > 1:  # each has its part of the vocabulary
+            parts = [torch.empty_like(logits_RV) for _ in range(self._num_ranks)]
+            torch.distributed.all_gather(parts, logits_RV)
+            logits_RV = torch.cat(parts, 1)
         if self._softcap is not None:
             logits_RV = torch.tanh(logits_RV / self._softcap) * self._softcap
         return logits_RV
