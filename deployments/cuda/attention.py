@@ -18,12 +18,13 @@ import torch
 import triton
 import triton.language as tl
 
+from deployments.cuda.splits import merge_splits, wanted_programs
+
 TILE_TOKENS = 8
 
 _MAX_SPLITS = 32
 _LEAST_ENTRIES = 64
 """A split of fewer entries costs more in putting together than it saves."""
-_PROGRAMS_PER_PROCESSOR = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def attend(
     scaling: float,
 ) -> torch.Tensor:
     """Attend every token to its own session's entries, itself and before (at most `window`); shape (T, H, D)."""
-    num_tokens, num_heads, head_dim = queries_THD.shape
+    num_heads, head_dim = queries_THD.shape[1:]
     num_kv_heads = keys_SGD.shape[1]
     group = num_heads // num_kv_heads
     num_tiles = paging.tiles_4W.shape[1]
@@ -100,18 +101,15 @@ def attend(
         num_stages=1 if is_single else 2,
     )
     if num_splits > 1:
-        _merge_splits[(num_tokens, num_heads)](
-            *parts, output_THD, DIM=head_dim, WIDTH=triton.next_power_of_2(head_dim), SPLITS=num_splits
-        )
+        merge_splits(*parts, output_THD)
     return output_THD
 
 
 def _num_splits(num_programs: int, longest: int, device: torch.device) -> int:
     """As many as fill the device, none of them tiny; a power of two, so that few variants are compiled."""
-    num_processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
     most = min(_MAX_SPLITS, longest // _LEAST_ENTRIES)
     num_splits = 1
-    while 2 * num_splits <= most and num_programs * num_splits < _PROGRAMS_PER_PROCESSOR * num_processors:
+    while 2 * num_splits <= most and num_programs * num_splits < wanted_programs(device):
         num_splits *= 2
     return num_splits
 
@@ -197,18 +195,3 @@ def _fold(score, value, best, total, result, PRECISION: tl.constexpr):
     total = total * shrunk + tl.sum(weight, 1)
     result = result * shrunk[:, None] + tl.dot(weight.to(value.dtype), value, input_precision=PRECISION)
     return higher, total, result
-
-
-@triton.jit
-def _merge_splits(results, logsums, output, DIM: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    split = tl.arange(0, SPLITS)
-    column = tl.arange(0, WIDTH)
-    is_column = column < DIM
-    logsum = tl.load(logsums + place * SPLITS + split)
-    weight = tl.exp(logsum - tl.max(logsum, 0))
-    weight = weight / tl.sum(weight, 0)
-    part = tl.load(
-        results + (place * SPLITS + split)[:, None] * DIM + column[None, :], mask=is_column[None, :], other=0.0
-    )
-    tl.store(output + place * DIM + column, tl.sum(part * weight[:, None], 0), mask=is_column)

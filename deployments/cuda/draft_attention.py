@@ -15,10 +15,9 @@ import torch
 import triton
 import triton.language as tl
 
+from deployments.cuda.splits import merge_splits, wanted_programs
+
 _MAX_SPLITS = 64
-_PROGRAMS_PER_PROCESSOR = 2
-_CPU_PROCESSORS = 4
-_MERGED_COLUMNS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +46,7 @@ class Places:
 
 def num_splits(num_sessions: int, num_kv_heads: int, device: torch.device, longest: int | None = None) -> int:
     """Splits that fill the device where no session has more than `longest` entries; a power of two."""
-    num_processors = _CPU_PROCESSORS
-    if device.type == "cuda":
-        num_processors = torch.cuda.get_device_properties(device).multi_processor_count
-    wanted = _PROGRAMS_PER_PROCESSOR * num_processors // (num_sessions * num_kv_heads)
+    wanted = wanted_programs(device) // (num_sessions * num_kv_heads)
     most = _MAX_SPLITS if longest is None else min(_MAX_SPLITS, longest // 64)
     return 1 << (max(1, min(wanted, most)).bit_length() - 1)
 
@@ -88,10 +84,7 @@ def attend(projected_BQE: torch.Tensor, turn: QueryTurn, places: Places) -> torc
         num_stages=1 if is_single else 2,
     )
     if splits > 1:
-        columns = min(_MERGED_COLUMNS, width)
-        _merge_splits[(num_sessions * num_heads, triton.cdiv(head_dim, columns))](
-            results, logsums, output_BQE, DIM=head_dim, COLUMNS=columns, SPLITS=splits
-        )
+        merge_splits(results, logsums, output_BQE)
     return output_BQE
 
 
@@ -173,19 +166,3 @@ def _attend_split(
         place = place * splits + split
         tl.store(logsums + place, best + tl.log(total), mask=member < GROUP)
     tl.store(results + place[:, None] * DIM + column[None, :], result, mask=mask)
-
-
-@triton.jit
-def _merge_splits(results, logsums, output, DIM: tl.constexpr, COLUMNS: tl.constexpr, SPLITS: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64)
-    split = tl.arange(0, SPLITS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    logsum = tl.load(logsums + place * SPLITS + split)
-    highest = tl.max(logsum, 0)
-    # Without entries every weight is 0, and no difference of infinities arises.
-    weight = tl.exp(logsum - tl.where(highest == -float("inf"), 0.0, highest))
-    total = tl.sum(weight, 0)
-    weight = weight / tl.where(total > 0, total, 1.0)
-    mask = (weight > 0)[:, None] & (column < DIM)[None, :]
-    part = tl.load(results + (place * SPLITS + split)[:, None] * DIM + column[None, :], mask=mask, other=0.0)
-    tl.store(output + place * DIM + column, tl.sum(part * weight[:, None], 0), mask=column < DIM)
