@@ -13,14 +13,12 @@ from deployments.models.loading import load_target
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.support.driving import Drive
+from tests.support.engine_checks import GREEDY, SAMPLED, WARPED, check_alone_or_among_others
 from tests.support.equality import Reference, Tally
 from tests.support.proposals import garbage, mixed, oracle
 
 pytestmark = pytest.mark.gpu
 
-GREEDY = SamplingParams()
-SAMPLED = SamplingParams(temperature=0.8, seed=11)
-WARPED = SamplingParams(temperature=1.1, top_k=40, top_p=0.9, min_p=0.02, seed=2**63 + 5, choice_index=1)
 PROMPT_LENGTHS = (1, 11, 33, 140)
 """Inside the sliding window of 12, at its edge, and far past it; the longest is read in several chunks."""
 NUM_TOKENS = 20
@@ -79,13 +77,7 @@ def test_any_proposals_yield_the_reference(
 def test_alone_or_among_others_of_other_parameters(
     engine: PagedEngine, reference: Reference, prompts: list[list[Token]]
 ) -> None:
-    params = [(GREEDY, SAMPLED, WARPED)[i % 3] for i in range(len(prompts))]
-    together = Drive(engine).generate(prompts, params, NUM_TOKENS, garbage(engine.vocab_size, 3))
-    tally = Tally(reference)
-    for i, prompt in enumerate(prompts):
-        (alone,) = Drive(engine).generate([prompt], [params[i]], NUM_TOKENS, lambda _s, _t: ())
-        tally.check(prompt, params[i], alone, together[i])
-    tally.close()
+    check_alone_or_among_others(engine, reference, prompts, NUM_TOKENS)
 
 
 def test_what_sessions_share_is_computed_once(

@@ -14,13 +14,12 @@ from deployments.models.loading import load_target
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.support.driving import Drive
+from tests.support.engine_checks import SAMPLED, WARPED, check_alone_or_among_others
 from tests.support.equality import Reference, Tally
 from tests.support.proposals import garbage, mixed, oracle
 
 PROMPT_LENGTHS = (3, 1, 40, 17, 70, 12)
 NUM_TOKENS = 24
-SAMPLED = SamplingParams(temperature=0.8, seed=11)
-WARPED = SamplingParams(temperature=1.1, top_k=40, top_p=0.9, min_p=0.02, seed=2**63 + 5, choice_index=1)
 
 
 @pytest.fixture(scope="module", params=["compiled", "library"])
@@ -76,13 +75,7 @@ def test_any_proposals_yield_the_reference(
 def test_alone_or_among_others_of_other_parameters(
     engine: PagedEngine, reference: Reference, prompts: list[list[Token]]
 ) -> None:
-    params = [(SamplingParams(), SAMPLED, WARPED)[i % 3] for i in range(len(prompts))]
-    together = Drive(engine).generate(prompts, params, NUM_TOKENS, garbage(engine.vocab_size, 3))
-    tally = Tally(reference)
-    for i, prompt in enumerate(prompts):
-        (alone,) = Drive(engine).generate([prompt], [params[i]], NUM_TOKENS, lambda _s, _t: ())
-        tally.check(prompt, params[i], alone, together[i])
-    tally.close()
+    check_alone_or_among_others(engine, reference, prompts, NUM_TOKENS)
 
 
 def test_a_rollback_goes_back_as_far_as_a_proposal_is_long(
