@@ -9,15 +9,13 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import random
 import shlex
-import socket
 import sys
 import tempfile
 from pathlib import Path
 
 from cluster import haproxy
-from cluster.ports import can_listen
+from cluster.ports import free_block
 
 ENABLE = "RAY_SERVE_ENABLE_HA_PROXY"
 """Whoever sets this variable, to 0 or 1, decides alone; then nothing here is done."""
@@ -27,6 +25,7 @@ _GRACE_S = 30.0
 _MIN_DRAIN_S = 5
 _INGRESS_PORTS = range(30_000, 31_000)  # what Serve takes, and closed to others where docs/security.md says so
 _NUM_INGRESS_PORTS = 100
+_STATISTICS_PORTS = range(20_000, 30_000)  # neither Ray's workers' nor the kernel's for outgoing connections
 
 
 class Front:
@@ -57,14 +56,14 @@ class Front:
 
 
 def _variables(folder: str, longest_request_s: float) -> dict[str, str]:
-    metrics_port, stats_port = _free_ports(2)  # several clusters may run on one machine
-    first_port = _first_of_free_block(_INGRESS_PORTS, _NUM_INGRESS_PORTS)
+    metrics_port, stats_port = free_block(_STATISTICS_PORTS, 2)  # several clusters may run on one machine
+    ingress_ports = free_block(_INGRESS_PORTS, _NUM_INGRESS_PORTS)
     return {
         ENABLE: "1",
         haproxy.BINARY: _starter(Path(folder)),
         # Not another cluster's: its HAProxy would send that cluster's requests to a port that it once knew.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_port),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_port + _NUM_INGRESS_PORTS - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ingress_ports[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ingress_ports[-1]),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # it needs a hundredth of a core
         # After a change of the ingress's replicas an older HAProxy lives on until its requests have ended.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(math.ceil(longest_request_s + _GRACE_S)),
@@ -86,22 +85,3 @@ def _starter(folder: Path) -> str:
     file.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cluster.haproxy "$@"\n', "utf-8")
     file.chmod(0o700)
     return str(file)
-
-
-def _first_of_free_block(ports: range, size: int) -> int:
-    """Where a block begins on which nobody listens; by chance, as another cluster may be looking just now."""
-    starts = list(ports[::size])
-    random.shuffle(starts)
-    free = (start for start in starts if all(can_listen("", port) for port in range(start, start + size)))
-    return next(free, ports[0])
-
-
-def _free_ports(num: int) -> list[int]:
-    probes = [socket.socket() for _ in range(num)]
-    try:
-        for probe in probes:
-            probe.bind(("", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

@@ -25,9 +25,10 @@ from typing import Any
 import httpx
 import yaml
 
+from cluster.ports import free_ports
 from evaluation.load.metrics import parse_sums
 from evaluation.load.ramp_load import Case, Profile, Ramp, cases_of
-from evaluation.load.server import free_ports, stop
+from evaluation.load.server import stop
 
 READY_TIMEOUT_S = 300.0
 Gate = Callable[[str, dict[str, int]], bool]

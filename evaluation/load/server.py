@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import httpx
 
+from cluster.ports import free_ports
+
 READY_TIMEOUT_S = 300.0
 GRACE_S = 45.0
 """How long a server may take to stop its cluster before it is killed."""
@@ -22,15 +23,6 @@ GRACE_S = 45.0
 
 class ServerError(RuntimeError):
     """The server did not come up; the message ends with the tail of its log."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listened on a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def serve_command(port: int, dashboard_port: int, config: Path | None) -> list[str]:

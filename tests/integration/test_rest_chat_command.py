@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from cluster.ports import free_ports
 from deployments.cli import chat
 from deployments.ingress.access import Access
 from deployments.ingress.fake_router import FakeRouter
@@ -129,8 +129,7 @@ async def test_a_refusal_is_shown_and_fails(server: RestServer, capsys: pytest.C
 
 
 async def test_nothing_at_the_address_is_a_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
+    (port,) = free_ports(1)
     assert await run("hello", "--url", f"http://127.0.0.1:{port}") == 1
     assert f"nothing answers at http://127.0.0.1:{port}; start it with `make serve`" in capsys.readouterr().err
     assert await run("hello", "--url", "127.0.0.1:8000") == 1

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import yaml
 
-from evaluation.load.server import free_ports
+from cluster.ports import free_ports
 from tests.support.debian import require_program
 from tests.support.serve_process import Server
 

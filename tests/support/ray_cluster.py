@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from evaluation.load.server import free_ports
+from cluster.ports import free_ports
 from tests.support.serve_process import BIN, processes_below, quiet_environment
 
 NODE_TIMEOUT_S = 240.0

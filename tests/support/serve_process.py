@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from evaluation.load.server import free_ports
+from cluster.ports import free_ports
 
 BIN = Path(sysconfig.get_path("scripts"))
 START_TIMEOUT_S = 600.0  # half a minute where nothing else runs

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from evaluation.load.server import free_ports
+from cluster.ports import free_ports
 from tests.support.ray_cluster import RayCluster, ray_cluster
 from tests.support.serve_process import BIN, quiet_environment
 from tests.support.tiny_checkpoint import tiny_settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_front_outlives_the_longest_request_and_leaves_nothing() -> None:
 
 
 def test_two_clusters_share_neither_folders_nor_ports() -> None:
-    fronts, seen = [Front(), Front()], []
+    fronts, seen, listening = [Front(), Front()], [], ExitStack()
     for front in fronts:
         front.open(600.0)
         shared = (ENABLE, "RAY_SERVE_HAPROXY_NBTHREAD", "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S")
@@ -48,7 +49,10 @@ def test_two_clusters_share_neither_folders_nor_ports() -> None:
         }
         seen.append(own)
         os.environ.pop(ENABLE)  # as another process would have it
+        for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
+            listening.enter_context(socket.create_server(("", int(own[name]))))
     assert not set(seen[0].values()) & set(seen[1].values())
+    listening.close()
     for front in fronts:
         front.close()
 

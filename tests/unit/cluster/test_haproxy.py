@@ -13,7 +13,7 @@ import pytest
 
 from cluster import haproxy
 from cluster.front import ENABLE, Front
-from evaluation.load.server import free_ports
+from cluster.ports import free_ports
 
 TIMEOUT_S = 60.0
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.load.server import ServerError, free_ports, running, serve_command, stop
+from cluster.ports import free_ports
+from evaluation.load.server import ServerError, running, serve_command, stop
 
 SERVER = """
 import http.server, os, signal, subprocess, sys
