@@ -141,7 +141,7 @@ def _sweep(args: argparse.Namespace, plan: SweepPlan, started_s: float) -> int:
 @contextmanager
 def _measuring(args: argparse.Namespace, plan: SweepPlan, environment: dict[str, Any]) -> Iterator[tuple[Sweep, _Bar]]:
     """The sweep and its bar, while what it measures is there; then adds to `environment` what it tells of its times."""
-    from evaluation.load.endpoint import served_model
+    from evaluation.load.endpoint import Served, served_model
     from evaluation.load.sweep_client import Target
     from evaluation.load.sweep_paced import kept_time
     from evaluation.load.sweep_virtual import VirtualPair, texts
@@ -150,7 +150,7 @@ def _measuring(args: argparse.Namespace, plan: SweepPlan, environment: dict[str,
     console = Console(stderr=True)
     if args.virtual:
         virtual = VirtualPair(pairs()[args.pair], plan.max_tokens)
-        target = Target("", args.pair, plan.max_tokens, {})
+        target = Target("", Served(args.pair), plan.max_tokens, {})
         with _bar(console, plan.num_runs) as bar:
             yield Sweep(target=target, plan=plan, prompts=texts, measure=virtual.measure), bar
         return
@@ -199,7 +199,7 @@ def _endpoint(args: argparse.Namespace, console: Console, budget_s: float) -> It
     console.print("starting `outrider serve`; Ctrl-C stops it again, which may take a while")
     with tempfile.TemporaryDirectory(prefix="outrider-sweep-") as folder:
         config = args.config
-        if config is None:
+        if args.pair is not None:
             config = Path(folder) / "sweep.yaml"
             config.write_text(config_for(args.pair))
         with running_server(config, min(READY_TIMEOUT_S, budget_s)) as url:

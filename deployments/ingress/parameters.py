@@ -39,7 +39,6 @@ _SAMPLING: dict[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
     "request_id": (),
-    "cache_salt": (),
 }
 CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     **_SAMPLING,

@@ -26,6 +26,7 @@ from deployments.ingress.tenants import Tenant
 from deployments.measures import NO_VARIANT
 from deployments.messages import Acceptance, DrafterName, PolicyName, Priority, RequestClass, SamplingParams, Token
 from deployments.policy.classes import classify
+from deployments.policy.salts import salt_of
 
 _LONG_PROMPT_CHARS = 20_000
 _MAX_SEED = 2**64
@@ -164,7 +165,7 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
                 priority=asked.priority,
                 policy=asked.policy,
                 variant=asked.variant,
-                salt=tenant.name,
+                salt=salt_of(tenant.name, body.cache_salt),
             )
             choices.append(PlannedChoice(request, prompt.text))
     rooms = [choice.request.max_context_tokens - len(choice.request.prompt) for choice in choices]

@@ -75,6 +75,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 TokenId = Annotated[int, Field(ge=0)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+CacheSalt = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 NumLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 
 
@@ -109,6 +110,7 @@ class _Request(Strict):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    cache_salt: CacheSalt | None = None
     speculation: Speculation = Speculation()
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from deployments.messages import SessionId
 from deployments.policy.fairness import FairTurns
+from deployments.policy.salts import tenant_in
 from deployments.verifier.engine import Chunk
 from deployments.verifier.scheduler import StepBudget
 from deployments.verifier.session import Session
@@ -27,12 +28,12 @@ class Merging:
         """The sessions that may take part in the next step. Where a prompt stood, a prompt stands."""
         self._queued.clear()
         ordered = list(active)
-        if len({session.opened.salt for session in ordered}) < 2:
+        if len({tenant_in(session.opened.salt) for session in ordered}) < 2:
             return ordered
         for is_prompt, turns in self._turns.items():
             slots = [slot for slot, one in enumerate(ordered) if is_prompt == _reads_prompt(one)]
             queued = [ordered[slot] for slot in slots]
-            tenants = [session.opened.salt for session in queued]
+            tenants = [tenant_in(session.opened.salt) for session in queued]
             places = turns.order(tenants, [self._num_tokens(session) for session in queued])
             for slot, place in zip(slots, places, strict=True):
                 ordered[slot] = queued[place]

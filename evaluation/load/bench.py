@@ -137,8 +137,8 @@ def systems_for(options: BenchOptions, url: str) -> list[System]:
     """The table's columns: the endpoint twice, and HF where its checkpoints are given."""
     from evaluation.load.endpoint import EndpointSystem, served_model
 
-    model = served_model(url)
-    off = EndpointSystem(name=OFF, url=url, model=model, num_speculative_tokens=0)
+    served = served_model(url)
+    off = EndpointSystem(name=OFF, url=url, served=served, num_speculative_tokens=0)
     on = replace(off, name=ON, num_speculative_tokens=options.num_speculative_tokens, scrapes=True)
     systems: list[System] = [off, on]
     if options.target is not None:

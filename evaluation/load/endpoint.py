@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,26 @@ from evaluation.load.samples import Sample
 from evaluation.pocket.records import Example
 
 REQUEST_TIMEOUT_S = 300.0
+_SALTED = ("outrider", "vllm")
+"""Owners of models, as /v1/models names them, whose endpoints know `cache_salt`; another might refuse it."""
 SETTLE_S = 1.5
 """Routers report their sums to the ingress once a second: wait this long before reading them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What an endpoint lists first, and whether it knows `cache_salt`."""
+
+    model: str
+    has_salts: bool = False
+
+    def fields(self) -> dict[str, str]:
+        """What every request names: the model, and a salt of its own, so that none finds its prompt read by another.
+
+        The same prompts come once for every setting; whoever came first would have read them for the rest.
+        """
+        salt = {"cache_salt": secrets.token_hex(8)} if self.has_salts else {}
+        return {"model": self.model, **salt}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +58,7 @@ class EndpointSystem:
 
     name: str
     url: str
-    model: str
+    served: Served
     num_speculative_tokens: int | None = None
     scrapes: bool = False
     max_streams: int = 1 << 20
@@ -86,7 +105,7 @@ class EndpointSystem:
         return [answers[index] for index in range(len(examples))]
 
     async def _answer(self, client: httpx.AsyncClient, example: Example, max_tokens: int) -> Answer:
-        path, body = request_of(example, self.model, max_tokens)
+        path, body = request_of(example, self.served, max_tokens)
         if self.num_speculative_tokens is not None:
             body["speculation"] = {"num_speculative_tokens": self.num_speculative_tokens}
         try:
@@ -103,9 +122,9 @@ class EndpointSystem:
         return parse_sums(response.text) if response.status_code == httpx.codes.OK else {}
 
 
-def request_of(example: Example, model: str, max_tokens: int) -> tuple[str, dict[str, Any]]:
+def request_of(example: Example, served: Served, max_tokens: int) -> tuple[str, dict[str, Any]]:
     """The path and the body that ask for a greedy answer to an example."""
-    body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0}
+    body: dict[str, Any] = {**served.fields(), "max_tokens": max_tokens, "temperature": 0}
     if example.prompt_messages:
         return "/v1/chat/completions", {**body, "messages": example.prompt_messages}
     return "/v1/completions", {**body, "prompt": example.raw_prompt}
@@ -142,11 +161,12 @@ def histogram_of(body: dict[str, Any]) -> list[int]:
     return ((body.get("metrics") or {}).get("speculative_decoding") or {}).get("acceptance_histogram") or []
 
 
-def served_model(url: str, headers: Mapping[str, str] | None = None) -> str:
+def served_model(url: str, headers: Mapping[str, str] | None = None) -> Served:
     """The first model that the endpoint lists."""
     try:
         response = httpx.get(f"{url}/v1/models", timeout=30, headers=headers)
         response.raise_for_status()
-        return str(response.json()["data"][0]["id"])
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError) as error:
+        first = response.json()["data"][0]
+        return Served(str(first["id"]), has_salts=first.get("owned_by") in _SALTED)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, AttributeError, LookupError) as error:
         raise EndpointError(f"{url}/v1/models names no model: {error!r}") from error

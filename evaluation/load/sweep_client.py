@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from evaluation.client import EndpointError
-from evaluation.load.endpoint import histogram_of, request_of, speculation_of, tells_speculation
+from evaluation.load.endpoint import Served, histogram_of, request_of, speculation_of, tells_speculation
 from evaluation.load.sweep_records import Lookahead, Trace
 from evaluation.pocket.records import Example
 
@@ -23,7 +23,7 @@ class Target:
     """The endpoint under test, and how every request of the sweep is asked there."""
 
     url: str
-    model: str
+    served: Served
     max_tokens: int
     headers: Mapping[str, str]
 
@@ -40,7 +40,7 @@ async def stream(
 
     An endpoint without room (429, 503) is part of the measurement; every other error is an EndpointError.
     """
-    path, body = request_of(example, target.model, target.max_tokens)
+    path, body = request_of(example, target.served, target.max_tokens)
     if lookahead != "auto":
         body["speculation"] = {"num_speculative_tokens": lookahead}
     await follow(client, target.url, (path, body), trace)

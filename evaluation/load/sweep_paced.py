@@ -12,13 +12,10 @@ _PACED_STEPS = "outrider_paced_steps_total"
 _PREDICTION_ERROR = "outrider_step_prediction_error"
 
 
-def config_for(pair: str | None) -> str:
-    """The YAML of a server to be measured, paced as on `pair` if there is one.
-
-    It has no prefix reuse: a prompt that comes again must cost what it cost at first.
-    """
-    paced = {} if pair is None else {"paced": pair, "num_threads": 1}
-    return yaml.safe_dump({"verifier": {"prefix_reuse": False, **paced}, **({"drafter": paced} if paced else {})})
+def config_for(pair: str) -> str:
+    """The YAML of a server that is paced as on `pair`."""
+    paced = {"paced": pair, "num_threads": 1}
+    return yaml.safe_dump({"verifier": paced, "drafter": paced})
 
 
 def describe_pair(pair: str, *, is_virtual: bool) -> str:

@@ -19,6 +19,7 @@ class FakeEndpoint:
     """What the endpoint was asked, and how it answers."""
 
     url: str = ""
+    owner: str = "outrider"
     delay_s: float = 0.0
     status: int = 200
     key: str = ""
@@ -76,7 +77,7 @@ def handler_for(endpoint: FakeEndpoint) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             if self.path == "/v1/models":
-                self.reply(200, json.dumps({"data": [{"id": "pocket"}]}))
+                self.reply(200, json.dumps({"data": [{"id": "pocket", "owned_by": endpoint.owner}]}))
             elif self.path == "/metrics":
                 text = endpoint.metrics.pop(0) if len(endpoint.metrics) > 1 else "".join(endpoint.metrics)
                 self.reply(200, text)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from evaluation.client import EndpointError
 from evaluation.load import endpoint
-from evaluation.load.endpoint import EndpointSystem, read_answer, served_model
+from evaluation.load.endpoint import EndpointSystem, Served, read_answer, served_model
 from evaluation.load.metrics import parse_sums, round_overhead_ms
 from evaluation.pocket.records import Example, ask
-from tests.support.fake_endpoint import fake_endpoint
+from tests.support.fake_endpoint import FakeEndpoint, fake_endpoint
 
 EXAMPLES = [ask("structured", f"question {index}", "") for index in range(6)]
 RAW = Example(task="code", reference="", raw_prompt="def f(")
@@ -64,23 +66,45 @@ def test_every_example_is_answered_in_order_and_counted() -> None:
 
 def test_speculation_off_is_asked_for_and_has_no_acceptance_length() -> None:
     with fake_endpoint() as fake:
-        sample = EndpointSystem("off", fake.url, "pocket", 0).measure(EXAMPLES[:1], 1, 64)
+        sample = EndpointSystem("off", fake.url, Served("pocket"), 0).measure(EXAMPLES[:1], 1, 64)
     assert fake.requests[0][1]["speculation"] == {"num_speculative_tokens": 0}
     assert sample.acceptance_length is None
+
+
+def salts_of(fake: FakeEndpoint) -> list[str | None]:
+    return [body.get("cache_salt") for _, body in fake.requests]
+
+
+@pytest.mark.parametrize("owner", ["outrider", "vllm"])
+def test_whoever_comes_second_finds_no_prompt_read_already(owner: str) -> None:
+    with fake_endpoint(owner=owner) as fake:
+        off = EndpointSystem("off", fake.url, served_model(fake.url), 0)
+        for system in (off, replace(off, num_speculative_tokens=None), off):
+            system.measure([*EXAMPLES, RAW], 2, 64)
+    salts = salts_of(fake)
+    assert len(set(salts)) == len(salts) == 3 * 7
+    assert None not in salts
+
+
+@pytest.mark.parametrize("owner", ["somebody", None])
+def test_no_salt_goes_to_an_endpoint_that_might_refuse_it(owner: str | None) -> None:
+    with fake_endpoint(owner=owner) as fake:
+        EndpointSystem("on", fake.url, served_model(fake.url)).measure(EXAMPLES, 2, 64)
+    assert set(salts_of(fake)) == {None}
 
 
 def test_only_single_streams_are_scraped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "SETTLE_S", 0.0)
     texts = [metrics(10, 1.0, 0.5, 0.2), metrics(30, 3.0, 1.9, 0.78)]
     with fake_endpoint(metrics=texts) as fake:
-        system = EndpointSystem("on", fake.url, "pocket", scrapes=True)
+        system = EndpointSystem("on", fake.url, Served("pocket"), scrapes=True)
         assert system.measure(EXAMPLES, 2, 64).overhead_ms is None
         assert system.measure(EXAMPLES, 1, 64).overhead_ms == pytest.approx(1.0)
 
 
 def test_an_error_ends_the_run_with_what_the_endpoint_said() -> None:
     with fake_endpoint(status=503) as fake, pytest.raises(EndpointError, match=r"503.*no room"):
-        EndpointSystem("on", fake.url, "pocket").measure(EXAMPLES, 2, 64)
+        EndpointSystem("on", fake.url, Served("pocket")).measure(EXAMPLES, 2, 64)
 
 
 def test_nobody_listening_is_an_endpoint_error() -> None:
@@ -89,7 +113,7 @@ def test_nobody_listening_is_an_endpoint_error() -> None:
     with pytest.raises(EndpointError, match="names no model"):
         served_model(url)
     with pytest.raises(EndpointError, match="ConnectError"):
-        EndpointSystem("on", url, "pocket").measure(EXAMPLES[:1], 1, 64)
+        EndpointSystem("on", url, Served("pocket")).measure(EXAMPLES[:1], 1, 64)
 
 
 def test_something_that_is_no_completion_is_refused() -> None:

@@ -9,6 +9,7 @@ from itertools import islice
 import pytest
 
 from evaluation.client import EndpointError
+from evaluation.load.endpoint import Served, served_model
 from evaluation.load.sweep import FULL, QUICK, Sweep, SweepPlan, SweepResults, prompt_stream
 from evaluation.load.sweep_client import Target
 from evaluation.load.sweep_load import LEAST_DONE, Run, Timing, arrivals, measure_cell
@@ -24,7 +25,7 @@ def prompts(task: Task, count: int, seed: int) -> list[Example]:
 
 
 def target_of(fake: FakeEndpoint, **headers: str) -> Target:
-    return Target(fake.url, "pocket", 24, headers)
+    return Target(fake.url, served_model(fake.url), 24, headers)
 
 
 def run_of(target: Target, lookahead: Lookahead = "auto") -> Run:
@@ -48,6 +49,15 @@ def test_a_closed_loop_keeps_its_streams_busy() -> None:
     assert {(trace.num_rounds, trace.num_accepted_tokens) for trace in due} == {(4, 6)}
     assert all(body["speculation"] == {"num_speculative_tokens": 3} for _, body in fake.requests)
     assert all(body["max_tokens"] == 24 and body["temperature"] == 0 for _, body in fake.requests)
+
+
+def test_no_setting_finds_a_prompt_that_another_one_has_read() -> None:
+    """Nor one that it has read itself in an earlier turn of its prompts."""
+    with fake_endpoint() as fake:
+        for lookahead in (0, "auto"):
+            measure_cell(run_of(target_of(fake), lookahead), Load(2), SHORT, 0)
+    salts = [body["cache_salt"] for _, body in fake.requests]
+    assert len(set(salts)) == len(salts)
 
 
 def test_auto_leaves_the_lookahead_open() -> None:
@@ -207,7 +217,7 @@ def sweep_of(bench: Bench, plan: SweepPlan = PLAN, kept: list[int] | None = None
             kept.append(len(results.rows))
 
     return Sweep(
-        target=Target("http://nowhere", "pocket", 24, {}),
+        target=Target("http://nowhere", Served("pocket"), 24, {}),
         plan=plan,
         prompts=prompts,
         watcher=Notes(),

@@ -10,6 +10,7 @@ import yaml
 from deployments.config import parse
 from deployments.policy.hardware import pairs
 from evaluation.load import sweep_virtual
+from evaluation.load.endpoint import Served
 from evaluation.load.sweep import prompt_stream
 from evaluation.load.sweep_client import Target
 from evaluation.load.sweep_load import Run, Timing, arrivals
@@ -28,7 +29,7 @@ def _short_cells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cell(load: Load, lookahead: Lookahead, kind: str = "structured") -> tuple[Row, list[Trace]]:
-    run = Run(Target("", PAIR, 128, {}), lookahead, prompt_stream(texts, kind, 0), [])
+    run = Run(Target("", Served(PAIR), 128, {}), lookahead, prompt_stream(texts, kind, 0), [])
     window = VirtualPair(pairs()[PAIR], 128).measure(run, load, ANY, 0)
     return summarise(Place(kind, load), lookahead, run.traces, window, Slo()), run.traces
 
@@ -75,9 +76,6 @@ def test_more_than_it_can_take_waits_is_refused_and_ends(monkeypatch: pytest.Mon
 def test_a_paced_server_has_the_pair_on_both_sides_and_no_reuse() -> None:
     config = parse(yaml.safe_load(config_for(PAIR)))
     assert config.paced == {"verifier": PAIR, "drafter": PAIR}
-    assert not config.verifier.prefix_reuse
-    assert parse(yaml.safe_load(config_for(None))).paced == {}
-    assert not parse(yaml.safe_load(config_for(None))).verifier.prefix_reuse
 
 
 def test_what_an_endpoint_tells_of_its_times_is_of_all_roles() -> None:

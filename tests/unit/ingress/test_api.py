@@ -318,3 +318,22 @@ def test_a_model_that_is_served_at_the_speed_of_a_table_says_so() -> None:
     paced = replace(plain, paced={"verifier": "h100x2-l4-31b"})
     assert "paced" not in plain.as_json()
     assert paced.as_json()["paced"] == {"verifier": "h100x2-l4-31b"}
+
+
+async def test_a_salt_parts_a_tenants_requests(http: httpx.AsyncClient, client: ScriptedClient) -> None:
+    for path, body in (("chat/completions", CHAT), ("completions", COMPLETION)):
+        for given in ({}, {"cache_salt": "a"}, {"cache_salt": "b"}, {"cache_salt": None}):
+            assert (await http.post(f"/v1/{path}", json={**body, **given})).status_code == 200
+    plain, first, second, null = (request.salt for request in client.requests[:4])
+    assert plain == null
+    assert len({plain, first, second}) == 3
+    assert [request.salt for request in client.requests[4:]] == [plain, first, second, null]
+
+
+async def test_a_salt_that_is_none_is_refused(http: httpx.AsyncClient) -> None:
+    for salt in ("", "a" * 257, 7):
+        response = await http.post("/v1/completions", json={**COMPLETION, "cache_salt": salt})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "cache_salt"
+    lone = b'{"model": "m", "prompt": "x", "cache_salt": "\\ud800"}'
+    assert (await http.post("/v1/completions", content=lone)).status_code == 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deployments.messages import Open, SamplingParams
+from deployments.policy.salts import salt_of
 from deployments.verifier.engine import Chunk
 from deployments.verifier.merging import Merging
 from deployments.verifier.scheduler import StepBudget
@@ -51,6 +52,13 @@ def test_sessions_of_one_tenant_keep_the_order_in_which_they_became_ready() -> N
 def test_one_of_another_tenant_does_not_wait_for_all_of_the_first() -> None:
     merging = Merging(BUDGET)
     crowd = [session(number, "a") for number in range(1, 7)]
+    assert numbers(merging.order([*crowd, session(9, "b")])) == [1, 9, 2, 3, 4, 5, 6]
+
+
+def test_salts_of_its_own_buy_a_tenant_no_turns() -> None:
+    merging = Merging(BUDGET)
+    crowd = [session(number, salt_of("a", f"salt {number}")) for number in range(1, 7)]
+    assert numbers(merging.order(crowd)) == [1, 2, 3, 4, 5, 6]
     assert numbers(merging.order([*crowd, session(9, "b")])) == [1, 9, 2, 3, 4, 5, 6]
 
 
