@@ -38,8 +38,8 @@ def prompt(topic: int, index: int) -> list[int]:
     return [*(words * SHARED)[:SHARED], *tokenizer().encode(f" {index}", add_special_tokens=False)]
 
 
-async def answer(client: httpx.AsyncClient, tokens: list[int]) -> dict[str, Any]:
-    body = {"model": "pocket", "prompt": tokens, "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+async def answer(client: httpx.AsyncClient, tokens: list[int], **more: str) -> dict[str, Any]:
+    body = {"model": "pocket", "prompt": tokens, "max_tokens": 24, "temperature": 0, "ignore_eos": True, **more}
     response = await client.post("/v1/completions", json=body)
     assert response.status_code == httpx.codes.OK, response.text
     answered: dict[str, Any] = response.json()
@@ -76,6 +76,16 @@ async def test_what_begins_alike_is_read_once_and_everybody_has_work(server: Ser
     placed = verifiers_of(server, answers)
     assert len(placed) == 2
     assert min(placed.values()) >= len(answers) // 4, placed
+
+
+async def test_a_salt_keeps_a_prompt_from_those_that_have_another(server: Server) -> None:
+    tokens = prompt(1, 1_000)
+    async with httpx.AsyncClient(base_url=server.url, timeout=300.0) as client:
+        unsalted = await answer(client, tokens)
+        first, second, other = [await answer(client, tokens, cache_salt=salt) for salt in ("mine", "mine", "yours")]
+    assert (cached(first), cached(other)) == (0, 0)
+    assert cached(second) >= SHARED - 16
+    assert len({one["choices"][0]["text"] for one in (unsalted, first, second, other)}) == 1
 
 
 async def test_a_crowd_with_one_beginning_is_shared_out(server: Server) -> None:
