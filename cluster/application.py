@@ -14,17 +14,33 @@ class Occupied(RuntimeError):
     """The cluster serves something where the application would go."""
 
 
+class ServeFailed(RuntimeError):
+    """Serve itself did not come up; the text says why."""
+
+
 def start_serve(*, host: str, port: int, on_every_node: bool = False) -> None:
-    """Start Serve's controller and its proxies, the head's alone or one on each node with replicas."""
+    """Start Serve's controller and its proxies, the head's alone or one on each node with replicas.
+
+    Raises ServeFailed.
+    """
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process; the cluster's own logs stay
     options: dict[str, Any] = {"host": host, "port": port}
-    serve.start(
-        proxy_location="EveryNode" if on_every_node else "HeadOnly",
-        http_options=options,
-        logging_config={"log_level": "WARNING"},
-    )
+    try:
+        serve.start(
+            proxy_location="EveryNode" if on_every_node else "HeadOnly",
+            http_options=options,
+            logging_config={"log_level": "WARNING"},
+        )
+    except Exception as error:  # of a proxy's process, with its traceback as text, or Ray's own about it
+        raise ServeFailed(f"Serve does not start: {_alert_in(str(error)) or reason_in(str(error))}") from error
+
+
+def _alert_in(message: str) -> str | None:
+    """What kept HAProxy from its start, where that is what the message is about."""
+    found = re.search(r"^\[ALERT\]\s*(?:\(\d+\) : )?(.*)$", message, flags=re.MULTILINE)
+    return f"HAProxy ends: {found[1]}" if found else None
 
 
 def deploy(application: Any, name: str) -> None:
@@ -132,7 +148,10 @@ def proxy_addresses() -> list[str]:
 def remove(name: str, *, timeout_s: float) -> bool:
     """Let the application drain and go; False if it has not gone in time. Nothing else on the cluster is touched."""
     from ray import serve
+    from ray.serve.context import _get_global_client
 
+    if _get_global_client(raise_if_no_controller_running=False) is None:
+        return True
     serve.delete(name, _blocking=False)
     deadline_s = time.monotonic() + timeout_s
     while name in serve.status().applications:

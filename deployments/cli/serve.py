@@ -20,6 +20,7 @@ from deployments.roles import roles_of
 _DASHBOARD_PORT = 8265
 _START_TIMEOUT_S = 300.0
 _POLL_S = 0.2
+_START_ATTEMPTS = 2
 _LOGS = "/tmp/ray/session_latest/logs/serve/"
 
 
@@ -48,8 +49,7 @@ def run(args: argparse.Namespace) -> int:
             config = config.with_changes(ingress={"port": args.port})
         config.resolve()
         if args.address is None:
-            local.check_ports(config.ingress.host, {"--port (make serve PORT=...)": config.ingress.port})
-            local.check_ports("127.0.0.1", {"--dashboard-port (make serve DASHBOARD_PORT=...)": args.dashboard_port})
+            _check_ports(args.dashboard_port, config)
     except (ConfigError, OSError) as error:
         return _fail(error)
     stopping = threading.Event()
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
             _serve_on(args.address, config, stopping, deadline_s)
         else:
             _serve_here(args.dashboard_port, config, stopping, deadline_s)
-    except nodes.NoCluster as error:
+    except (nodes.NoCluster, local.PortTaken) as error:
         return _fail(error)
-    except (StartFailed, local.ClusterFailed, application.Occupied) as error:
+    except (StartFailed, local.ClusterFailed, application.ServeFailed, application.Occupied) as error:
         _fail(error)
         where = _LOGS if args.address is None else f"{_LOGS} of the cluster's nodes"
         print(f"  the whole story is in {where}", file=sys.stderr, flush=True)
@@ -82,13 +82,32 @@ def _stop_on_signals(stopping: threading.Event) -> None:
         signal.signal(number, stop)
 
 
+def _check_ports(dashboard_port: int, config: OutriderConfig) -> None:
+    local.check_ports(config.ingress.host, {"--port (make serve PORT=...)": config.ingress.port})
+    local.check_ports("127.0.0.1", {"--dashboard-port (make serve DASHBOARD_PORT=...)": dashboard_port})
+
+
+def _start_here(dashboard_port: int, config: OutriderConfig, stopping: threading.Event) -> None:
+    """Ray and Serve; once more from scratch where Serve fails: its HAProxy's ports are chosen before they are used."""
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        local.start(dashboard_port=dashboard_port, longest_request_s=config.ingress.max_request_s)
+        _stop_on_signals(stopping)
+        try:
+            application.start_serve(host=config.ingress.host, port=config.ingress.port)
+            return
+        except application.ServeFailed as error:
+            if attempt == _START_ATTEMPTS or stopping.is_set():
+                raise
+            _say(f"{error}; trying again")
+        local.stop()
+        _check_ports(dashboard_port, config)
+
+
 def _serve_here(dashboard_port: int, config: OutriderConfig, stopping: threading.Event, deadline_s: float) -> None:
     begun_s = time.monotonic()
     try:
         _say("starting a local Ray cluster")
-        local.start(dashboard_port=dashboard_port, longest_request_s=config.ingress.max_request_s)
-        _stop_on_signals(stopping)
-        application.start_serve(host=config.ingress.host, port=config.ingress.port)
+        _start_here(dashboard_port, config, stopping)
         _deploy(config, stopping, deadline_s, lambda: [config.ingress.host])
         if not stopping.is_set():
             _greet(config, [config.ingress.host], time.monotonic() - begun_s)
