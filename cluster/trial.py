@@ -100,10 +100,10 @@ def _start_serve(options: Mapping[str, Any]) -> None:
         try:
             application.start_serve(host=options["host"], port=options["port"])
             return
-        except Exception as error:  # whatever Ray makes of it
+        except application.ServeFailed as error:
             if attempt == _START_ATTEMPTS - 1:
                 raise
-            print(f"Serve did not start ({error}); trying again", file=sys.stderr, flush=True)
+            print(f"{error}; trying again", file=sys.stderr, flush=True)
 
 
 def _has_ended(stream: Any, timeout_s: float) -> bool:

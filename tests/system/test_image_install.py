@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.ports import free_ports
 from tests.support.wheel import build_wheel
 
 pytestmark = pytest.mark.system
@@ -47,7 +48,7 @@ def run(environment: dict[str, str], *command: str) -> str:
 
 def test_the_doctor_finds_nothing_wrong(environment: dict[str, str]) -> None:
     config = Path(environment["HOME"]) / "c.yaml"
-    config.write_text("ingress: {port: 18432}\nstreams: {port_range: [23500, 23599]}\n")
+    config.write_text(f"ingress: {{port: {free_ports(1)[0]}}}\nstreams: {{port_range: [23500, 23599]}}\n")
     assert "nothing stands in the way" in run(environment, "outrider", "doctor", str(config))
 
 

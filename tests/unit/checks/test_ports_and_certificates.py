@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.ports import free_ports
 from deployments.checks.certificates import check_certificates
 from deployments.checks.ports import check_ports
 from deployments.cli.certificates import issue, make_authority
@@ -15,8 +16,8 @@ from deployments.config import OutriderConfig, parse
 
 
 def test_a_taken_endpoint_port_is_a_problem_and_a_free_one_is_not() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)):
         config = parse({"ingress": {"port": port}})
         endpoint, streams = check_ports(config)
         assert (endpoint.state, streams.state) == ("problem", "ok")

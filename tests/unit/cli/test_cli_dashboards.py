@@ -11,6 +11,7 @@ from threading import Thread
 import pytest
 import yaml
 
+from cluster.ports import free_ports
 from deployments.cli.main import main
 from deployments.monitoring.rules import ALERTS
 from tests.support.fake_grafana import TOKEN, FakeGrafana, fake_grafana
@@ -113,7 +114,7 @@ def test_addresses_that_are_no_grafana(monkeypatch: pytest.MonkeyPatch, capsys: 
             assert main(["dashboards", "push", "--url", url]) == 2
             assert said in capsys.readouterr().err
         server.shutdown()
-    assert main(["dashboards", "push", "--url", url]) == 2
+    assert main(["dashboards", "push", "--url", f"http://127.0.0.1:{free_ports(1)[0]}"]) == 2
     assert "nothing answers" in capsys.readouterr().err
     assert main(["dashboards", "push", "--url", "grafana.example.org"]) == 2
     assert "is no address of a Grafana" in capsys.readouterr().err

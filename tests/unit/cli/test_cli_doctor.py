@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.ports import free_ports
 from deployments.checks.finding import Finding, ok, problem
 from deployments.cli import doctor
 from deployments.cli.main import main
@@ -22,6 +23,11 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     found = [ok("packages", "as required")]
     monkeypatch.setattr(doctor, "check_versions", lambda: found)
     return found
+
+
+def on_free_ports() -> str:
+    """A configuration that nothing stands in the way of, whatever else runs on this machine."""
+    return f"ingress: {{port: {free_ports(1)[0]}}}\nstreams: {{port_range: [23400, 23499]}}\n"
 
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, str]]]:
@@ -42,7 +48,7 @@ def test_models_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
 
 
 def test_the_defaults_are_looked_at_whole(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("ingress: {port: 18431}\nstreams: {port_range: [23400, 23499]}\n")
+    (tmp_path / "c.yaml").write_text(on_free_ports())
     status, findings = report(capsys, str(tmp_path / "c.yaml"))
     assert {finding["check"] for finding in findings} == {
         *("packages", "models", "machines", "ports", "certificates", "keys")
@@ -72,7 +78,7 @@ def test_a_version_that_does_not_fit_decides_the_status(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, versions: list[Finding]
 ) -> None:
     versions.append(problem("packages", "ray is 2.40", "pip install 'ray>=2.60'"))
-    (tmp_path / "c.yaml").write_text("ingress: {port: 18431}\nstreams: {port_range: [23400, 23499]}\n")
+    (tmp_path / "c.yaml").write_text(on_free_ports())
     assert main(["doctor", str(tmp_path / "c.yaml")]) == 1
     assert "-> pip install 'ray>=2.60'" in capsys.readouterr().out
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cluster.ports import free_ports
 from deployments.cli import config_cmd
 from deployments.cli.main import VERBS, main
 from deployments.config import parse
@@ -43,10 +44,9 @@ def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("flag", ["--port", "--dashboard-port"])
 def test_a_port_in_use_is_told_before_anything_starts(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
-        port, other_port = taken.getsockname()[1], free.getsockname()[1]
-        other_flag = {"--port": "--dashboard-port", "--dashboard-port": "--port"}[flag]
-        free.close()  # the other one is free, whatever else runs on this machine
+    port, other_port = free_ports(2)
+    other_flag = {"--port": "--dashboard-port", "--dashboard-port": "--port"}[flag]
+    with socket.create_server(("127.0.0.1", port)):
         assert main(["serve", flag, str(port), other_flag, str(other_port)]) == 1
     said = capsys.readouterr()
     assert f"port {port}" in said.err

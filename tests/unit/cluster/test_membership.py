@@ -10,6 +10,7 @@ import pytest
 from cluster.application import reason_in
 from cluster.local import PortTaken, check_ports
 from cluster.membership import Membership, Replicas, membership_of
+from cluster.ports import free_ports
 
 
 def test_a_listener_hears_what_is_known_and_every_change_in_order() -> None:
@@ -37,19 +38,22 @@ def test_there_is_one_membership_per_deployment_and_process() -> None:
 
 
 def test_free_ports_pass_and_a_taken_one_is_told_with_its_origin() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(PortTaken, match=rf"port {port} on 127\.0\.0\.1 .*--port"):
-            check_ports("127.0.0.1", {"--port": port})
+    (port,) = free_ports(1)
+    told = pytest.raises(PortTaken, match=rf"port {port} on 127\.0\.0\.1 .*--port")
+    with socket.create_server(("127.0.0.1", port)), told:
+        check_ports("127.0.0.1", {"--port": port})
     check_ports("127.0.0.1", {"--port": port})
 
 
 def test_a_port_whose_last_connection_lingers_is_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)) as client, server.accept()[0] as accepted:
-            accepted.shutdown(socket.SHUT_WR)  # this end closes first, and so keeps TIME_WAIT
-            client.recv(1)
+    (port,) = free_ports(1)
+    with (
+        socket.create_server(("127.0.0.1", port)) as server,
+        socket.create_connection(("127.0.0.1", port)) as client,
+        server.accept()[0] as accepted,
+    ):
+        accepted.shutdown(socket.SHUT_WR)  # this end closes first, and so keeps TIME_WAIT
+        client.recv(1)
     check_ports("127.0.0.1", {"--port": port})
 
 

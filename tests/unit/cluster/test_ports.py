@@ -43,7 +43,7 @@ def test_rays_workers_have_others() -> None:
 
 
 def test_a_block_is_free_throughout() -> None:
-    (first,) = free_ports(1)
-    pool = range(first, first + 4)
+    pool = free_block(ports._FREE, 4)
+    first = pool[0]
     with socket.create_server(("127.0.0.1", first + 1)):
         assert {free_block(pool, 2) for _ in range(8)} == {range(first + 2, first + 4)}

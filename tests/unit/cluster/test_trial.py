@@ -27,7 +27,7 @@ def test_serve_gets_further_attempts(monkeypatch: pytest.MonkeyPatch, num_failur
     def start(*, host: str, port: int) -> None:
         starts.append((host, port))
         if len(starts) <= num_failures:
-            raise TimeoutError("the proxy")
+            raise trial.application.ServeFailed("the proxy")
 
     monkeypatch.setattr(trial.application, "start_serve", start)
     trial._start_serve({"host": "127.0.0.1", "port": 8123})
@@ -36,10 +36,10 @@ def test_serve_gets_further_attempts(monkeypatch: pytest.MonkeyPatch, num_failur
 
 def test_a_serve_that_never_starts_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*, host: str, port: int) -> None:
-        raise TimeoutError("the proxy")
+        raise trial.application.ServeFailed("the proxy")
 
     monkeypatch.setattr(trial.application, "start_serve", start)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(trial.application.ServeFailed):
         trial._start_serve({"host": "127.0.0.1", "port": 8123})
 
 

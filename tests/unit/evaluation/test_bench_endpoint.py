@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.ports import free_ports
 from evaluation.client import EndpointError
 from evaluation.load import endpoint
 from evaluation.load.endpoint import EndpointSystem, Served, read_answer, served_model
@@ -108,8 +109,7 @@ def test_an_error_ends_the_run_with_what_the_endpoint_said() -> None:
 
 
 def test_nobody_listening_is_an_endpoint_error() -> None:
-    with fake_endpoint() as fake:
-        url = fake.url
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(EndpointError, match="names no model"):
         served_model(url)
     with pytest.raises(EndpointError, match="ConnectError"):
