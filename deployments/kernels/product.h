@@ -32,6 +32,8 @@ constexpr int kLowRows = 4, kLowVecs = 1, kHighRows = 4, kHighVecs = 1;
 
 constexpr int64_t kBlockDepth = 256;  // a block of bfloat16 weights is 32 KB
 constexpr int64_t kMaxBatch = 96;     // rows whose accumulators are kept at once
+constexpr int64_t kUnitsPerThread = 4;  // so that all end at about the same time
+constexpr int64_t kMaxRun = 16;         // panels: a unit is some 100 us at most
 constexpr int64_t kAhead = 8192;      // bytes: the processor's own reading ahead ends with a page of memory
 
 // What a tile asks memory for while it computes: one cache line per k, `step` bytes from the one before.
@@ -116,17 +118,34 @@ inline void high_product(const float* rows, int64_t num_rows, int64_t depth, con
     }
 }
 
+// Rows [first, last) of one panel.
 template <class Weight, class Finish>
-inline void panel_product(const float* rows, int64_t num_rows, const Matrix& matrix, int64_t p, const Finish& finish) {
+inline void panel_product(
+    const float* rows, int64_t first, int64_t last, const Matrix& matrix, int64_t p, const Finish& finish) {
     alignas(64) float totals[kMaxBatch * kPanel];
     const Weight* panel = static_cast<const Weight*>(matrix.panels) + p * matrix.depth * kPanel;
-    for (int64_t first = 0; first < num_rows; first += kMaxBatch) {
-        const int64_t num = num_rows - first < kMaxBatch ? num_rows - first : kMaxBatch;
+    for (; first < last; first += kMaxBatch) {
+        const int64_t num = last - first < kMaxBatch ? last - first : kMaxBatch;
         const float* batch = rows + first * matrix.depth;
         if (num <= kLowRows) low_product(batch, static_cast<int>(num), matrix.depth, panel, totals);
         else high_product(batch, num, matrix.depth, panel, totals);
         for (int64_t m = 0; m < num; m++) finish(first + m, p, totals + m * kPanel);
     }
+}
+
+// How a product is cut into units: so many panels in a row, which one thread asks memory for ahead, or, where
+// panels are few, parts of their rows.
+struct Cut {
+    int64_t panels_per_unit;
+    int64_t num_parts;
+};
+
+inline Cut cut_for(int64_t num_panels, int64_t panel_work, int64_t num_rows, int num_threads) {
+    const int64_t wanted = kUnitsPerThread * num_threads;
+    int64_t panels = 1 + (1 << 12) / panel_work;  // a unit of less than some microseconds is not worth sharing
+    if (panels < num_panels / wanted) panels = num_panels / wanted;
+    if (panels > 1 || num_panels >= wanted) return {panels < kMaxRun ? panels : kMaxRun, 1};
+    return {1, (num_rows + kMaxBatch - 1) / kMaxBatch};
 }
 
 // Calls finish(row, panel, values) with the 64 outputs of every row and panel of rows @ weight.T;
@@ -135,14 +154,15 @@ template <class Finish>
 inline void product(Team& team, const float* rows, int64_t num_rows, const Matrix& matrix, const Finish& finish) {
     const int64_t num_panels = (matrix.width + kPanel - 1) / kPanel;
     const int64_t panel_work = matrix.depth * (2 + num_rows);
-    int64_t per_unit = 1 + (1 << 12) / panel_work;  // a unit of less than some microseconds is not worth sharing
-    if (num_panels / per_unit > (1 << 20)) per_unit = num_panels >> 20;
-    const int64_t num_units = (num_panels + per_unit - 1) / per_unit;
-    team.run(num_units, panel_work * num_panels * kPanel, [&](int64_t unit, int) {
-        const int64_t last = (unit + 1) * per_unit < num_panels ? (unit + 1) * per_unit : num_panels;
-        for (int64_t p = unit * per_unit; p < last; p++) {
-            if (matrix.is_brain) panel_product<Brain>(rows, num_rows, matrix, p, finish);
-            else panel_product<float>(rows, num_rows, matrix, p, finish);
+    const Cut cut = cut_for(num_panels, panel_work, num_rows, team.size());
+    const int64_t num_runs = (num_panels + cut.panels_per_unit - 1) / cut.panels_per_unit;
+    team.run(num_runs * cut.num_parts, panel_work * num_panels * kPanel, [&](int64_t unit, int) {
+        const int64_t part = unit / num_runs, from = unit % num_runs * cut.panels_per_unit;
+        const int64_t to = from + cut.panels_per_unit < num_panels ? from + cut.panels_per_unit : num_panels;
+        const int64_t first = part * num_rows / cut.num_parts, last = (part + 1) * num_rows / cut.num_parts;
+        for (int64_t p = from; p < to; p++) {
+            if (matrix.is_brain) panel_product<Brain>(rows, first, last, matrix, p, finish);
+            else panel_product<float>(rows, first, last, matrix, p, finish);
         }
     });
 }

@@ -3,8 +3,8 @@
 // A job is a number of units; whoever is there takes the next one. The caller never waits for a
 // thread that has not begun, only for units that are being worked on, so a helper that sleeps or is
 // not scheduled costs nothing. One that loses its core in the middle of a unit does cost: the caller
-// notices, and works alone for a while, for twice as long each time that happens soon again. Helpers spin
-// briefly between the jobs of a step, then sleep.
+// notices, when it waits for longer than a unit takes it, and works alone for a while, for twice as long
+// each time that happens soon again. Helpers spin briefly between the jobs of a step, then sleep.
 
 #pragma once
 
@@ -86,21 +86,23 @@ class Team {
             num_asleep_.store(0);
             wake();
         }
-        while (take(0)) {
-        }
+        const Time began = Clock::now();
+        int64_t num_own = 0;
+        while (take(0)) num_own++;
         for (int spins = 0; spins < kSpins; spins++) {
             if (num_done_.load(std::memory_order_acquire) == num_units) return;
             breathe();
         }
-        wait_for(num_units);
+        wait_for(num_units, (Clock::now() - began) / (num_own > 0 ? num_own : 1));
     }
 
-    // Somebody holds a unit and makes no progress, maybe for want of this very core.
-    void wait_for(int64_t num_units) {
+    // Somebody holds a unit, of which one takes the caller `unit`. Without progress after twice that it has
+    // lost its core, maybe to this very thread.
+    void wait_for(int64_t num_units, Clock::duration unit) {
         const Time began = Clock::now();
         while (num_done_.load(std::memory_order_acquire) < num_units) std::this_thread::yield();
         const Time now = Clock::now();
-        if (now - began < kStall) return;
+        if (now - began < kStall + 2 * unit) return;
         const bool is_soon_again = now - alone_until_ < 2 * alone_for_;
         alone_for_ = is_soon_again ? std::min(2 * alone_for_, kLongestAlone) : kShortestAlone;
         alone_until_ = now + alone_for_;
