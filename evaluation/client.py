@@ -46,13 +46,17 @@ def base_url(url: str) -> str:
         parsed = httpx.URL(plain)
     except httpx.InvalidURL as error:
         raise EndpointError(f"{url!r} is not an address: {error}") from error
+    if parsed.port is not None and not 1 <= parsed.port <= 65_535:
+        raise EndpointError(f"{url!r} is not an address: no port is {parsed.port}")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise EndpointError(f"{url!r} is not an http address")
     return plain
 
 
 def headers(api_key: str | None) -> dict[str, str]:
-    """The key as a bearer token, if there is one."""
+    """The key as a bearer token, if there is one; raises EndpointError if no header can carry it."""
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise EndpointError("the API key has characters that no HTTP header carries: is it a key?")
     return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
-from deployments.cli.bench_arguments import exit_on_signal, positive
+from deployments.cli.arguments import exit_on_signal, output_file, positive
 
 HELP = "measure tokens/s with speculation off and on, beside HF generate"
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--assistant", type=Path, default=pocket / "assistant", help="assistant for HF generate")
     parser.add_argument("--assistant-tokens", type=positive, default=5, help="HF's tokens per draft (default 5)")
     parser.add_argument("--no-hf", action="store_true", help="leave HF generate out")
-    parser.add_argument("--out", type=Path, help="also write every sample to this JSON file")
+    parser.add_argument("--out", type=output_file, metavar="FILE", help="also write every sample to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         results = run_bench(options, to_stderr)
-    except (EndpointError, ServerError, OSError) as error:
+    except (EndpointError, ServerError, OSError, ValueError) as error:
         print(f"outrider bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deployments.cli.bench_arguments import exit_on_signal, positive
+from deployments.cli.arguments import exit_on_signal, output_file, positive, positives
 from evaluation.load.engines.records import FULL, PAIRS, QUICK, SYSTEMS
 
 HELP = "measure the engines alone, in one process each, beside HF generate, HF continuous batching and vLLM"
@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("lookaheads", "lookaheads to try, of Outrider and HF"),
         ("vllm-lookaheads", "lookaheads to try, of vLLM: each is an engine of its own, and stays in memory"),
     ):
-        parser.add_argument(f"--{name}", type=_numbers, help=f"{what}, separated by commas")
+        parser.add_argument(f"--{name}", type=positives, help=f"{what}, separated by commas")
     parser.add_argument("--repeats", type=positive, help="interleaved runs per cell")
     parser.add_argument("--max-tokens", type=positive, help="bound on each answer")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="of each engine (default: all cores)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the engines run (cpu)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the models (float32)")
-    parser.add_argument("--out", type=Path, help="also write the rows to this JSON file")
+    parser.add_argument("--out", type=output_file, metavar="FILE", help="also write the rows to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
     from evaluation.load.engines.worker_process import WorkerError
     from evaluation.load.report import describe_environment
 
+    if (problem := _problem(args)) is not None:
+        print(f"outrider bench engine: {problem}", file=sys.stderr)
+        return 1
     plan = QUICK if args.quick else FULL
     streams = args.streams or tuple(plan.num_prompts)
     plan = replace(
@@ -87,6 +90,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _problem(args: argparse.Namespace) -> str | None:
+    """Why there is nothing to measure, before anything is loaded."""
+    if set(args.systems) == {"vllm"} and args.vllm_python is None:
+        return "vLLM alone needs --vllm-python, an interpreter whose environment has it"
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "there is no CUDA device here"
+    return None
+
+
 def _some_of(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     def some(text: str) -> tuple[str, ...]:
         asked = tuple(text.split(","))
@@ -96,7 +111,3 @@ def _some_of(choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
         return asked
 
     return some
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(positive(part) for part in text.split(","))

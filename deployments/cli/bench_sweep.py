@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deployments.cli.bench_arguments import exit_on_signal, positive
+from deployments.cli.arguments import above_zero, count, exit_on_signal, positive, positives
 from deployments.policy.hardware import pairs
 from evaluation.load.sweep import FULL, INTERRUPTED, MAX_QUICK_CELLS, QUICK, VIRTUAL, Sweep, SweepPlan, SweepResults
 from evaluation.load.sweep_records import SWEEP_CLASSES, Load, Lookahead, Row
@@ -39,12 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lookaheads", type=_lookaheads, help="such as 0,1,2,4,auto (default: 0 to 8, and auto)")
     parser.add_argument("--classes", type=_classes, help=f"of {','.join(SWEEP_CLASSES)} (default: all)")
     parser.add_argument("--max-tokens", type=positive, help="bound on each answer")
-    parser.add_argument("--seconds", type=_seconds, help="length of one window")
-    parser.add_argument("--warm-up", type=_seconds, help="seconds of load before each window")
-    parser.add_argument("--budget", type=_seconds, help="seconds for everything; what is measured by then stays")
-    parser.add_argument("--repeats", type=_count, help="runs of auto beside the best fixed lookahead; 0 for none")
-    parser.add_argument("--slo-ttft-ms", type=_seconds, help="what goodput asks of a first token (default 500)")
-    parser.add_argument("--slo-tpot-ms", type=_seconds, help="what goodput asks of the tokens after it (default 50)")
+    parser.add_argument("--seconds", type=above_zero, help="length of one window")
+    parser.add_argument("--warm-up", type=above_zero, help="seconds of load before each window")
+    parser.add_argument("--budget", type=above_zero, help="seconds for everything; what is measured by then stays")
+    parser.add_argument("--repeats", type=count, help="runs of auto beside the best fixed lookahead; 0 for none")
+    parser.add_argument("--slo-ttft-ms", type=above_zero, help="what goodput asks of a first token (default 500)")
+    parser.add_argument("--slo-tpot-ms", type=above_zero, help="what goodput asks of the tokens after it (default 50)")
     parser.add_argument("--out", type=Path, help="folder for results.json and frontier.png")
     parser.add_argument("--no-plot", action="store_true", help="without the picture, which needs matplotlib")
 
@@ -141,6 +141,7 @@ def _sweep(args: argparse.Namespace, plan: SweepPlan, started_s: float) -> int:
 @contextmanager
 def _measuring(args: argparse.Namespace, plan: SweepPlan, environment: dict[str, Any]) -> Iterator[tuple[Sweep, _Bar]]:
     """The sweep and its bar, while what it measures is there; then adds to `environment` what it tells of its times."""
+    from evaluation.client import headers
     from evaluation.load.endpoint import Served, served_model
     from evaluation.load.sweep_client import Target
     from evaluation.load.sweep_paced import kept_time
@@ -155,9 +156,9 @@ def _measuring(args: argparse.Namespace, plan: SweepPlan, environment: dict[str,
             yield Sweep(target=target, plan=plan, prompts=texts, measure=virtual.measure), bar
         return
     key = args.api_key or os.environ.get(_KEY_VARIABLE)
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    keyed = headers(key)
     with _endpoint(args, console, plan.budget_s) as url, _bar(console, plan.num_runs) as bar:
-        target = Target(url, served_model(url, headers), plan.max_tokens, headers)
+        target = Target(url, served_model(url, keyed), plan.max_tokens, keyed)
         yield Sweep(target=target, plan=plan, prompts=held_out), bar
         environment |= kept_time(url)
 
@@ -219,25 +220,11 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(positive(part) for part in text.split(",")))
-
-
-def _count(text: str) -> int:
-    return 0 if text == "0" else positive(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
-    return value
+    return tuple(dict.fromkeys(positives(text)))
 
 
 def _rates(text: str) -> tuple[float, ...]:
-    return tuple(dict.fromkeys(_seconds(part) for part in text.split(",")))
+    return tuple(dict.fromkeys(above_zero(part) for part in text.split(",")))
 
 
 def _lookaheads(text: str) -> tuple[Lookahead, ...]:

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from deployments.cli.arguments import days as valid_days
+
 _CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -69,7 +71,7 @@ def issue(authority: Issued, days: float) -> Issued:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument("folder", type=Path, help="where ca.crt, ca.key, tls.crt and tls.key are written")
-    parser.add_argument("--days", type=float, default=365.0, help="how long they are good (default 365)")
+    parser.add_argument("--days", type=valid_days, default=365.0, help="how long they are good (default 365)")
 
 
 def run(args: argparse.Namespace) -> int:

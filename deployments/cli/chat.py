@@ -16,6 +16,9 @@ from typing import Any, TextIO
 
 import httpx
 
+from deployments.cli.arguments import count, number, positive
+from evaluation.client import EndpointError, headers
+
 HELP = "stream an answer to the terminal"
 _DEFAULT_URL = "http://127.0.0.1:8000"
 _COLOURS = {"accepted": "\x1b[32m", "recovered": "\x1b[33m", "bonus": "\x1b[34m", "plain": ""}
@@ -91,8 +94,9 @@ class ChatSession:
     def _summary(self, last: dict[str, Any], first_s: float, rest_s: float) -> str:
         num_tokens = (last.get("usage") or {}).get("completion_tokens", 0)
         rate = (num_tokens - 1) / rest_s if num_tokens > 1 and rest_s > 0 else 0.0
-        speculation = last.get("metrics", {}).get("speculative_decoding")
-        length = f"acceptance length {speculation['mean_acceptance_length']:.2f}, " if speculation else ""
+        speculation = (last.get("metrics") or {}).get("speculative_decoding") or {}
+        mean = speculation.get("mean_acceptance_length")
+        length = "" if mean is None else f"acceptance length {mean:.2f}, "
         line = f"[{length}{rate:.1f} tokens/s, {num_tokens} tokens, first after {1000 * first_s:.0f} ms]"
         if not _has_colours(self.out):
             return line
@@ -104,10 +108,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument("prompt", nargs="?", help="what to ask; without it, a conversation begins")
     parser.add_argument("--url", default=_DEFAULT_URL, help=f"the endpoint (default {_DEFAULT_URL})")
-    parser.add_argument("--temperature", type=float, help="0 for the most likely text; by default the model's own")
+    parser.add_argument("--temperature", type=number, help="0 for the most likely text; by default the model's own")
     parser.add_argument("--seed", type=int, help="repeats the same answer")
-    parser.add_argument("--max-tokens", type=int, help="bound on each answer")
-    parser.add_argument("--num-speculative-tokens", type=int, help="lookahead; by default the service decides")
+    parser.add_argument("--max-tokens", type=positive, help="bound on each answer")
+    parser.add_argument("--num-speculative-tokens", type=count, help="lookahead; by default the service decides")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,8 +122,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         # From the environment, since every process on the machine can read a command line.
         key = os.environ.get("OUTRIDER_API_KEY")
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        with httpx.Client(base_url=args.url, timeout=_TIMEOUT, headers=headers) as client:
+        with httpx.Client(base_url=args.url, timeout=_TIMEOUT, headers=headers(key)) as client:
             session = ChatSession(client, args, sys.stdout, _find_model(client), [])
             if args.prompt is None:
                 return _converse(session)
@@ -131,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"outrider chat: nothing answers at {args.url}; start it with `make serve`", file=sys.stderr)
     except httpx.HTTPError as error:
         print(f"outrider chat: the connection to {args.url} failed: {error}", file=sys.stderr)
-    except ChatError as error:
+    except (ChatError, EndpointError) as error:
         print(f"outrider chat: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print(_RESET if _has_colours(sys.stdout) else "", file=sys.stdout)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from deployments.cli.arguments import above_zero
 from deployments.monitoring import dashboard, rules
 from deployments.monitoring.bounds import BoundsError, read_bounds
 from deployments.monitoring.grafana import Grafana, GrafanaFailed, differences
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="FILE",
             help=f"file with a service account's token; by default the variable {_TOKEN_VARIABLE}",
         )
-        action.add_argument("--timeout-s", type=float, default=10.0, help="for each call (default 10)")
+        action.add_argument("--timeout-s", type=above_zero, default=10.0, help="for each call (default 10)")
     export = actions.add_parser("export", help="write dashboard.json, rules.yaml and prometheus-rule.yaml")
     export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write them")
     export.add_argument(
@@ -86,7 +87,10 @@ def exported(alerts: Sequence[rules.Alert] = rules.ALERTS) -> dict[str, str]:
 
 
 def _grafana(args: argparse.Namespace) -> Grafana:
-    token = args.token_file.read_text("utf-8").strip() if args.token_file else os.environ.get(_TOKEN_VARIABLE, "")
+    try:
+        token = args.token_file.read_text("ascii").strip() if args.token_file else os.environ.get(_TOKEN_VARIABLE, "")
+    except UnicodeDecodeError as error:
+        raise GrafanaFailed(f"{args.token_file} holds no token: {error}") from error
     if not token:
         raise GrafanaFailed(f"no token: set {_TOKEN_VARIABLE}, or name a file that holds one with --token-file")
     return Grafana(args.url, token, args.timeout_s)

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from deployments.cli.bench_arguments import positive
+from deployments.cli.arguments import positive, positives
 from deployments.cli.evaluation_run import add_endpoint, add_variants, key_of, own_command, progress_bar, told
 
 HELP = "measure speed by class of text and variant, with prompts and answers of fixed length"
@@ -22,17 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", action="append", default=[], help="a suite whose inputs are a class; repeatable")
     parser.add_argument("--prompt-tokens", type=positive, default=128, help="length of every prompt (default 128)")
     parser.add_argument("--output-tokens", type=positive, default=64, help="length of every answer (default 64)")
-    parser.add_argument("--streams", type=counts, default=(1, 8), help="requests in flight, such as 1,8 (the default)")
+    parser.add_argument(
+        "--streams", type=positives, default=(1, 8), help="requests in flight, such as 1,8 (the default)"
+    )
     parser.add_argument("--waves", type=positive, default=2, help="timed answers per stream and repeat (default 2)")
     parser.add_argument("--repeats", type=positive, default=3, help="interleaved repeats (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the texts (default 0)")
     parser.add_argument("--hardware", help="what the endpoint runs on, in your words, for the report")
     add_variants(parser)
-
-
-def counts(text: str) -> tuple[int, ...]:
-    """Numbers of streams, separated by commas."""
-    return tuple(positive(part) for part in text.split(","))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     variants = read_variants(args.variants, args.variant)
     target = Target(url=args.url, model=args.model, api_key=key_of(args), timeout_s=args.timeout)
     measurement = Measurement(target, classes, variants, lengths)
+    args.out.mkdir(parents=True, exist_ok=True)  # now, and not when there is something to lose
     with progress_bar("throughput") as progress:
         asyncio.run(measurement.run(progress))
     found = Throughput(

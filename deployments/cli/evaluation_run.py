@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deployments.cli.bench_arguments import positive
+from deployments.cli.arguments import above_zero, at_least_zero, number, positive
 from evaluation.quality.suite import DomainEvalSuite
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", required=True, help="an OpenAI-compatible endpoint, Outrider's or another")
     parser.add_argument("--api-key", help="by default OUTRIDER_API_KEY or OPENAI_API_KEY of the environment")
     parser.add_argument("--model", help="by default the first that the endpoint lists")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that one request may take (default 300)")
+    parser.add_argument(
+        "--timeout", type=above_zero, default=300.0, help="seconds that one request may take (default 300)"
+    )
 
 
 def key_of(args: argparse.Namespace) -> str | None:
@@ -65,8 +67,8 @@ def add_variants(parser: argparse.ArgumentParser) -> None:
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """What counts as no difference."""
-    parser.add_argument("--margin", type=float, help="difference of mean scores that counts as none (default 0.02)")
-    parser.add_argument("--near-tie", type=float, help="lead in nats that rounding may turn (default 1e-4)")
+    parser.add_argument("--margin", type=number, help="difference of mean scores that counts as none (default 0.02)")
+    parser.add_argument("--near-tie", type=at_least_zero, help="lead in nats that rounding may turn (default 1e-4)")
 
 
 def run(args: argparse.Namespace) -> int:

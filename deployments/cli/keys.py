@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 
+from deployments.cli.arguments import days
 from deployments.ingress.tenants import ApiKey, Tenant, Tenants, hash_of, new_key, read_tenants
 
 
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     new = actions.add_parser("new", help="print a new key of a tenant, and keep its hash")
     new.add_argument("tenant", help="whose key; a tenant that is not there yet is added, without bounds")
-    new.add_argument("--days", type=float, help="how long it is good; by default until it is revoked")
+    new.add_argument("--days", type=days, help="how long it is good; by default until it is revoked")
     listing = actions.add_parser("list", help="print tenants and the ids of their keys")
     revoke = actions.add_parser("revoke", help="remove a key")
     revoke.add_argument("id", help="as `list` prints it, or as much of the hash as tells it from the others")
@@ -44,10 +46,18 @@ def _new(args: argparse.Namespace) -> None:
     expires = None if args.days is None else now + timedelta(days=args.days)
     added = ApiKey(sha256=hash_of(key), created=now, expires=expires)
     if all(tenant.name != args.tenant for tenant in tenants.tenants):
-        tenants = Tenants(tenants=(*tenants.tenants, Tenant(name=args.tenant)))
+        tenants = Tenants(tenants=(*tenants.tenants, _new_tenant(args.tenant)))
     _write(args.file, _with_keys(tenants, lambda t: (*t.keys, added) if t.name == args.tenant else t.keys))
     print(key)
     print(f"{args.tenant}'s key {added.id}; it is not shown again", file=sys.stderr)
+
+
+def _new_tenant(name: str) -> Tenant:
+    try:
+        return Tenant(name=name)
+    except ValidationError:
+        rule = "letters, digits, '.', '_' and '-', 64 at most, the first a letter or digit"
+        raise ValueError(f"{name!r} is no name of a tenant ({rule})") from None
 
 
 def _list(args: argparse.Namespace) -> None:

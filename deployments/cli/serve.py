@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster import application, local, nodes
+from deployments.cli.arguments import above_zero, port
 from deployments.cli.config_cmd import to_serve_config
 from deployments.config import ConfigError, OutriderConfig, load
 from deployments.roles import roles_of
@@ -31,13 +32,13 @@ class StartFailed(RuntimeError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration; by default the pocket models")
-    parser.add_argument("--port", type=_port, help="port of the endpoint (default 8000)")
-    parser.add_argument("--dashboard-port", type=_port, default=_DASHBOARD_PORT, help="port of Ray's dashboard")
+    parser.add_argument("--port", type=port, help="port of the endpoint (default 8000)")
+    parser.add_argument("--dashboard-port", type=port, default=_DASHBOARD_PORT, help="port of Ray's dashboard")
     parser.add_argument(
         "--address", help="deploy on the Ray cluster that this machine is part of (host:port, or auto), and start none"
     )
     parser.add_argument(
-        "--start-timeout-s", type=float, default=_START_TIMEOUT_S, help="how long to wait until it answers"
+        "--start-timeout-s", type=above_zero, default=_START_TIMEOUT_S, help="how long to wait until it answers"
     )
 
 
@@ -218,10 +219,3 @@ def _say(text: str) -> None:
 def _fail(error: Exception) -> int:
     print(f"outrider serve: {error}", file=sys.stderr, flush=True)
     return 1
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65_535:
-        raise argparse.ArgumentTypeError(f"{port} is no port; choose one from 1 to 65535")
-    return port

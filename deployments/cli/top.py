@@ -14,7 +14,9 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from deployments.cli.arguments import number
 from deployments.cli.top_figures import Line, Reading, sections
+from evaluation.client import EndpointError, headers
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -30,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """Draw until Ctrl-C; 0, or 1 if the endpoint cannot be read."""
     console = Console()
     try:
-        headers = {"Authorization": f"Bearer {args.key_file.read_text('utf-8').strip()}"} if args.key_file else {}
-        readings = _readings(args.url.rstrip("/"), args.interval_s, headers)
+        key = args.key_file.read_text("utf-8").strip() if args.key_file else None
+        readings = _readings(args.url.rstrip("/"), args.interval_s, headers(key))
         before = next(readings)
         if args.once or not console.is_terminal:  # what is no terminal gets one picture after another
             for after in readings:
@@ -46,15 +48,15 @@ def run(args: argparse.Namespace) -> int:
                 before = after
     except KeyboardInterrupt:
         return 0
-    except (httpx.HTTPError, ValueError, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, EndpointError, ValueError, OSError) as error:
         print(f"outrider top: {args.url} cannot be read: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 
 
-def _readings(url: str, interval_s: float, headers: dict[str, str]) -> Iterator[Reading]:
+def _readings(url: str, interval_s: float, keyed: dict[str, str]) -> Iterator[Reading]:
     """One reading after another, an interval apart, without end."""
-    with httpx.Client(timeout=10.0, headers=headers) as client:
+    with httpx.Client(timeout=10.0, headers=keyed) as client:
         while True:
             begun_s = time.monotonic()
             answer = client.get(f"{url}/metrics")
@@ -78,7 +80,7 @@ def _table(name: str, lines: list[Line]) -> Table:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    seconds = number(text)
     if not 0.1 <= seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text} is no interval; choose 0.1 to 3600 seconds")
     return seconds

@@ -37,8 +37,12 @@ class Grafana:
     """One Grafana server, addressed with a service account's token."""
 
     def __init__(self, url: str, token: str, timeout_s: float = 10.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # of brackets, and of a port
+            is_address = False
+        if not is_address:
             raise GrafanaFailed(f"{url!r} is no address of a Grafana; give it as https://grafana.example.org")
         self._url = url
         path = parts.path.strip("/")

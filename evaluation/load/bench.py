@@ -122,11 +122,12 @@ def run_bench(options: BenchOptions, progress: Callable[[str], None]) -> Results
 @contextmanager
 def endpoint(options: BenchOptions, progress: Callable[[str], None]) -> Iterator[str]:
     """The endpoint's address: the one given, or that of a server started here and stopped at the end."""
+    from evaluation.client import base_url
     from evaluation.load.server import running_server
 
     with ExitStack() as stack:
         if options.url is not None:
-            yield options.url.rstrip("/")
+            yield base_url(options.url)
         else:
             progress("starting `outrider serve`")
             yield stack.enter_context(running_server(options.config))

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deployments.cli.arguments import above_zero, at_least_zero, counts, output_file, positive, positives
 from evaluation.load.accelerator.published import SHAPES
 from evaluation.load.accelerator.records import SECTIONS, Budget, Plan
 
@@ -34,15 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", choices=tuple(SHAPES), default="31b", help="whose shape the models have (31b)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where they run (cuda)")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="(bfloat16)")
-    parser.add_argument("--budget-s", type=float, default=240.0, help="seconds; no cell begins after them (240)")
+    parser.add_argument("--budget-s", type=above_zero, default=240.0, help="seconds; no cell begins after them (240)")
     for name, what in _NUMBERS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=_numbers, help=what)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=counts if name == "lookaheads" else positives, help=what
+        )
     for name, what in _NUMBER.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=what)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=positive, help=what)
     parser.add_argument("--sections", type=_sections, default=SECTIONS, help=f"of {','.join(SECTIONS)} (all)")
-    parser.add_argument("--reserve-gib", type=float, default=6.0, help="GPU memory left to what a step works on (6)")
+    parser.add_argument(
+        "--reserve-gib", type=at_least_zero, default=6.0, help="GPU memory left to what a step works on (6)"
+    )
     parser.add_argument("--profile", action="store_true", help="also print which kernels a step's time goes into")
-    parser.add_argument("--out", type=Path, help="write everything to this JSON file, after each section")
+    parser.add_argument(
+        "--out", type=output_file, metavar="FILE", help="write everything to this JSON file, after each section"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,10 +92,6 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({f"measured-{args.shape}": findings.cost_table}))
     print("; ".join(str(environment[key]) for key in ("device", "machine", "versions", "date", "command")), flush=True)
     return 1 if findings.failures else 0
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 def _sections(text: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,11 @@ def test_a_key_is_made_listed_and_revoked(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_key_may_be_made_for_some_days(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys.yaml"
-    assert keys(file, "new", "acme", "--days", "-1") == 0
+    assert keys(file, "new", "acme", "--days", "1.5") == 0
     key = capsys.readouterr().out.strip()
-    assert KeyRing(read_tenants(file)).tenant_of(key) is None
+    ring, now = KeyRing(read_tenants(file)), datetime.now(UTC)
+    assert ring.tenant_of(key, now + timedelta(days=1)) is not None
+    assert ring.tenant_of(key, now + timedelta(days=2)) is None
     assert yaml.safe_load(file.read_text())["tenants"][0]["keys"][0]["expires"].endswith("Z")
 
 
