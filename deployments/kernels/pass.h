@@ -45,6 +45,7 @@ class Pass {
     }
 
     void run() {
+        const Team::Stretch stretch(team_);
         const int64_t num_tokens = step_.num_tokens, size = model_.hidden_size;
         float* stream = Workspace::grown(space_.stream, num_tokens * size);
         float* normed = Workspace::grown(space_.normed, num_tokens * size);

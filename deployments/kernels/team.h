@@ -4,7 +4,8 @@
 // thread that has not begun, only for units that are being worked on, so a helper that sleeps or is
 // not scheduled costs nothing. One that loses its core in the middle of a unit does cost: the caller
 // notices, when it waits for longer than a unit takes it, and works alone for a while, for twice as long
-// each time that happens soon again. Helpers spin briefly between the jobs of a step, then sleep.
+// each time that happens soon again. A helper that has come for a job of a step spins until the step's end,
+// else briefly, and then sleeps.
 
 #pragma once
 
@@ -47,11 +48,26 @@ class Team {
 
     int size() const { return 1 + static_cast<int>(helpers_.size()); }
 
+    // While one lives, helpers that have been woken await the next job: to wake one again takes longer than what
+    // lies between two jobs, and far longer where other work has its core.
+    class Stretch {
+      public:
+        explicit Stretch(Team& team) : team_(team) { team_.is_in_stretch_.store(true, std::memory_order_relaxed); }
+        ~Stretch() { team_.is_in_stretch_.store(false, std::memory_order_relaxed); }
+        Stretch(const Stretch&) = delete;
+        Stretch& operator=(const Stretch&) = delete;
+
+      private:
+        Team& team_;
+    };
+
     // Calls work(unit, worker) once for every unit, and returns when all calls have returned. `cost` counts
-    // multiply-adds or the like: what is done in some 130 us is not worth waking anyone.
+    // multiply-adds or the like: what is done in some 70 us is not worth waking anyone, and what is done in some
+    // 10 us is not worth sharing with those who are awake.
     template <class Work>
     void run(int64_t num_units, int64_t cost, const Work& work) {
-        if (helpers_.empty() || num_units < 2 || cost < kWorthSharing || is_alone()) {
+        const bool is_worth_it = cost >= (has_sleepers_.load(std::memory_order_relaxed) ? kWorthWaking : kWorthSharing);
+        if (helpers_.empty() || num_units < 2 || !is_worth_it || is_alone()) {
             for (int64_t unit = 0; unit < num_units; unit++) work(unit, 0);
             return;
         }
@@ -62,8 +78,10 @@ class Team {
 
   private:
     using Function = void (*)(const void*, int64_t, int);
-    static constexpr int kSpins = 4000;  // some 40 us: longer than what lies between two jobs of a step
-    static constexpr int64_t kWorthSharing = 1 << 24;
+    static constexpr int kSpins = 4000;             // some 40 us
+    static constexpr int kSpinsInStretch = 100000;  // some 1 ms: the caller has lost its core
+    static constexpr int64_t kWorthWaking = 1 << 24;
+    static constexpr int64_t kWorthSharing = 1 << 21;
     using Clock = std::chrono::steady_clock;
     using Time = Clock::time_point;
     static constexpr Clock::duration kStall = std::chrono::microseconds(100);
@@ -82,8 +100,8 @@ class Team {
         num_units_.store(num_units, std::memory_order_relaxed);
         num_done_.store(0, std::memory_order_relaxed);
         ticket_.store(job);
-        if (num_asleep_.load() > 0) {
-            num_asleep_.store(0);
+        if (has_sleepers_.load()) {
+            has_sleepers_.store(false);
             wake();
         }
         const Time began = Clock::now();
@@ -136,7 +154,7 @@ class Team {
         while (!is_ended_.load(std::memory_order_relaxed)) {
             if (take(worker)) {
                 spins = 0;
-            } else if (++spins < kSpins) {
+            } else if (++spins < (is_in_stretch_.load(std::memory_order_relaxed) ? kSpinsInStretch : kSpins)) {
                 breathe();
             } else {
                 sleep();
@@ -145,10 +163,14 @@ class Team {
         }
     }
 
+    // A helper that is woken after the work is done says once more that it sleeps: nobody would wake it again.
     void sleep() {
         std::unique_lock<std::mutex> lock(mutex_);
-        num_asleep_.fetch_add(1);
-        awake_.wait(lock, [this] { return is_ended_.load() || has_work(); });
+        while (true) {
+            has_sleepers_.store(true);
+            if (is_ended_.load() || has_work()) return;
+            awake_.wait(lock);
+        }
     }
 
     bool has_work() const { return (ticket_.load() & kIndexMask) < static_cast<uint64_t>(num_units_.load()); }
@@ -163,7 +185,8 @@ class Team {
     std::atomic<const void*> context_{nullptr};
     std::atomic<int64_t> num_units_{0};
     alignas(64) std::atomic<int64_t> num_done_{0};
-    alignas(64) std::atomic<int> num_asleep_{0};
+    alignas(64) std::atomic<bool> has_sleepers_{false};
+    std::atomic<bool> is_in_stretch_{false};
     std::atomic<bool> is_ended_{false};
     bool has_stalled_ = false;  // the caller's own
     Time alone_until_{};
