@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import httpx
 
 from deployments.cli.arguments import count, number, positive
-from evaluation.client import EndpointError, headers
+from evaluation.client import EndpointError, base_url, headers
 
 HELP = "stream an answer to the terminal"
 _DEFAULT_URL = "http://127.0.0.1:8000"
@@ -122,14 +122,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         # From the environment, since every process on the machine can read a command line.
         key = os.environ.get("OUTRIDER_API_KEY")
-        with httpx.Client(base_url=args.url, timeout=_TIMEOUT, headers=headers(key)) as client:
+        with httpx.Client(base_url=base_url(args.url), timeout=_TIMEOUT, headers=headers(key)) as client:
             session = ChatSession(client, args, sys.stdout, _find_model(client), [])
             if args.prompt is None:
                 return _converse(session)
             session.ask(args.prompt)
             return 0
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        print(f"outrider chat: {args.url!r} is not an http address: {error}", file=sys.stderr)
     except httpx.ConnectError:
         print(f"outrider chat: nothing answers at {args.url}; start it with `make serve`", file=sys.stderr)
     except httpx.HTTPError as error:

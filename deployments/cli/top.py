@@ -16,7 +16,7 @@ from rich.table import Table
 
 from deployments.cli.arguments import number
 from deployments.cli.top_figures import Line, Reading, sections
-from evaluation.client import EndpointError, headers
+from evaluation.client import EndpointError, base_url, headers
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     try:
         key = args.key_file.read_text("utf-8").strip() if args.key_file else None
-        readings = _readings(args.url.rstrip("/"), args.interval_s, headers(key))
+        readings = _readings(base_url(args.url), args.interval_s, headers(key))
         before = next(readings)
         if args.once or not console.is_terminal:  # what is no terminal gets one picture after another
             for after in readings:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
                 before = after
     except KeyboardInterrupt:
         return 0
-    except (httpx.HTTPError, httpx.InvalidURL, EndpointError, ValueError, OSError) as error:
+    except (httpx.HTTPError, EndpointError, ValueError, OSError) as error:
         print(f"outrider top: {args.url} cannot be read: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0

@@ -54,7 +54,9 @@ def test_a_value_that_is_none_names_its_flag(line: str, said: str, capsys: pytes
 @pytest.mark.parametrize(
     ("line", "status", "said"),
     [
-        (f"top --once --url {BROKEN}", 1, f"outrider top: {BROKEN} cannot be read: Invalid port"),
+        (f"top --once --url {BROKEN}", 1, f"outrider top: {BROKEN} cannot be read: '{BROKEN}' is not an address"),
+        (f"chat hi --url {BROKEN}", 1, f"outrider chat: '{BROKEN}' is not an address"),
+        ("chat hi --url localhost:8000", 1, "outrider chat: 'localhost:8000' is not an http address"),
         (f"eval run extraction --url {NOWHERE}", 1, f"outrider eval: '{NOWHERE}' is not an address: no port is 99999"),
         (f"bench --no-hf --url {BROKEN}", 1, f"outrider bench: '{BROKEN}' is not an address"),
         (f"bench sweep --url {NOWHERE}", 1, f"outrider bench sweep: '{NOWHERE}' is not an address: no port is 99999"),
@@ -96,9 +98,12 @@ def test_a_key_that_no_header_carries_is_not_repeated(
     assert "gehe" not in said
 
 
-def test_chat_ends_in_order_where_the_endpoint_tells_no_acceptance_length(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("path", ["", "/", "/v1"])
+def test_chat_takes_an_address_as_servers_print_it_and_needs_no_acceptance_length(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with fake_endpoint() as fake:
-        assert main(["chat", "hi", "--url", fake.url]) == 0
+        assert main(["chat", "hi", "--url", fake.url + path]) == 0
     assert "tokens/s, 10 tokens" in capsys.readouterr().out
 
 

@@ -6,14 +6,14 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cluster import application, local
+from cluster import application, local, nodes
 from cluster.front import ENABLE, Front
 from cluster.ports import can_listen, free_ports
 from deployments.cli import serve
@@ -121,6 +121,25 @@ def test_an_endpoints_own_port_that_is_taken_meanwhile_is_told(
     said = capsys.readouterr().err
     assert f"port {port}" in said
     assert "--port" in said
+
+
+def test_on_a_running_cluster_a_serve_that_does_not_start_is_taken_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failed(**options: Any) -> None:
+        raise application.ServeFailed("Serve does not start: no room")
+
+    calls: list[str] = []
+    monkeypatch.setitem(sys.modules, "deployments.app", SimpleNamespace(APP_NAME="outrider"))
+    monkeypatch.setattr(serve, "_stop_on_signals", lambda stopping: None)
+    monkeypatch.setattr(nodes, "connected", lambda address: nullcontext())
+    monkeypatch.setattr(application, "check_room", lambda name, host, port: False)
+    monkeypatch.setattr(application, "start_serve", failed)
+    monkeypatch.setattr(application, "remove", lambda name, timeout_s: not calls.append("remove"))
+    monkeypatch.setattr(application, "stop_serve", lambda: calls.append("stop"))
+    assert main(["serve", "--address", "10.0.0.1:6379"]) == 1
+    assert calls == ["remove", "stop"]
+    assert capsys.readouterr().err.startswith("outrider serve: Serve does not start: no room\n")
 
 
 def test_whatever_keeps_serve_from_starting_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
