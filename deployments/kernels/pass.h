@@ -7,6 +7,7 @@
 namespace outrider {
 
 constexpr int64_t kTokensPerUnit = 8;
+constexpr int64_t kProductsPerRead = 16;
 
 // Calls work(token) for every token, a few to a unit; `size` is how many numbers of a token it touches.
 template <class Work>
@@ -140,7 +141,9 @@ class Pass {
         }
         const int64_t num_units = static_cast<int64_t>(strips_.size()) * layer.num_kv_heads;
         const int64_t reach = layer.window && layer.window < longest_ ? layer.window : longest_;
-        const int64_t cost = 2 * step_.num_tokens * reach * model_.num_heads * layer.head_dim;
+        // To read an entry's number takes as long as some products, whatever the number of rows that it is read for.
+        const int64_t num_products = step_.num_tokens * model_.num_heads + kProductsPerRead * num_units;
+        const int64_t cost = 2 * reach * layer.head_dim * num_products;
         team_.run(num_units, cost, [&](int64_t unit, int worker) {
             attend_strip(layer, strips_[unit / layer.num_kv_heads], unit % layer.num_kv_heads, projected, stride,
                          attended, space_.scratch.data() + worker * space_.scratch_stride);

@@ -4,8 +4,8 @@
 // thread that has not begun, only for units that are being worked on, so a helper that sleeps or is
 // not scheduled costs nothing. One that loses its core in the middle of a unit does cost: the caller
 // notices, when it waits for longer than a unit takes it, and works alone for a while, for twice as long
-// each time that happens soon again. A helper that has come for a job of a step spins until the step's end,
-// else briefly, and then sleeps.
+// each time that sharing did not gain far more. A helper that has come for a job of a step spins until the
+// step's end, else briefly, and then sleeps.
 
 #pragma once
 
@@ -107,23 +107,27 @@ class Team {
         const Time began = Clock::now();
         int64_t num_own = 0;
         while (take(0)) num_own++;
+        const Clock::duration own = Clock::now() - began;
+        shared_ += own;
         for (int spins = 0; spins < kSpins; spins++) {
             if (num_done_.load(std::memory_order_acquire) == num_units) return;
             breathe();
         }
-        wait_for(num_units, (Clock::now() - began) / (num_own > 0 ? num_own : 1));
+        wait_for(num_units, own / (num_own > 0 ? num_own : 1));
     }
 
     // Somebody holds a unit, of which one takes the caller `unit`. Without progress after twice that it has
-    // lost its core, maybe to this very thread.
+    // lost its core, maybe to this very thread. Sharing has gained at most what it has lasted since that happened
+    // last: where that is not far more than what is lost now, the caller goes without it for longer each time.
     void wait_for(int64_t num_units, Clock::duration unit) {
         const Time began = Clock::now();
         while (num_done_.load(std::memory_order_acquire) < num_units) std::this_thread::yield();
         const Time now = Clock::now();
-        if (now - began < kStall + 2 * unit) return;
-        const bool is_soon_again = now - alone_until_ < 2 * alone_for_;
-        alone_for_ = is_soon_again ? std::min(2 * alone_for_, kLongestAlone) : kShortestAlone;
+        const Clock::duration lost = now - began;
+        if (lost < kStall + 2 * unit) return;
+        alone_for_ = shared_ < 4 * lost ? std::min(2 * alone_for_, kLongestAlone) : kShortestAlone;
         alone_until_ = now + alone_for_;
+        shared_ = {};
         has_stalled_ = true;
     }
 
@@ -191,6 +195,7 @@ class Team {
     bool has_stalled_ = false;  // the caller's own
     Time alone_until_{};
     Clock::duration alone_for_ = kShortestAlone;
+    Clock::duration shared_{};  // what shared jobs have lasted since a core was lost
     std::mutex mutex_;
     std::condition_variable awake_;
     std::vector<std::thread> helpers_;
