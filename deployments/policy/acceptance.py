@@ -2,8 +2,9 @@
 
 A rate is conditional: the chance that position j holds, given that all before it did. A proposal that
 was accepted whole says nothing of the positions after it (it is censored there), so they keep what
-they had. Classes are hypotheses: a session starts with the one that it was told or that was read from
-its request, and a few rounds of evidence move it to another.
+they had. The further an answer has come the better it is foreseen: by its stage, how often its length has doubled, the
+odds of all positions rise. Classes are hypotheses: a session starts with the one that it was told or that was
+read from its request, and a few rounds of evidence move it to another.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from operator import sub
 
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
+from deployments.policy.evidence import Evidence, adjusted
 
 MAX_POSITIONS = 64
-_SWITCH = 0.08
+_SWITCH = 0.1
 """Chance that a session's text changes its class between two rounds, to any of them."""
 _OUTLOOK = 4
 _MOVED = 0.04
@@ -36,8 +39,17 @@ _CLASS_DOUBT = 12.0
 _SKILL_FADING = 0.99
 _SKILL_DOUBT = 4.0
 _LOWEST, _HIGHEST = 0.005, 0.995
+_NEGLIGIBLE = 0.02
+"""A belief that is not worth counting for."""
 _CONFIDENCE_EDGES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95, 0.99)
-_BUCKET_DOUBT = 2.0
+_CONFIDENCE_DOUBT = 4.0
+_GROWTH = (0.45, 0.6, 0.75, 1.0, 1.2, 1.35, 1.35)
+"""What a stage makes of the odds that a token holds in free text (a record is as easy to foresee at its beginning):
+measured on the pocket pair, smoothed. The first lasts for `_FIRST_STAGE` tokens.
+"""
+_FIRST_STAGE = 8
+_GROWTH_DOUBT, _USUAL = 24.0, 0.7
+"""Tokens' worth of belief in that, and the rate at which they are supposed to hold."""
 _TABLES_EVERY = 16
 """Rounds between two looks at all counts of a drafter, once there are some."""
 
@@ -51,6 +63,9 @@ _TYPICAL: dict[RequestClass, tuple[float, ...]] = {
 }
 
 
+_NO_OFFSETS = (0.0,) * MAX_POSITIONS
+
+
 class _Rates:
     """Fading counts of what held and what did not, by position."""
 
@@ -60,16 +75,26 @@ class _Rates:
         self.hits = [0.0] * MAX_POSITIONS
         self.misses = [0.0] * MAX_POSITIONS
 
-    def add(self, num_held: int, was_rejected: bool, fading: float, weight: float = 1.0) -> None:
-        """Count `num_held` positions that held and, if `was_rejected`, the one after them that did not."""
+    def add(
+        self,
+        num_held: int,
+        was_rejected: bool,
+        fading: float,
+        weight: float = 1.0,
+        offsets: Sequence[float] = _NO_OFFSETS,
+    ) -> None:
+        """Count `num_held` positions that held and, if `was_rejected`, the one after them that did not.
+
+        `offsets` say how much more often each would have held as usual than it was to be expected to now.
+        """
         fading = 1.0 - (1.0 - fading) * weight
         hits, misses = self.hits, self.misses
         for j in range(num_held):
-            hits[j] = fading * hits[j] + weight
-            misses[j] *= fading
+            hits[j] = fading * hits[j] + weight * (1.0 + offsets[j])
+            misses[j] = fading * misses[j] - weight * offsets[j]
         if was_rejected:
-            hits[num_held] *= fading
-            misses[num_held] = fading * misses[num_held] + weight
+            hits[num_held] = fading * hits[num_held] + weight * offsets[num_held]
+            misses[num_held] = fading * misses[num_held] + weight * (1.0 - offsets[num_held])
 
     def fade(self, factor: float) -> None:
         """Forget a part of everything."""
@@ -82,18 +107,22 @@ class DrafterAcceptance:
 
     def __init__(self) -> None:
         self._classes = tuple(_Rates() for _ in REQUEST_CLASSES)
+        self._growth = [
+            [Evidence(odds, _GROWTH_DOUBT, _USUAL) for odds in _typical_growth(name)] for name in REQUEST_CLASSES
+        ]
+        self._usual: list[list[float]] | None = None
         self._missed = 0.0
         self._expected_missed = 0.0
-        self._buckets = [[0.0] * 4 for _ in range(len(_CONFIDENCE_EDGES) + 1)]
+        self._confidence = [Evidence(1.0, _CONFIDENCE_DOUBT, 0.5) for _ in range(len(_CONFIDENCE_EDGES) + 1)]
         self._turned_out: dict[RequestClass | None, deque[list[float]]] = {}
         self.num_rounds = 0
         self._depth = 1
-        self._tables: list[list[float]] | None = None
+        self._tables: dict[int, list[list[float]]] = {}
 
     def reach(self, num_positions: int) -> None:
         """Keep rates for so many positions, at least."""
         if num_positions > self._depth:
-            self._depth, self._tables = num_positions, None
+            self._depth, self._tables, self._usual = num_positions, {}, None
 
     def remember(self, told: RequestClass | None, beliefs: list[float]) -> None:
         """Keep what a session that was told this class is, the mean of its rounds; the caller keeps that current."""
@@ -110,51 +139,63 @@ class DrafterAcceptance:
         scale = 1.0 / (_TOLD_DOUBT + len(known))
         return [scale * (_TOLD_DOUBT * first + sum(seen)) for first, *seen in zip(prior, *known, strict=True)]
 
-    def tables(self) -> list[list[float]]:
-        """Conditional rates by class and position."""
-        if self._tables is None:
+    def tables(self, stage: int) -> list[list[float]]:
+        """Conditional rates by class and position, of answers that are in this stage."""
+        tables = self._tables.get(stage)
+        if tables is None:
+            growth = (stages[stage].odds for stages in self._growth)
+            tables = self._tables[stage] = [
+                [adjusted(rate, odds) for rate in rates] for rates, odds in zip(self.usual_rates(), growth, strict=True)
+            ]
+        return tables
+
+    def usual_rates(self) -> list[list[float]]:
+        """Conditional rates by class and position, whatever the stage."""
+        if self._usual is None:
             skill = (self._missed + _SKILL_DOUBT) / (self._expected_missed + _SKILL_DOUBT)
             depth, floor = self._depth, _CLASS_DOUBT
-            self._tables = [
+            self._usual = [
                 [
                     min(_HIGHEST, max(_LOWEST, (hits + floor * max(0.0, 1.0 - skill * miss)) / (hits + misses + floor)))
                     for hits, misses, miss in zip(rates.hits[:depth], rates.misses[:depth], typical, strict=False)
                 ]
                 for rates, typical in zip(self._classes, _TYPICAL_MISSES, strict=True)
             ]
-        return self._tables
+        return self._usual
 
-    def observe(self, beliefs: Sequence[float], num_held: int, was_rejected: bool) -> None:
+    def observe(self, beliefs: Sequence[float], stage: int, num_held: int, was_rejected: bool) -> None:
         """Count a round of a session that belongs to the classes by these beliefs."""
         self.num_rounds += 1
         last = num_held + (1 if was_rejected else 0)
-        for belief, rates, typical in zip(beliefs, self._classes, _TYPICAL_MISSES, strict=True):
-            if belief > 0.02:
-                rates.add(num_held, was_rejected, _CLASS_FADING, belief)
-            self._expected_missed += belief * sum(typical[:last])
+        usual, tables = self.usual_rates(), self.tables(stage)
+        for index, belief in enumerate(beliefs):
+            if belief <= _NEGLIGIBLE:
+                continue
+            expected, now = usual[index][:last], tables[index][:last]
+            # What would have come of it in the usual stage: as much more or less as was to be expected.
+            offsets = list(map(sub, expected, now))
+            self._classes[index].add(num_held, was_rejected, _CLASS_FADING, belief, offsets)
+            self._growth[index][stage].count(num_held, last - num_held, sum(expected), belief)
+            self._expected_missed += belief * (sum(_TYPICAL_MISSES[index][:last]) + sum(offsets))
         self._missed = _SKILL_FADING * self._missed + was_rejected
         self._expected_missed *= _SKILL_FADING
         if self.num_rounds % _TABLES_EVERY == 0 or self.num_rounds < _TABLES_EVERY:
-            self._tables = None
+            self._tables, self._usual = {}, None
 
     # -- confidence ---------------------------------------------------------------------------
 
     def calibrate(self, rates: Sequence[float], confidences: Sequence[float], num_held: int, rejected: bool) -> None:
         """Compare what held with what the rates alone said, by the drafter's confidence in it."""
         for j in range(min(num_held + (1 if rejected else 0), len(confidences))):
-            bucket = self._buckets[bisect_right(_CONFIDENCE_EDGES, confidences[j])]
-            bucket[:] = [_CLASS_FADING * count for count in bucket]
-            bucket[0 if j < num_held else 1] += 1.0
-            bucket[2] += rates[j]
-            bucket[3] += 1.0 - rates[j]
+            is_held = j < num_held
+            self._evidence_of(confidences[j]).count(int(is_held), int(not is_held), rates[j])
 
     def sharpen(self, rate: float, confidence: float) -> float:
         """The rate, given the drafter's confidence in the token that it drew."""
-        hits, misses, expected_hits, expected_misses = self._buckets[bisect_right(_CONFIDENCE_EDGES, confidence)]
-        gain = (hits + _BUCKET_DOUBT) * (expected_misses + _BUCKET_DOUBT)
-        loss = (misses + _BUCKET_DOUBT) * (expected_hits + _BUCKET_DOUBT)
-        odds = rate / (1.0 - rate) * gain / loss
-        return odds / (1.0 + odds)
+        return adjusted(rate, self._evidence_of(confidence).odds)
+
+    def _evidence_of(self, confidence: float) -> Evidence:
+        return self._confidence[bisect_right(_CONFIDENCE_EDGES, confidence)]
 
 
 class SessionAcceptance:
@@ -163,8 +204,10 @@ class SessionAcceptance:
     __slots__ = (
         "_drafter",
         "_num_believed",
+        "_offsets",
         "_outlook",
         "_rates",
+        "_stage",
         "_told",
         "_turned_out",
         "beliefs",
@@ -173,7 +216,9 @@ class SessionAcceptance:
         "survival",
     )
 
-    def __init__(self, drafter: DrafterAcceptance, request_class: RequestClass | None, num_positions: int) -> None:
+    def __init__(
+        self, drafter: DrafterAcceptance, request_class: RequestClass | None, num_positions: int, stage: int = 0
+    ) -> None:
         self.beliefs = drafter.first_beliefs(request_class)
         self._told = request_class
         self._turned_out = [0.0] * len(REQUEST_CLASSES)
@@ -182,6 +227,7 @@ class SessionAcceptance:
         drafter.reach(min(num_positions, MAX_POSITIONS - 1) + 1)
         self._rates = _Rates()
         self._outlook = 0.0
+        self._stage = stage
         self.num_positions = min(num_positions, MAX_POSITIONS - 1)
         self.rates: list[float] = []
         self.survival: list[float] = []
@@ -206,8 +252,13 @@ class SessionAcceptance:
         if confidences:
             self._drafter.calibrate(self.rates, confidences, min(num_held, len(self.rates) - 1), was_rejected)
         self._believe(num_held, was_rejected)
-        self._rates.add(num_held, was_rejected, _SESSION_FADING)
-        self._drafter.observe(self.beliefs, num_held, was_rejected)
+        self._rates.add(num_held, was_rejected, _SESSION_FADING, 1.0, [*self._offsets, 0.0])
+        self._drafter.observe(self.beliefs, self._stage, num_held, was_rejected)
+        self._refresh()
+
+    def move_to(self, stage: int) -> None:
+        """The answer has come to another stage."""
+        self._stage = stage
         self._refresh()
 
     def sharpened(self, confidences: Sequence[float]) -> list[float]:
@@ -220,7 +271,7 @@ class SessionAcceptance:
 
     def _believe(self, num_held: int, was_rejected: bool) -> None:
         posterior = []
-        for belief, table in zip(self.beliefs, self._drafter.tables(), strict=True):
+        for belief, table in zip(self.beliefs, self._drafter.tables(self._stage), strict=True):
             for j in range(num_held):
                 belief *= table[j]
             if was_rejected:
@@ -236,23 +287,36 @@ class SessionAcceptance:
             self._turned_out[index] = mean + (belief - mean) / self._num_believed
 
     def _refresh(self) -> None:
-        tables = self._drafter.tables()
-        first, second, third, fourth, fifth = self.beliefs
-        priors = [
-            first * a + second * b + third * c + fourth * d + fifth * e
-            for a, b, c, d, e in zip(*(table[: self.num_positions] for table in tables), strict=True)
-        ]
-        outlook = math.prod(priors[:_OUTLOOK])
+        usual, now = self._mixed(self._drafter.usual_rates()), self._mixed(self._drafter.tables(self._stage))
+        outlook = math.prod(usual[:_OUTLOOK])
         if (moved := abs(outlook - self._outlook)) > _MOVED:
             self._rates.fade(max(0.0, 1.0 - 3.0 * moved))
         self._outlook = outlook
         rates, survival, product = [], [], 1.0
-        for prior, hits, misses in zip(priors, self._rates.hits, self._rates.misses, strict=False):
-            rate = (hits + _SESSION_DOUBT * prior) / (hits + misses + _SESSION_DOUBT)
+        for prior, prior_now, hits, misses in zip(usual, now, self._rates.hits, self._rates.misses, strict=False):
+            rate = min(_HIGHEST, max(_LOWEST, (hits + _SESSION_DOUBT * prior) / (hits + misses + _SESSION_DOUBT)))
+            odds = prior_now * (1.0 - prior) / (prior * (1.0 - prior_now))
+            rate *= odds / (1.0 + (odds - 1.0) * rate)  # `adjusted`, without the call
             product *= rate
             rates.append(rate)
             survival.append(product)
         self.rates, self.survival = rates, survival
+        self._offsets = list(map(sub, usual, now))
+
+    def _mixed(self, tables: Sequence[Sequence[float]]) -> list[float]:
+        """Rates by position, of the classes by how far they are believed in."""
+        first, second, third, fourth, fifth = self.beliefs
+        columns = zip(*(table[: self.num_positions] for table in tables), strict=True)
+        return [first * a + second * b + third * c + fourth * d + fifth * e for a, b, c, d, e in columns]
+
+
+def stage_of(num_tokens: int) -> int:
+    """The stage of an answer of so many tokens."""
+    return min(len(_GROWTH) - 1, (num_tokens // _FIRST_STAGE).bit_length())
+
+
+def _typical_growth(name: RequestClass) -> tuple[float, ...]:
+    return (1.0,) * len(_GROWTH) if name == "structured" else _GROWTH
 
 
 def _misses(request_class: RequestClass) -> tuple[float, ...]:

@@ -118,6 +118,8 @@ class Planner:
         prompts_ms, trimmed_ms = self._prompts_ms - session.prompts_ms, self._trimmed_ms - session.trimmed_ms
         session.prompts_ms, session.trimmed_ms = self._prompts_ms, self._trimmed_ms
         session.num_rounds += 1
+        if session.advance(1 + num_held):
+            self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
         if session.requested is None and num_sessions:  # rounds that were told pay for no looking around
             self._cycles_to_deeper -= 1.0 / num_sessions
             self.probing.passed(1.0 / num_sessions)

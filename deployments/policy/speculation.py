@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from deployments.messages import PolicyName, Priority, RequestClass
-from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance, stage_of
 
 
 class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +65,7 @@ class Speculation:
     prompts_ms: float = 0.0
     trimmed_ms: float = 0.0
     num_rounds: int = 0
+    num_tokens: int = 0
     is_new: bool = True
     company: int = 0
     drafter: str = ""
@@ -85,5 +86,16 @@ class Speculation:
         known = self.by_kind.get(kind)
         if known is None:
             drafter = self.drafters.setdefault(kind, DrafterAcceptance())
-            known = self.by_kind[kind] = SessionAcceptance(drafter, self.request_class, self.num_positions)
+            stage = stage_of(self.num_tokens)
+            known = self.by_kind[kind] = SessionAcceptance(drafter, self.request_class, self.num_positions, stage)
         return known
+
+    def advance(self, num_tokens: int) -> bool:
+        """The answer has got so many tokens more; whether more of it can be foreseen now."""
+        before, self.num_tokens = stage_of(self.num_tokens), self.num_tokens + num_tokens
+        stage = stage_of(self.num_tokens)
+        if stage == before:
+            return False
+        for acceptance in self.by_kind.values():
+            acceptance.move_to(stage)
+        return True

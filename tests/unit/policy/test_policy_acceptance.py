@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance
+from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance, stage_of
 from deployments.policy.classes import REQUEST_CLASSES
 
 STRUCTURED = (0.99, 0.99, 0.98, 0.92, 0.91, 0.73)
@@ -94,6 +94,50 @@ def test_a_session_begins_where_earlier_ones_of_its_class_ended():
     assert abs(begins[REQUEST_CLASSES.index("structured")] - ended) < abs(0.075 - ended) / 2
     assert sum(begins) == pytest.approx(1.0)
     assert SessionAcceptance(drafter, "prose", 8).beliefs[REQUEST_CLASSES.index("prose")] == pytest.approx(0.7)
+
+
+def test_free_text_is_foreseen_better_as_it_grows_and_a_record_hardly():
+    """Hardly, as whoever is told that it is one may be wrong."""
+    for name, grows in (("code", True), ("prose", True), ("structured", False)):
+        session = SessionAcceptance(DrafterAcceptance(), name, 8)
+        first = session.survival[3]
+        session.move_to(stage_of(100))
+        assert (session.survival[3] > 2.0 * first) == grows, name
+        assert session.survival[3] > first
+    assert [stage_of(n) for n in (0, 7, 8, 15, 16, 31, 32, 10_000)] == [0, 0, 1, 1, 2, 2, 3, 6]
+
+
+@pytest.mark.parametrize(("early", "late"), [(0.8, 0.8), (0.8, 0.5), (0.4, 0.9)])
+def test_what_a_stage_is_worth_is_learnt(early: float, late: float):
+    """From sessions that were all as good at their beginning and as good later on: a new one is foreseen so."""
+    drafter = DrafterAcceptance()
+    for seed in range(60):
+        session = SessionAcceptance(drafter, "code", 8)
+        rounds(session, (early,), 4, 4, seed)
+        session.move_to(4)
+        rounds(session, (late,), 4, 4, 1000 + seed)
+    session = SessionAcceptance(drafter, "code", 8)
+    assert session.rates[0] == pytest.approx(early, abs=0.12)
+    session.move_to(4)
+    assert session.rates[0] == pytest.approx(late, abs=0.12)
+
+
+def test_a_stage_that_nobody_has_seen_is_better_than_a_bad_beginning_by_as_much_as_usual():
+    drafter = DrafterAcceptance()
+    for seed in range(60):
+        rounds(SessionAcceptance(drafter, "prose", 8), (0.5,), 6, 4, seed)
+    session = SessionAcceptance(drafter, "prose", 8)
+    assert session.rates[0] == pytest.approx(0.5, abs=0.1)
+    session.move_to(4)
+    assert 0.6 < session.rates[0] < 0.8
+
+
+def test_a_sessions_own_bad_beginning_is_not_held_against_it_later():
+    session = SessionAcceptance(DrafterAcceptance(), "code", 8)
+    rounds(session, (0.5,), 6, 4)
+    before = session.rates[0]
+    session.move_to(4)
+    assert session.rates[0] > before + 0.1
 
 
 def test_confidence_sharpens_the_rate_when_it_has_shown_its_worth():

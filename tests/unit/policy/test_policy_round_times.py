@@ -167,7 +167,7 @@ def test_a_round_whose_drafts_came_to_nothing_is_no_bare_one():
     assert planner.round_times.num_cycles(1, False) == 0.0
 
 
-@pytest.mark.parametrize(("request_class", "is_drafted"), [("structured", True), ("creative", False)])
+@pytest.mark.parametrize(("request_class", "is_drafted"), [("structured", True), ("code", False)])
 def test_a_first_round_is_drafted_for_only_if_that_promises_much(request_class: RequestClass, is_drafted: bool):
     planner = Planner(SpeculationSettings())
     steps = [StepShape(num_sequences=1, num_tokens=tokens, num_context_tokens=16) for tokens in (1, 2, 3, 5, 9, 17)]
@@ -182,6 +182,20 @@ def test_a_first_round_is_drafted_for_only_if_that_promises_much(request_class: 
     given = [planner.lookahead(session) for _ in range(2)]
     assert (given[0] > 0) == is_drafted
     assert given[1] > 0, "later ones if it promises anything"
+
+
+def test_drafting_begins_when_the_answer_has_grown():
+    """What does not pay at an answer's beginning is not off for good: each stage is judged anew, without any probe."""
+    planner, session = alone("code")
+    begins_at = None
+    for num_rounds in range(200):
+        planner.on_step(StepShape(num_sequences=1, num_tokens=1, num_context_tokens=100), 1.0, 1, 1)
+        planner.on_round(session, 0, 0, None, 1, 1.5)
+        planner.probing.begins()  # never due
+        planner.refresh()
+        if begins_at is None and planner.lookahead(session):
+            begins_at = num_rounds + 1
+    assert begins_at in (8, 16, 32, 64, 128)
 
 
 def test_a_proposal_that_is_verified_in_part_does_not_make_drafts_cheap():
