@@ -66,7 +66,8 @@ class Team {
     // 10 us is not worth sharing with those who are awake.
     template <class Work>
     void run(int64_t num_units, int64_t cost, const Work& work) {
-        const bool is_worth_it = cost >= (has_sleepers_.load(std::memory_order_relaxed) ? kWorthWaking : kWorthSharing);
+        const bool is_anyone_asleep = num_asleep_.load(std::memory_order_relaxed) > 0;
+        const bool is_worth_it = cost >= (is_anyone_asleep ? kWorthWaking : kWorthSharing);
         if (helpers_.empty() || num_units < 2 || !is_worth_it || is_alone()) {
             for (int64_t unit = 0; unit < num_units; unit++) work(unit, 0);
             return;
@@ -100,10 +101,7 @@ class Team {
         num_units_.store(num_units, std::memory_order_relaxed);
         num_done_.store(0, std::memory_order_relaxed);
         ticket_.store(job);
-        if (has_sleepers_.load()) {
-            has_sleepers_.store(false);
-            wake();
-        }
+        if (num_asleep_.load() > 0) wake();
         const Time began = Clock::now();
         int64_t num_own = 0;
         while (take(0)) num_own++;
@@ -167,14 +165,12 @@ class Team {
         }
     }
 
-    // A helper that is woken after the work is done says once more that it sleeps: nobody would wake it again.
+    // Counts as asleep until it is back: one that is woken after the work is done waits again, and must be woken again.
     void sleep() {
         std::unique_lock<std::mutex> lock(mutex_);
-        while (true) {
-            has_sleepers_.store(true);
-            if (is_ended_.load() || has_work()) return;
-            awake_.wait(lock);
-        }
+        num_asleep_.fetch_add(1);
+        awake_.wait(lock, [this] { return is_ended_.load() || has_work(); });
+        num_asleep_.fetch_sub(1);
     }
 
     bool has_work() const { return (ticket_.load() & kIndexMask) < static_cast<uint64_t>(num_units_.load()); }
@@ -189,7 +185,7 @@ class Team {
     std::atomic<const void*> context_{nullptr};
     std::atomic<int64_t> num_units_{0};
     alignas(64) std::atomic<int64_t> num_done_{0};
-    alignas(64) std::atomic<bool> has_sleepers_{false};
+    alignas(64) std::atomic<int> num_asleep_{0};
     std::atomic<bool> is_in_stretch_{false};
     std::atomic<bool> is_ended_{false};
     bool has_stalled_ = false;  // the caller's own

@@ -23,7 +23,7 @@ int main() {
         team.run(2, kEnough, [](int64_t, int) {});
     }
     std::atomic<bool> has_helped{false};
-    const auto deadline = Clock::now() + std::chrono::seconds(20);
+    const auto deadline = Clock::now() + std::chrono::seconds(60);
     while (!has_helped && Clock::now() < deadline) {
         // Again and again: a team whose helper was late for long goes without it for a while.
         const auto patience = Clock::now() + std::chrono::milliseconds(500);
@@ -45,4 +45,4 @@ def test_a_helper_that_was_woken_too_late_is_woken_again(tmp_path: Path) -> None
     headers = Path(deployments.kernels.__file__).parent
     command = [compiler, "-std=c++17", "-O2", "-pthread", f"-I{headers}", "-o", str(program), str(source)]
     subprocess.run(command, check=True, timeout=120)
-    assert subprocess.run([program], check=False, timeout=60).returncode == 0
+    assert subprocess.run([program], check=False, timeout=120).returncode == 0
