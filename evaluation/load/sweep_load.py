@@ -97,6 +97,7 @@ async def _measure(run: Run, load: Load, timing: Timing, seed: int) -> tuple[flo
                 task.cancel()
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
+    await asyncio.sleep(0)  # a Ctrl-C that came while the requests were being cut would be lost with this task
     return window
 
 
