@@ -1,4 +1,7 @@
-"""What the choice of a drafter looks at, made of what the planner has learnt."""
+"""What the choice of a drafter looks at, made of what the planner has learnt.
+
+A drafter stays for the rest of an answer, so it is judged by how it does over one, and not by how it does at the beginning.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ def drafted(
     """A drafter with a model: its batch takes (fixed, per step, per token) and exposes that and the hops."""
     fixed_ms, step_ms, token_ms = draft_parts
     away_ms = exposure.by_cap(fixed_ms, step_ms + token_ms, plan.num_positions)
-    return Option(kind, plan.acceptance_of(kind).survival, away_ms, switch_ms=switch_ms)
+    return Option(kind, plan.acceptance_of(kind).usual_survival, away_ms, switch_ms=switch_ms)
 
 
 def looked_up(plan: Speculation, exposure: Exposure, offer: float) -> Option:
     """Prompt lookup, which exposes nothing and has a proposal with the chance `offer`."""
     away_ms = (exposure.bare_hop_ms,) * (plan.num_positions + 1)
-    return Option(LOOKUP, plan.acceptance_of(LOOKUP).survival, away_ms, offer=offer, is_watched=True)
+    return Option(LOOKUP, plan.acceptance_of(LOOKUP).usual_survival, away_ms, offer=offer, is_watched=True)
 
 
 def outlook(

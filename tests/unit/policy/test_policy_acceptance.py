@@ -136,8 +136,10 @@ def test_a_sessions_own_bad_beginning_is_not_held_against_it_later():
     session = SessionAcceptance(DrafterAcceptance(), "code", 8)
     rounds(session, (0.5,), 6, 4)
     before = session.rates[0]
+    usual = session.usual_survival
     session.move_to(4)
     assert session.rates[0] > before + 0.1
+    assert session.usual_survival == usual, "that is over the whole of it"
 
 
 def test_confidence_sharpens_the_rate_when_it_has_shown_its_worth():
