@@ -201,7 +201,7 @@ class DrafterAcceptance:
 class SessionAcceptance:
     """What is known of one session with one kind of drafter.
 
-    `survival` is that of a proposal made now, `usual_survival` what it is like over an answer.
+    `survival` is that of a proposal made now, `survival_ahead` what to expect over the rest of the answer.
     """
 
     __slots__ = (
@@ -217,7 +217,7 @@ class SessionAcceptance:
         "num_positions",
         "rates",
         "survival",
-        "usual_survival",
+        "survival_ahead",
     )
 
     def __init__(
@@ -235,7 +235,7 @@ class SessionAcceptance:
         self.num_positions = min(num_positions, MAX_POSITIONS - 1)
         self.rates: list[float] = []
         self.survival: list[float] = []
-        self.usual_survival: list[float] = []
+        self.survival_ahead: list[float] = []
         self._refresh()
 
     @property
@@ -298,17 +298,17 @@ class SessionAcceptance:
             self._rates.fade(max(0.0, 1.0 - 3.0 * moved))
         self._outlook = outlook
         rates, survival, product = [], [], 1.0
-        usual_survival, usual_product = [], 1.0
+        ahead, usual_product = [], 1.0
         for prior, prior_now, hits, misses in zip(usual, now, self._rates.hits, self._rates.misses, strict=False):
             rate = min(_HIGHEST, max(_LOWEST, (hits + _SESSION_DOUBT * prior) / (hits + misses + _SESSION_DOUBT)))
             usual_product *= rate
-            usual_survival.append(usual_product)
             odds = prior_now * (1.0 - prior) / (prior * (1.0 - prior_now))
             rate *= odds / (1.0 + (odds - 1.0) * rate)  # `adjusted`, without the call
             product *= rate
             rates.append(rate)
             survival.append(product)
-        self.rates, self.survival, self.usual_survival = rates, survival, usual_survival
+            ahead.append(max(product, usual_product))
+        self.rates, self.survival, self.survival_ahead = rates, survival, ahead
         self._offsets = list(map(sub, usual, now))
 
     def _mixed(self, tables: Sequence[Sequence[float]]) -> list[float]:

@@ -1,6 +1,6 @@
 """What the choice of a drafter looks at, made of what the planner has learnt.
 
-A drafter stays for the rest of an answer, so it is judged by how it does over one, and not by how it does at the beginning.
+A drafter stays for the rest of an answer, so it is judged by what to expect over that, and not by the beginning.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def drafted(
     """A drafter with a model: its batch takes (fixed, per step, per token) and exposes that and the hops."""
     fixed_ms, step_ms, token_ms = draft_parts
     away_ms = exposure.by_cap(fixed_ms, step_ms + token_ms, plan.num_positions)
-    return Option(kind, plan.acceptance_of(kind).usual_survival, away_ms, switch_ms=switch_ms)
+    return Option(kind, plan.acceptance_of(kind).survival_ahead, away_ms, switch_ms=switch_ms)
 
 
 def looked_up(plan: Speculation, exposure: Exposure, offer: float) -> Option:
     """Prompt lookup, which exposes nothing and has a proposal with the chance `offer`."""
     away_ms = (exposure.bare_hop_ms,) * (plan.num_positions + 1)
-    return Option(LOOKUP, plan.acceptance_of(LOOKUP).usual_survival, away_ms, offer=offer, is_watched=True)
+    return Option(LOOKUP, plan.acceptance_of(LOOKUP).survival_ahead, away_ms, offer=offer, is_watched=True)
 
 
 def outlook(

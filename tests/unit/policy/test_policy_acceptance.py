@@ -135,11 +135,12 @@ def test_a_stage_that_nobody_has_seen_is_better_than_a_bad_beginning_by_as_much_
 def test_a_sessions_own_bad_beginning_is_not_held_against_it_later():
     session = SessionAcceptance(DrafterAcceptance(), "code", 8)
     rounds(session, (0.5,), 6, 4)
-    before = session.rates[0]
-    usual = session.usual_survival
-    session.move_to(4)
+    before, ahead = session.rates[0], session.survival_ahead[0]
+    session.move_to(stage_of(40))
     assert session.rates[0] > before + 0.1
-    assert session.usual_survival == usual, "that is over the whole of it"
+    assert session.rates[0] == pytest.approx(ahead, abs=0.05), "so it was to be expected from the first"
+    session.move_to(6)
+    assert session.survival_ahead == session.survival, "it gets no better"
 
 
 def test_confidence_sharpens_the_rate_when_it_has_shown_its_worth():
