@@ -122,7 +122,7 @@ class Planner:
             self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
         if session.requested is None and num_sessions:  # rounds that were told pay for no looking around
             self._cycles_to_deeper -= 1.0 / num_sessions
-            self.probing.passed(1.0 / num_sessions)
+            self.probing.passed(1.0 / num_sessions, company(num_sessions))
         is_same_company = session.company == num_sessions
         session.company = num_sessions
         if prompts_ms <= _PROMPTS_SHARE * round_ms and is_same_company and num_sessions:
@@ -176,6 +176,10 @@ class Planner:
             session.heuristic = session.heuristic or max(1, settings.num_speculative_tokens)
             return session.heuristic
         is_first, session.is_new = session.is_new, False
+        if session.probe is not None and session.probe.forecast is not None:
+            # Of another company it tells nothing, and holds the session up beside sessions that go on as planned.
+            if company(session.probe.forecast.num_sessions) != company(len(self.sessions)):
+                session.probe = None
         session.is_probe = session.probe is not None
         if session.probe is not None:
             return self._tried(session, session.probe)

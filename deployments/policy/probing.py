@@ -20,11 +20,15 @@ class Probing:
     def __init__(self) -> None:
         self._since = 0.0
         self._next = _LEAST_CYCLES
+        self._company = -1
+        self._since_company = 0.0
         self.num_probes = 0
 
-    def passed(self, num_cycles: float) -> None:
-        """So many cycles have gone by."""
+    def passed(self, num_cycles: float, company: int) -> None:
+        """So many cycles have gone by, in this company."""
         self._since += num_cycles
+        self._since_company = num_cycles + (self._since_company if company == self._company else 0.0)
+        self._company = company
 
     @property
     def may_be_due(self) -> bool:
@@ -32,8 +36,11 @@ class Probing:
         return self._since >= self._next
 
     def is_untried(self, num_seen: float) -> bool:
-        """Whether a kind of which so many cycles were seen has to be tried by everybody now."""
-        return num_seen < _ENOUGH_CYCLES and self._since >= _FIRST_AFTER_CYCLES
+        """Whether a kind of which so many cycles were seen has to be tried by everybody now.
+
+        Not while sessions come and go: a company that does not last is not worth knowing.
+        """
+        return num_seen < _ENOUGH_CYCLES and min(self._since, self._since_company) >= _FIRST_AFTER_CYCLES
 
     def is_due(self, plan_rate: float, probe_rate: float, num_cycles: float, num_seen: float) -> bool:
         """Whether enough time has gone by to run so many of the plan's cycles at the rate of a probe."""

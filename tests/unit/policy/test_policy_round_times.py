@@ -12,7 +12,7 @@ from deployments.policy.exposure import Exposure
 from deployments.policy.planner import Planner
 from deployments.policy.probing import Probing
 from deployments.policy.round_times import RoundTimes, company
-from deployments.policy.speculation import Forecast, Speculation, SpeculationSettings
+from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
 from deployments.timing import StepShape, StepTiming
 
 
@@ -214,13 +214,34 @@ def test_a_proposal_that_is_verified_in_part_does_not_make_drafts_cheap():
 
 def test_a_wide_gap_is_probed_seldom():
     probing = Probing()
-    probing.passed(100.0)
+    probing.passed(100.0, 0)
     assert not probing.is_due(1.0, 0.5, 10.0, 48.0)
-    probing.passed(2000.0)
+    probing.passed(2000.0, 0)
     assert probing.is_due(1.0, 0.5, 10.0, 48.0)
     probing.begins()
-    probing.passed(100.0)
+    probing.passed(100.0, 0)
     assert probing.is_due(1.0, 0.99, 3.0, 48.0)
+
+
+def test_a_kind_is_tried_by_all_only_in_a_company_that_lasts():
+    probing = Probing()
+    for company_now in (0, 1, 2, 3, 2, 1) * 4:
+        probing.passed(2.0, company_now)
+        assert not probing.is_untried(0.0), "sessions come and go"
+    probing.passed(4.0, 1)
+    assert probing.is_untried(0.0)
+    assert not probing.is_untried(48.0)
+
+
+def test_a_probe_ends_with_the_company_that_it_was_for():
+    planner, session = alone("structured")
+    session.probe = Probe(0, 6, Forecast(num_sessions=1, is_drafted=False, cycle_ms=1.0))
+    assert planner.lookahead(session) == 0
+    for number in range(2, 9):
+        planner.begins(number, Speculation(drafters=session.drafters, kind="mtp", num_positions=16))
+    planner.lookahead(session)
+    assert session.probe is None
+    assert not session.is_probe
 
 
 def rounds(planner: Planner, session: Speculation, count: int, cost_ms: dict[bool, float]) -> list[int]:
