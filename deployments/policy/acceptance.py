@@ -54,8 +54,8 @@ _TABLES_EVERY = 16
 """Rounds between two looks at all counts of a drafter, once there are some."""
 
 _TYPICAL: dict[RequestClass, tuple[float, ...]] = {
-    # Measured on the pocket pair, smoothed; the last rate goes on for ever. Rates rise with the position: where much has
-    # held the text is of a kind that is foreseen well. Creative texts and reasoning are assumed.
+    # Measured on the pocket pair, smoothed; the last rate goes on for ever. Rates rise with the position: where much
+    # has held the text is of a kind that is foreseen well. Creative texts and reasoning are assumed.
     "structured": (0.95, 0.95, 0.96),
     "code": (0.77, 0.80, 0.83, 0.85, 0.86),
     "prose": (0.68, 0.73, 0.74, 0.75, 0.78, 0.80),

@@ -176,10 +176,8 @@ class Planner:
             session.heuristic = session.heuristic or max(1, settings.num_speculative_tokens)
             return session.heuristic
         is_first, session.is_new = session.is_new, False
-        if session.probe is not None and session.probe.forecast is not None:
-            # Of another company it tells nothing, and holds the session up beside sessions that go on as planned.
-            if company(session.probe.forecast.num_sessions) != company(len(self.sessions)):
-                session.probe = None
+        if session.probe is not None and self._is_of_another_company(session.probe):
+            session.probe = None
         session.is_probe = session.probe is not None
         if session.probe is not None:
             return self._tried(session, session.probe)
@@ -210,6 +208,11 @@ class Planner:
 
     def _is_open(self, session: Speculation) -> bool:
         return session.requested is None and (session.policy or self.settings.policy) == "adaptive"
+
+    def _is_of_another_company(self, probe: Probe) -> bool:
+        """Then it tells nothing, and holds its session up beside others that go on as planned."""
+        forecast = probe.forecast
+        return forecast is not None and company(forecast.num_sessions) != company(len(self.sessions))
 
     def _tried(self, session: Speculation, probe: Probe) -> int:
         probe.num_rounds -= 1
