@@ -303,8 +303,7 @@ class SessionAcceptance:
         for prior, prior_now, hits, misses in zip(usual, now, self._rates.hits, self._rates.misses, strict=False):
             rate = min(_HIGHEST, max(_LOWEST, (hits + _SESSION_DOUBT * prior) / (hits + misses + _SESSION_DOUBT)))
             usual_product *= rate
-            odds = prior_now * (1.0 - prior) / (prior * (1.0 - prior_now))
-            rate *= odds / (1.0 + (odds - 1.0) * rate)  # `adjusted`, without the call
+            rate = adjusted(rate, prior_now * (1.0 - prior) / (prior * (1.0 - prior_now)))
             product *= rate
             rates.append(rate)
             survival.append(product)
