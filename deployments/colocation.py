@@ -21,6 +21,7 @@ from deployments.traffic import colocated_name
 class LocalLink(Link):
     """One end of a link between two endpoints of one loop."""
 
+    is_local = True
     __slots__ = ("_other", "_receiver")
 
     def __init__(self, peer: Identity, receiver: Endpoint) -> None:

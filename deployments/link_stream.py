@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 import msgspec
 
@@ -64,6 +64,9 @@ class Endpoint(Protocol):
 
 class Link:
     """One open stream to one peer. Closed once means closed for good: a redial makes a new Link."""
+
+    is_local: ClassVar[bool] = False
+    """Whether both ends are in one process, on one loop."""
 
     __slots__ = (
         "_loop",

@@ -47,7 +47,9 @@ class LayerShadow:
         self._entries_2HTD = entries_2HTD
         # A round writes a few entries, and any operation of torch's takes longer than copying them.
         is_here = entries_2HTD.device.type == "cpu"
-        self._memory_2HTB: NDArray[np.uint8] | None = entries_2HTD.view(torch.uint8).numpy() if is_here else None
+        self._memory_2THB: NDArray[np.uint8] | None = (
+            entries_2HTD.view(torch.uint8).numpy().transpose(0, 2, 1, 3) if is_here else None
+        )
         self.num_bytes = entries_2HTD.nbytes
 
     def span_after(self, start: int, stop: int, held: tuple[int, int], *, is_whole: bool) -> tuple[int, int]:
@@ -84,10 +86,10 @@ class LayerShadow:
         if isinstance(data, torch.Tensor):
             self._entries_2HTD[part, :, start:stop].copy_(data[num_skipped:].transpose(0, 1))
             return
-        assert self._memory_2HTB is not None, "raw entries go to the host's memory alone"
-        _, heads, _, num_bytes = self._memory_2HTB.shape
-        data_THB = np.frombuffer(data, np.uint8).reshape(num_skipped + stop - start, heads, num_bytes)
-        self._memory_2HTB[part, :, start:stop] = data_THB[num_skipped:].transpose(1, 0, 2)
+        assert self._memory_2THB is not None, "raw entries go to the host's memory alone"
+        place_THB = self._memory_2THB[part, start:stop]
+        skipped_bytes = num_skipped * self._layer.entry_numel * self._entries_2HTD.itemsize
+        place_THB[:] = np.frombuffer(data, np.uint8, offset=skipped_bytes).reshape(place_THB.shape)
 
     def view(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the held entries of [start, stop), each (H, T, D), sharing the buffers' memory."""

@@ -47,6 +47,7 @@ class BlockTables:
         self._run_starts: list[int | None] = [None] * max_sessions
         max_blocks = -(-max_session_tokens // block_size)
         self.blocks_RM = torch.full((max_sessions, max_blocks), NULL_BLOCK, dtype=torch.int64)
+        self._memory_RM = self.blocks_RM.numpy()  # a round writes a block or two: torch takes longer to begin
 
     def __contains__(self, session: SessionId) -> bool:
         return session in self._rooms
@@ -121,7 +122,7 @@ class BlockTables:
         if self.sliding is not None:
             self.sliding.release(room.row)
         self._free_rows.append(room.row)
-        self.blocks_RM[room.row].fill_(NULL_BLOCK)
+        self._memory_RM[room.row] = NULL_BLOCK
         self.version += 1
 
     def publish(self, session: SessionId, index: int, block_hash: BlockHash) -> None:
@@ -203,7 +204,7 @@ class BlockTables:
         )
         self._run_starts[row] = begin if is_run else None
         room.blocks += blocks
-        self.blocks_RM[row, num_before : len(room.blocks)] = torch.tensor(blocks)
+        self._memory_RM[row, num_before : len(room.blocks)] = blocks
         self.version += 1
 
     def _num_blocks_for(self, num_tokens: int) -> int:

@@ -50,6 +50,7 @@ class SlidingTables:
         self._keep = shape.window + shape.max_rollback
         self.block_size = block_size
         self.blocks_RM = torch.full_like(full_blocks_RM, NULL_BLOCK)
+        self._memory_RM = self.blocks_RM.numpy()
         self._pool = BlockPool(shape.num_blocks)
         self._held: dict[int, _Held] = {}
 
@@ -88,7 +89,7 @@ class SlidingTables:
             for block in held.blocks[:num_less]:
                 self._pool.let_go(block)
             del held.blocks[:num_less]
-            self.blocks_RM[row, held.first : held.first + num_less] = NULL_BLOCK
+            self._memory_RM[row, held.first : held.first + num_less] = NULL_BLOCK
             self.version += 1
             held.first += num_less
 
@@ -96,7 +97,7 @@ class SlidingTables:
         """Take a session's blocks back."""
         for block in reversed(self._held.pop(row).blocks):
             self._pool.let_go(block)
-        self.blocks_RM[row].fill_(NULL_BLOCK)
+        self._memory_RM[row] = NULL_BLOCK
         self.version += 1
 
     def first_held(self, row: int) -> int:
@@ -137,6 +138,6 @@ class SlidingTables:
 
     def _append(self, row: int, held: _Held, blocks: Sequence[int]) -> None:
         if blocks:
-            self.blocks_RM[row, held.stop : held.stop + len(blocks)] = torch.tensor(blocks)
+            self._memory_RM[row, held.stop : held.stop + len(blocks)] = blocks
             held.blocks += blocks
             self.version += 1

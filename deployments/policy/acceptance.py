@@ -13,7 +13,8 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from operator import sub
+from itertools import accumulate
+from operator import mul, sub
 
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
@@ -191,9 +192,10 @@ class DrafterAcceptance:
             is_held = j < num_held
             self._evidence_of(confidences[j]).count(int(is_held), int(not is_held), rates[j])
 
-    def sharpen(self, rate: float, confidence: float) -> float:
-        """The rate, given the drafter's confidence in the token that it drew."""
-        return adjusted(rate, self._evidence_of(confidence).odds)
+    def odds(self, confidences: Sequence[float]) -> list[float]:
+        """What the drafter's confidence in each token that it drew makes of the odds that the token holds."""
+        known = [evidence.odds for evidence in self._confidence]
+        return [known[bisect_right(_CONFIDENCE_EDGES, confidence)] for confidence in confidences]
 
     def _evidence_of(self, confidence: float) -> Evidence:
         return self._confidence[bisect_right(_CONFIDENCE_EDGES, confidence)]
@@ -269,11 +271,7 @@ class SessionAcceptance:
 
     def sharpened(self, confidences: Sequence[float]) -> list[float]:
         """The survival of a proposal's positions, given the drafter's confidence in each of its tokens."""
-        survival, product = [], 1.0
-        for rate, confidence in zip(self.rates, confidences, strict=False):
-            product *= self._drafter.sharpen(rate, confidence)
-            survival.append(product)
-        return survival
+        return list(accumulate(map(adjusted, self.rates, self._drafter.odds(confidences)), mul))
 
     def _believe(self, num_held: int, was_rejected: bool) -> None:
         posterior = []

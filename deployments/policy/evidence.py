@@ -14,12 +14,13 @@ class Evidence:
     Until they are many, `odds` is what was assumed; it is worth `doubt` tokens that hold at the rate `usual`.
     """
 
-    __slots__ = ("_assumed", "_counts")
+    __slots__ = ("_assumed", "_counts", "_odds")
 
     def __init__(self, assumed_odds: float, doubt: float, usual: float) -> None:
         held = doubt * adjusted(usual, assumed_odds)
         self._assumed = (held, doubt - held, doubt * usual, doubt * (1.0 - usual))
         self._counts = (0.0, 0.0, 0.0, 0.0)
+        self._odds: float | None = None
 
     def count(self, num_held: int, num_missed: int, expected_held: float, weight: float = 1.0) -> None:
         """Take some tokens: how many held, how many did not, and how many were expected to."""
@@ -32,12 +33,15 @@ class Evidence:
             fading * known_held + weight * expected_held,
             fading * known_missed + weight * (num_tokens - expected_held),
         )
+        self._odds = None
 
     @property
     def odds(self) -> float:
         """How many times the odds are what was to be expected."""
-        held, missed, expected_held, expected_missed = map(add, self._counts, self._assumed)
-        return float(held * expected_missed / (missed * expected_held))
+        if self._odds is None:
+            held, missed, expected_held, expected_missed = map(add, self._counts, self._assumed)
+            self._odds = held * expected_missed / (missed * expected_held)
+        return self._odds
 
 
 def adjusted(rate: float, odds: float) -> float:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Sequence
 
-from deployments.messages import SessionId
+from deployments.messages import Open, Refusal, SessionId
 from deployments.paged.prefix_index import Prefix
 from deployments.verifier.engine import Chunk, VerifierEngine
-from deployments.verifier.session import Session
+from deployments.verifier.session import Session, valid_prefix
 from deployments.verifier.stats import VerifierStats
 
 MAX_PREEMPTIONS = 3
@@ -42,6 +42,20 @@ class Admission:
     def num_open(self) -> int:
         """Sessions that have room."""
         return len(self._open)
+
+    def objection(self, opened: Open, max_waiting: int) -> Refusal | None:
+        """Why a session cannot be taken: its tokens are no tokens, it fits at no time, or too many wait already."""
+        session, epoch, params = opened.session, opened.epoch, opened.params
+        named = (*opened.tokens, *params.banned_token_ids, *(token for token, _ in params.logit_bias))
+        if not opened.tokens or len(valid_prefix(named, self._engine.vocab_size)) < len(named):
+            detail = f"token ids must be between 0 and {self._engine.vocab_size - 1}"
+            return Refusal(session=session, epoch=epoch, reason="invalid", detail=detail)
+        detail = ""
+        if opened.max_context_tokens > self._engine.max_context_tokens:
+            detail = f"a context of {opened.max_context_tokens} tokens, room for {self._engine.max_context_tokens}"
+        elif self.num_waiting >= max_waiting:
+            detail = f"{self.num_waiting} sessions wait for room already"
+        return Refusal(session=session, epoch=epoch, reason="no_capacity", detail=detail) if detail else None
 
     def has_room(self, session: Session) -> bool:
         """Whether the session holds blocks, so that it can take part in a step."""

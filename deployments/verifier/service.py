@@ -2,7 +2,7 @@
 
 A step is `plan, run, publish`. It runs inline: while it does, frames wait in the sockets, and all
 that came in meanwhile is merged into the next step. Deltas leave before the verdicts they belong
-to, since a drafter has more to do than a router.
+to, since a drafter has more to do than a router, and where every session is drafted for so does all else.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from deployments.verifier.admission import Admission
 from deployments.verifier.batching import Batching, shape_of
 from deployments.verifier.engine import Chunk, Outcome, VerifierEngine
 from deployments.verifier.scheduler import Pending, StepBudget, plan_step
-from deployments.verifier.session import DeltaBatch, Session, valid_prefix
+from deployments.verifier.session import DeltaBatch, Session
 from deployments.verifier.stats import VerifierStats
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,10 @@ class VerifierService:
             self.num_steps += 1
             decided = self._decide(chunks, outcomes)
             shape = self._batching.ran(chunks, started_s * 1e3, step_s * 1e3)
-            self._answer(decided, shape, step_s * 1e3)
+            verdicts = self._verdicts(decided, shape, step_s * 1e3)
+            are_awaited = not self._are_drafted_for(decided)
+            if are_awaited:
+                self._send_verdicts(verdicts)
             self._batching.learn(shape, step_s * 1e3)
             self._tell_load(is_idle=False)
             self._stats.add_step(chunks, step_s)
@@ -189,6 +192,8 @@ class VerifierService:
             # The first turn of the loop polls the sockets, the second runs what they brought.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
+            if not are_awaited:
+                self._send_verdicts(verdicts)
 
     # -- what routers ask ---------------------------------------------------------------------
 
@@ -199,7 +204,7 @@ class VerifierService:
                 self._repeat(earlier)
                 return
             self._close(earlier)
-        refusal = self._objection(message)
+        refusal = self._admission.objection(message, self._settings.max_waiting_sessions)
         if refusal is not None:
             send_or_drop(link, refusal)
             return
@@ -217,20 +222,6 @@ class VerifierService:
         self._admission.wait(session)
         logger.info("session opens", extra=session.about(router=link.peer, num_tokens=len(message.tokens)))
         self._work.set()
-
-    def _objection(self, message: Open) -> Refusal | None:
-        params = message.params
-        named = (*message.tokens, *params.banned_token_ids, *(token for token, _ in params.logit_bias))
-        if not message.tokens or len(valid_prefix(named, self._engine.vocab_size)) < len(named):
-            detail = f"token ids must be between 0 and {self._engine.vocab_size - 1}"
-            return Refusal(session=message.session, epoch=message.epoch, reason="invalid", detail=detail)
-        if message.max_context_tokens > self._engine.max_context_tokens:
-            detail = f"a context of {message.max_context_tokens} tokens, room for {self._engine.max_context_tokens}"
-            return Refusal(session=message.session, epoch=message.epoch, reason="no_capacity", detail=detail)
-        if self._admission.num_waiting >= self._settings.max_waiting_sessions:
-            detail = f"{self._admission.num_waiting} sessions wait for room already"
-            return Refusal(session=message.session, epoch=message.epoch, reason="no_capacity", detail=detail)
-        return None
 
     def _on_verify(self, link: Link, item: VerifyItem) -> None:
         session = self._sessions.get(item.session)
@@ -321,8 +312,17 @@ class VerifierService:
         self._send_deltas(deltas)
         return decided
 
-    def _answer(self, decided: Sequence[tuple[Session, bool]], shape: StepShape, step_ms: float) -> None:
-        """Tell routers what the step decided, one message each."""
+    def _are_drafted_for(self, decided: Sequence[tuple[Session, bool]]) -> bool:
+        """Whether drafters elsewhere are on turn for all of them: then nobody is held up by a verdict's coming late.
+
+        Whom a verdict wakes may take the core that a drafter, told just before, is about to get.
+        """
+        return all(has_go_ahead and not self._drafters[one.drafter].is_local for one, has_go_ahead in decided)
+
+    def _verdicts(
+        self, decided: Sequence[tuple[Session, bool]], shape: StepShape, step_ms: float
+    ) -> dict[Link, Verdict]:
+        """What routers are to be told of a step, one message each."""
         verdicts: dict[Link, list[VerdictItem]] = {}
         for session, has_go_ahead in decided:
             del self._active[session.id]
@@ -332,8 +332,12 @@ class VerifierService:
             session.last_verdict = item = msgspec.structs.replace(session.last_verdict, has_go_ahead=has_go_ahead)
             self._batching.left(session, session.next_lookahead if has_go_ahead else 0, item.num_accepted + 1)
             verdicts.setdefault(session.link, []).append(item)
-        for link, items in verdicts.items():
-            send_or_drop(link, self._verdict(items, step_ms, shape))
+        return {link: self._verdict(items, step_ms, shape) for link, items in verdicts.items()}
+
+    @staticmethod
+    def _send_verdicts(verdicts: dict[Link, Verdict]) -> None:
+        for link, verdict in verdicts.items():
+            send_or_drop(link, verdict)
 
     def _refresh_stats(self) -> None:
         self._stats.refresh(self._admission.num_open, self._admission.num_waiting, self._engine.kv_usage)

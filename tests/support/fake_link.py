@@ -13,6 +13,8 @@ M = TypeVar("M")
 class FakeLink:
     """Stands in for deployments.link.Link in unit tests."""
 
+    is_local = False
+
     def __init__(self, peer: str, role: Role) -> None:
         self.peer = peer
         self.role = role
