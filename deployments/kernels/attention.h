@@ -1,7 +1,12 @@
-// Attention of a few query rows over one session's entries, read in place.
+// Attention of some query rows over one session's entries, whose values are read in place.
 //
-// Entries are taken in blocks of 16 that lie at multiples of 16 of the position, so the order of every
-// sum depends on the query's own position alone: the same bits however a context was cut into steps.
+// Entries are taken in blocks, whose keys are transposed once for all rows, so that a lane is a key and no
+// product needs a sum across lanes. What follows are two products of tiles of rows with a block and, between
+// them, a softmax.
+//
+// A score is one sum over the head's dimension in order, an output one sum over entries in order, and the
+// weights' total has a lane for every position modulo 16. Hidden entries add exact zeros. So a row has the
+// same bits whatever rows it shares a block with and however a context was cut into steps.
 
 #pragma once
 
@@ -9,11 +14,16 @@
 
 namespace outrider {
 
-constexpr int kMaxRows = 16;
+constexpr int kFewRows = 16, kMaxRows = 64;
+constexpr int64_t kScores = 1 << 17;
+constexpr int kBlock = 64;  // entries of a block: with a head of 128 its keys are 32 KB, and its values too
+constexpr int kKeysAhead = 32;  // entries: keys are asked for before they are transposed
+constexpr float kHidden = -3.0e38f;  // the score of an entry that a row does not see
+// A tile is so many rows by so many vectors, whose sums fit the registers with what they multiply.
 #if defined(__AVX512F__)
-constexpr int kSummedRows = 6;  // by 4 vectors of values: 24 accumulators of 32 registers
+constexpr int kTileRows = 6, kTileVecs = 4;
 #else
-constexpr int kSummedRows = 4;
+constexpr int kTileRows = 4, kTileVecs = 1;
 #endif
 
 // Where one session's keys and values of one KV head lie. Entry p is `slot(p) * stride` floats behind
@@ -38,8 +48,28 @@ struct QueryRow {
     int64_t last;
 };
 
+// Rows that go through the products together, and the entries that any of them sees.
+struct Tile {
+    const QueryRow* rows;
+    int num_rows;
+    int64_t first;  // a multiple of 16
+    int64_t last;
+    float* scores;  // of the first row, from the attention's first entry on; `length` floats a row
+    int64_t length;
+    Vec* best;    // a row's largest scores by lane, and afterwards its largest in every lane
+    Vec* totals;  // of a row's weights, by lane
+};
+
+// Some entries in a row, and how many floats behind the pool's first each of them lies.
+struct Block {
+    int64_t first;  // a multiple of 16
+    int64_t last;
+    int64_t start;  // the attention's first entry, where rows of scores begin
+    int64_t offset[kBlock];
+};
+
 // Offsets of 16 entries from `position` on; those from `stop` on repeat the last one before it.
-inline void offsets(const Entries& entries, int64_t position, int64_t stop, int64_t* to) {
+inline void find_offsets(const Entries& entries, int64_t position, int64_t stop, int64_t* to) {
     const bool is_run = !entries.blocks || entries.block_size % kLanes == 0;
     const int64_t slot = entries.slot(position);
     for (int i = 0; i < kLanes; i++) {
@@ -48,131 +78,197 @@ inline void offsets(const Entries& entries, int64_t position, int64_t stop, int6
     }
 }
 
-// Products of kRows queries with 16 keys: scores[r][0..16). Every key is read once for all of them.
-template <int kRows>
-inline void dot_products(
-    const QueryRow* rows, const float* keys, const int64_t* offset, int64_t head_dim, float* scores, int64_t stride) {
-    constexpr int kHalf = kLanes / 2;
-    Vec halves[2][kRows];
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        Vec totals[kRows][kHalf] = {};
-        for (int64_t d = 0; d < head_dim; d += kLanes) {
-            Vec x[kRows];
-#pragma GCC unroll 4
-            for (int r = 0; r < kRows; r++) x[r] = load(rows[r].query + d);
-#pragma GCC unroll 8
-            for (int i = 0; i < kHalf; i++) {
-                const Vec key = load(keys + offset[half * kHalf + i] + d);
-#pragma GCC unroll 4
-                for (int r = 0; r < kRows; r++) totals[r][i] += x[r] * key;
-            }
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; r++) halves[half][r] = half_summed(totals[r]);
-    }
-    for (int r = 0; r < kRows; r++) store(scores + r * stride, joined(halves[0][r], halves[1][r]));
+// The block of entries from `first` on, of those in [start, stop).
+inline void find_block(const Entries& entries, int64_t start, int64_t first, int64_t stop, Block& block) {
+    block.start = start;
+    block.first = first;
+    block.last = stop < first + kBlock ? stop : first + kBlock;
+    for (int64_t i = first; i < block.last; i += kLanes) find_offsets(entries, i, stop, block.offset + i - first);
 }
 
-// Turns a row's scores of entries [start, start + length) into weights that add up to 1; hidden ones become 0.
-inline void softmax(float* scores, int64_t start, int64_t length, const QueryRow& row) {
-    const IntVec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const Vec lowest = splat(-3.0e38f);
-    Vec best = lowest;
-    for (int64_t i = 0; i < length; i += kLanes) {
-        const int32_t before = static_cast<int32_t>(row.first - start - i), stop = static_cast<int32_t>(row.last - start - i);
-        const IntVec is_seen = (lane >= before) & (lane < stop);
-        const Vec seen = pick(is_seen, load(scores + i), lowest);
-        store(scores + i, seen);
-        best = larger(best, seen);
-    }
-    const Vec top = splat(largest(best));
-    Vec total = {};
-    for (int64_t i = 0; i < length; i += kLanes) {
-        const Vec weight = exponential(load(scores + i) - top);
-        store(scores + i, weight);
-        total += weight;
-    }
-    const Vec scale = splat(1.0f / sum(total));
-    for (int64_t i = 0; i < length; i += kLanes) store(scores + i, load(scores + i) * scale);
+// How many rows `attend` takes at a time, kFewRows to kMaxRows: so many that their scores of `length` entries
+// stay in a core's second cache.
+inline int rows_at_a_time(int64_t length) {
+    const int64_t num = kScores / length;
+    return static_cast<int>(num < kFewRows ? kFewRows : num < kMaxRows ? num : kMaxRows);
 }
 
-// outputs[r][0..16 * kVecs) = sum over entries of weight * value, for kRows rows.
-template <int kRows, int kVecs>
-inline void weighted_sum(
-    const float* weights, int64_t stride, const Entries& entries, int64_t start, int64_t stop, int64_t d,
-    const QueryRow* rows) {
-    Vec totals[kRows][kVecs] = {};
-    for (int64_t block = start; block < stop; block += kLanes) {
-        int64_t offset[kLanes];
-        offsets(entries, block, stop, offset);
-        const int num = static_cast<int>(stop - block < kLanes ? stop - block : kLanes);
-        const float* weight = weights + block - start;
-        for (int i = 0; i < num; i++) {
-            const float* value = entries.values + offset[i] + d;
+// Floats of scratch that `attend` needs for so many rows, a multiple of 16: `length` is that of what any of them
+// sees, from a multiple of 16 to a multiple of 16.
+inline int64_t scratch_size(int64_t length, int64_t head_dim) {
+    const int64_t few = kFewRows * length;
+    return kBlock * head_dim + (few > kScores ? few : kScores);
+}
+
+// Adds to totals, for each k in order, weights[r][k] times the vectors at line(k).
+template <int kRows, int kVecs, class Line>
+inline void add_products(const float* const* weights, int64_t depth, const Line& line, Vec totals[kRows][kVecs]) {
+    for (int64_t k = 0; k < depth; k++) {
+        const float* from = line(k);
+        Vec column[kVecs];
 #pragma GCC unroll 4
-            for (int j = 0; j < kVecs; j++) {
-                const Vec v = load(value + j * kLanes);
+        for (int j = 0; j < kVecs; j++) column[j] = load(from + j * kLanes);
 #pragma GCC unroll 6
-                for (int r = 0; r < kRows; r++) totals[r][j] += splat(weight[r * stride + i]) * v;
-            }
+        for (int r = 0; r < kRows; r++) {
+            const Vec weight = splat(weights[r][k]);
+#pragma GCC unroll 4
+            for (int j = 0; j < kVecs; j++) totals[r][j] += weight * column[j];
         }
     }
+}
+
+// A block's keys by dimension, (D, kBlock). Those of a later block are asked for meanwhile.
+inline void transpose_keys(const Entries& entries, const Block& block, int64_t stop, int64_t head_dim, float* to) {
+    for (int64_t i = 0; block.first + i < block.last; i += kLanes) {
+        const int64_t later = block.first + i + kKeysAhead;
+        int64_t next[kLanes];
+        find_offsets(entries, later < stop ? later : block.first + i, stop, next);
+        transpose(entries.keys, block.offset + i, next, head_dim, to + i, kBlock);
+    }
+}
+
+// Scores of kRows rows and kVecs vectors of keys, `at` entries behind the block's first.
+template <int kRows, int kVecs>
+inline void score(const Tile& tile, const Block& block, int64_t at, const float* keys, int64_t head_dim) {
+    const float* queries[kRows];
+    Vec totals[kRows][kVecs] = {};
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++) queries[r] = tile.rows[r].query;
+    add_products<kRows, kVecs>(queries, head_dim, [&](int64_t d) { return keys + d * kBlock + at; }, totals);
+    const IntVec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#pragma GCC unroll 6
     for (int r = 0; r < kRows; r++) {
-        for (int j = 0; j < kVecs; j++) store(rows[r].output + d + j * kLanes, totals[r][j]);
+        float* scores = tile.scores + r * tile.length + block.first + at - block.start;
+#pragma GCC unroll 4
+        for (int j = 0; j < kVecs; j++) {
+            const int64_t position = block.first + at + j * kLanes;
+            const int64_t before = tile.rows[r].first - position, stop = tile.rows[r].last - position;
+            Vec seen = totals[r][j];
+            if (before > 0 || stop < kLanes) {
+                const IntVec is_seen = (lane >= static_cast<int32_t>(before)) & (lane < static_cast<int32_t>(stop));
+                seen = pick(is_seen, seen, splat(kHidden));
+            }
+            store(scores + j * kLanes, seen);
+            tile.best[r] = larger(tile.best[r], seen);
+        }
     }
 }
 
+// A tile's scores of a block's entries.
 template <int kRows>
-inline void weighted_sums(
-    const float* weights, int64_t stride, const Entries& entries, int64_t start, int64_t stop, int64_t head_dim,
-    const QueryRow* rows) {
+inline void score_block(const Tile& tile, const Block& block, const float* keys, int64_t head_dim) {
+    if constexpr (kRows > 1) {
+        if (tile.num_rows < kRows) return score_block<kRows - 1>(tile, block, keys, head_dim);
+    }
+    int64_t at = tile.first > block.first ? tile.first - block.first : 0;
+    const int64_t end = (tile.last < block.last ? tile.last : block.last) - block.first;
+    for (; at + (kTileVecs - 1) * kLanes < end; at += kTileVecs * kLanes) {
+        score<kRows, kTileVecs>(tile, block, at, keys, head_dim);
+    }
+    for (; at < end; at += kLanes) score<kRows, 1>(tile, block, at, keys, head_dim);
+}
+
+// Scores of entries from `first` to `last`, in one block, become weights: e^(score - best).
+inline void weigh(const Tile& tile, const Block& block, int64_t first, int64_t last) {
+    for (int r = 0; r < tile.num_rows; r++) {
+        float* scores = tile.scores + r * tile.length - block.start;
+        Vec total = tile.totals[r];
+        for (int64_t i = first; i < last; i += kLanes) {
+            const Vec weight = exponential(load(scores + i) - tile.best[r]);
+            store(scores + i, weight);
+            total += weight;
+        }
+        tile.totals[r] = total;
+    }
+}
+
+// Adds weight times value of entries from `first` to `last`, in one block, to 16 kVecs floats of kRows outputs.
+template <int kRows, int kVecs>
+inline void add_values(
+    const Tile& tile, const Block& block, int64_t first, int64_t last, const float* values, int64_t d) {
+    const float* weights[kRows];
+    Vec totals[kRows][kVecs];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++) {
+        weights[r] = tile.scores + r * tile.length + first - block.start;
+        const float* output = tile.rows[r].output + d;
+#pragma GCC unroll 4
+        for (int j = 0; j < kVecs; j++) totals[r][j] = first == tile.first ? Vec{} : load(output + j * kLanes);
+    }
+    const int64_t* offset = block.offset + first - block.first;
+    add_products<kRows, kVecs>(weights, last - first, [&](int64_t i) { return values + offset[i] + d; }, totals);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kVecs; j++) store(tile.rows[r].output + d + j * kLanes, totals[r][j]);
+    }
+}
+
+// A tile's weights of a block's entries, and its outputs with them.
+template <int kRows>
+inline void add_block(const Tile& tile, const Block& block, const float* values, int64_t head_dim) {
+    if constexpr (kRows > 1) {
+        if (tile.num_rows < kRows) return add_block<kRows - 1>(tile, block, values, head_dim);
+    }
+    const int64_t first = tile.first > block.first ? tile.first : block.first;
+    const int64_t last = tile.last < block.last ? tile.last : block.last;
+    if (first >= last) return;
+    weigh(tile, block, first, last);
     int64_t d = 0;
-    for (; d + 4 * kLanes <= head_dim; d += 4 * kLanes) {
-        weighted_sum<kRows, 4>(weights, stride, entries, start, stop, d, rows);
+    for (; d + kTileVecs * kLanes <= head_dim; d += kTileVecs * kLanes) {
+        add_values<kRows, kTileVecs>(tile, block, first, last, values, d);
     }
-    for (; d < head_dim; d += kLanes) weighted_sum<kRows, 1>(weights, stride, entries, start, stop, d, rows);
+    for (; d < head_dim; d += kLanes) add_values<kRows, 1>(tile, block, first, last, values, d);
 }
 
-// The same for `num` rows, at most kRows.
-template <int kRows>
-inline void some_weighted_sums(
-    int num, const float* weights, int64_t stride, const Entries& entries, int64_t start, int64_t stop, int64_t head_dim,
-    const QueryRow* rows) {
-    if (num == kRows) weighted_sums<kRows>(weights, stride, entries, start, stop, head_dim, rows);
-    else if constexpr (kRows > 1) {
-        some_weighted_sums<kRows - 1>(num, weights, stride, entries, start, stop, head_dim, rows);
+// `num` rows from `rows` on as one tile. Its buffers are its own part of those of all rows.
+inline Tile tile_of(const QueryRow* rows, int num) {
+    Tile tile = {rows, num, rows[0].first, rows[0].last, nullptr, 0, nullptr, nullptr};
+    for (int r = 1; r < num; r++) {
+        tile.first = rows[r].first < tile.first ? rows[r].first : tile.first;
+        tile.last = rows[r].last > tile.last ? rows[r].last : tile.last;
     }
+    tile.first -= tile.first % kLanes;
+    return tile;
 }
-
-// Floats of scratch that `attend` needs for entries up to `stop`.
-inline int64_t scratch_size(int64_t stop) { return kMaxRows * (stop + 2 * kLanes); }
 
 // Attention without a factor on the scores, for up to kMaxRows rows of one KV head.
 inline void attend(const QueryRow* rows, int num_rows, const Entries& entries, int64_t head_dim, float* scratch) {
-    int64_t start = rows[0].first, stop = rows[0].last;
-    for (int r = 1; r < num_rows; r++) {
-        start = rows[r].first < start ? rows[r].first : start;
-        stop = rows[r].last > stop ? rows[r].last : stop;
-    }
-    start -= start % kLanes;
+    const Tile all = tile_of(rows, num_rows);
+    const int64_t start = all.first, stop = all.last;
     const int64_t length = (stop - start + kLanes - 1) / kLanes * kLanes;
-    for (int64_t block = start; block < stop; block += kLanes) {
-        int64_t offset[kLanes];
-        offsets(entries, block, stop, offset);
-        float* scores = scratch + block - start;
-        int r = 0;
-        for (; r + 2 <= num_rows; r += 2) {
-            dot_products<2>(rows + r, entries.keys, offset, head_dim, scores + r * length, length);
-        }
-        if (r < num_rows) dot_products<1>(rows + r, entries.keys, offset, head_dim, scores + r * length, length);
-    }
-    for (int r = 0; r < num_rows; r++) softmax(scratch + r * length, start, length, rows[r]);
-    const int num_tiles = (num_rows + kSummedRows - 1) / kSummedRows;
+    float* keys = scratch;
+    float* scores = scratch + kBlock * head_dim;
+    Vec best[kMaxRows], totals[kMaxRows] = {};
+    for (int r = 0; r < num_rows; r++) best[r] = splat(kHidden);
+    Tile tiles[(kMaxRows + kTileRows - 1) / kTileRows];
+    const int num_tiles = (num_rows + kTileRows - 1) / kTileRows;
     for (int t = 0, r = 0; t < num_tiles; t++) {
         const int num = (num_rows - r + num_tiles - t - 1) / (num_tiles - t);
-        some_weighted_sums<kSummedRows>(num, scratch + r * length, length, entries, start, stop, head_dim, rows + r);
+        tiles[t] = tile_of(rows + r, num);
+        tiles[t].scores = scores + r * length;
+        tiles[t].length = length;
+        tiles[t].best = best + r;
+        tiles[t].totals = totals + r;
         r += num;
+    }
+    Block block;
+    for (int64_t first = start; first < stop; first += kBlock) {
+        find_block(entries, start, first, stop, block);
+        transpose_keys(entries, block, stop, head_dim, keys);
+        for (int t = 0; t < num_tiles; t++) score_block<kTileRows>(tiles[t], block, keys, head_dim);
+    }
+    for (int r = 0; r < num_rows; r++) best[r] = splat(largest(best[r]));
+    for (int64_t first = start; first < stop; first += kBlock) {
+        find_block(entries, start, first, stop, block);
+        for (int t = 0; t < num_tiles; t++) add_block<kTileRows>(tiles[t], block, entries.values, head_dim);
+    }
+    for (int r = 0; r < num_rows; r++) {
+        const Vec scale = splat(1.0f / sum(totals[r]));
+        for (int64_t d = 0; d < head_dim; d += kLanes) {
+            const Vec output = stop > start ? load(rows[r].output + d) * scale : Vec{};  // nobody has written it
+            store(rows[r].output + d, output);
+        }
     }
 }
 

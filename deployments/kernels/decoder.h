@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cmath>
+#include <new>
 #include <vector>
 
 #include "attention.h"
@@ -90,12 +91,29 @@ struct Step {
     float* carried;         // (T, H), added to the embedding, and afterwards the next step's
 };
 
+// Allocates at multiples of a cache line, so that no vector lies in two.
+template <class T>
+struct Aligned {
+    using value_type = T;
+    static constexpr std::align_val_t kLine{64};
+
+    Aligned() = default;
+    template <class U>
+    Aligned(const Aligned<U>&) {}
+    T* allocate(std::size_t num) { return static_cast<T*>(::operator new(num * sizeof(T), kLine)); }
+    void deallocate(T* at, std::size_t) { ::operator delete(at, kLine); }
+    bool operator==(const Aligned&) const { return true; }
+    bool operator!=(const Aligned&) const { return false; }
+};
+
+using Floats = std::vector<float, Aligned<float>>;
+
 // Buffers of a step, grown as needed and kept.
 struct Workspace {
-    std::vector<float> stream, normed, projected, attended, hidden, scratch, logits;
+    Floats stream, normed, projected, attended, hidden, scratch, logits;
     int64_t scratch_stride = 0;
 
-    static float* grown(std::vector<float>& buffer, int64_t size) {
+    static float* grown(Floats& buffer, int64_t size) {
         if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
         return buffer.data();
     }

@@ -41,7 +41,11 @@ class Pass {
             find_slots(step.blocks, slots_);
             find_slots(step.sliding_blocks, sliding_slots_);
         }
-        space.scratch_stride = scratch_size(longest_);
+        int64_t head_dim = 0;
+        for (int64_t l = 0; l < model.num_layers; l++) {
+            head_dim = model.layers[l].head_dim > head_dim ? model.layers[l].head_dim : head_dim;
+        }
+        space.scratch_stride = scratch_size(in_lanes(longest_), head_dim);
         Workspace::grown(space.scratch, space.scratch_stride * team.size());
     }
 
@@ -130,7 +134,9 @@ class Pass {
 
     void attend_all(const Layer& layer, const float* projected, int64_t stride, float* attended) {
         const int64_t heads_per_kv = model_.num_heads / layer.num_kv_heads;
-        const int64_t tokens_per_strip = heads_per_kv < kMaxRows ? kMaxRows / heads_per_kv : 1;
+        const int64_t reach = layer.window && layer.window < longest_ ? layer.window : longest_;
+        const int64_t num_rows = rows_per_unit(layer);
+        const int64_t tokens_per_strip = heads_per_kv < num_rows ? num_rows / heads_per_kv : 1;
         strips_.clear();
         for (int64_t c = 0; c < step_.num_chunks; c++) {
             const Chunk& chunk = step_.chunks[c];
@@ -140,18 +146,30 @@ class Pass {
             }
         }
         const int64_t num_units = static_cast<int64_t>(strips_.size()) * layer.num_kv_heads;
-        const int64_t reach = layer.window && layer.window < longest_ ? layer.window : longest_;
         // To read an entry's number takes as long as some products, whatever the number of rows that it is read for.
         const int64_t num_products = step_.num_tokens * model_.num_heads + kProductsPerRead * num_units;
         const int64_t cost = 2 * reach * layer.head_dim * num_products;
         team_.run(num_units, cost, [&](int64_t unit, int worker) {
-            attend_strip(layer, strips_[unit / layer.num_kv_heads], unit % layer.num_kv_heads, projected, stride,
+            attend_strip(layer, strips_[unit / layer.num_kv_heads], unit % layer.num_kv_heads, num_rows, projected, stride,
                          attended, space_.scratch.data() + worker * space_.scratch_stride);
         });
     }
 
-    void attend_strip(const Layer& layer, const Strip& strip, int64_t kv_head, const float* projected, int64_t stride,
-                      float* attended, float* scratch) const {
+    // Entries in whole vectors, wherever in one they begin.
+    static int64_t in_lanes(int64_t num_entries) { return (num_entries / kLanes + 2) * kLanes; }
+
+    // Rows that are attended together: the more, the less their keys' transposition costs each, but never so many
+    // that threads are left without a unit.
+    int64_t rows_per_unit(const Layer& layer) const {
+        const bool is_bounded = !step_.shadows && layer.window && layer.window + kMaxRows < longest_;
+        int64_t num_rows = rows_at_a_time(in_lanes(is_bounded ? layer.window + kMaxRows : longest_));
+        const int64_t share = step_.num_tokens * model_.num_heads / (kUnitsPerThread * team_.size());
+        if (share < num_rows) num_rows = share < kFewRows ? kFewRows : share;
+        return num_rows;
+    }
+
+    void attend_strip(const Layer& layer, const Strip& strip, int64_t kv_head, int64_t most_rows, const float* projected,
+                      int64_t stride, float* attended, float* scratch) const {
         const int64_t dim = layer.head_dim, heads_per_kv = model_.num_heads / layer.num_kv_heads;
         const Shadow* shadow =
             step_.shadows ? step_.shadows + (strip.chunk - step_.chunks) * kNumKinds + layer.kind : nullptr;
@@ -171,7 +189,7 @@ class Pass {
             for (int64_t h = kv_head * heads_per_kv; h < (kv_head + 1) * heads_per_kv; h++) {
                 rows[num_rows++] = {projected + token * stride + h * dim,
                                     attended + (token * model_.num_heads + h) * dim, first, last};
-                if (num_rows == kMaxRows) {
+                if (num_rows == most_rows) {
                     attend(rows, num_rows, entries, dim, scratch);
                     num_rows = 0;
                 }

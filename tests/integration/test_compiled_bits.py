@@ -27,12 +27,16 @@ WIDE = {"head_dim": 16, "global_head_dim": 96, "hidden_size": 48, "num_attention
 class Passes:
     """One model on pools of its own."""
 
-    def __init__(self, folder: Path, *, num_threads: int, block_size: int, architecture: str = "native") -> None:
+    def __init__(
+        self, folder: Path, *, num_threads: int, block_size: int, architecture: str = "native", max_tokens: int = 400
+    ) -> None:
         target = load_target(str(folder), dtype=torch.float32, device="cpu")
         config: Any = target.text_config
         self.vocab_size: int = config.vocab_size
-        num_blocks = 4000 // block_size
-        self.tables = BlockTables(num_blocks=num_blocks, block_size=block_size, max_sessions=8, max_session_tokens=400)
+        num_blocks = 10 * max_tokens // block_size
+        self.tables = BlockTables(
+            num_blocks=num_blocks, block_size=block_size, max_sessions=8, max_session_tokens=max_tokens
+        )
         pools = KvPools(
             layer_shapes={layer: kv_shape(config, layer) for layer in range(config.num_hidden_layers)},
             num_slots=(num_blocks + 1) * block_size,
@@ -90,6 +94,19 @@ def test_the_bits_depend_on_the_context_alone(folder: Path, architecture: str) -
         ]
         mine = Chunk(session=0, start=327, tokens=(*tokens[327:], 5, 6), num_drafted=4)
         assert torch.equal(passes.run([crowd[0], mine, *crowd[1:]])[1][2], expected)
+
+
+def test_the_bits_of_a_long_context_depend_on_it_alone(tmp_path: Path) -> None:
+    """So long a one that fewer rows are attended together, and its window begins anywhere in a vector."""
+    folder = save_tiny_target(tmp_path, **WIDE, sliding_window=100, max_position_embeddings=4096)
+    rng = random.Random(2)
+    tokens = [rng.randrange(97) for _ in range(3001)]
+    found = []
+    for num_threads, block_size, size in ((1, 16, 3001), (2, 16, 700), (1, 4, 97), (2, 16, 64)):
+        passes = Passes(folder, num_threads=num_threads, block_size=block_size, max_tokens=3200)
+        passes.tables.reserve(0, 3200)
+        found.append(passes.logits(0, tokens, size))
+    assert all(torch.equal(logits, found[0]) for logits in found[1:])
 
 
 def test_a_context_that_differs_gives_other_bits(folder: Path) -> None:
