@@ -17,7 +17,7 @@ namespace outrider {
 constexpr int kFewRows = 16, kMaxRows = 64;
 constexpr int64_t kScores = 1 << 17;
 constexpr int kBlock = 64;  // entries of a block: with a head of 128 its keys are 32 KB, and its values too
-constexpr int kKeysAhead = 32;  // entries: keys are asked for before they are transposed
+constexpr int kEntriesAhead = kLanes;  // that are asked for before they are used: see `Block`
 constexpr float kHidden = -3.0e38f;  // the score of an entry that a row does not see
 // A tile is so many rows by so many vectors, whose sums fit the registers with what they multiply.
 #if defined(__AVX512F__)
@@ -60,12 +60,13 @@ struct Tile {
     Vec* totals;  // of a row's weights, by lane
 };
 
-// Some entries in a row, and how many floats behind the pool's first each of them lies.
+// Some entries in a row, and how many floats behind the pool's first each of them lies; and those of 16 more,
+// which are asked for meanwhile.
 struct Block {
     int64_t first;  // a multiple of 16
     int64_t last;
     int64_t start;  // the attention's first entry, where rows of scores begin
-    int64_t offset[kBlock];
+    int64_t offset[kBlock + kEntriesAhead];
 };
 
 // Offsets of 16 entries from `position` on; those from `stop` on repeat the last one before it.
@@ -78,12 +79,14 @@ inline void find_offsets(const Entries& entries, int64_t position, int64_t stop,
     }
 }
 
-// The block of entries from `first` on, of those in [start, stop).
+// The block of entries from `first` on, of those in [start, stop). Where none are left to ask for, its own are.
 inline void find_block(const Entries& entries, int64_t start, int64_t first, int64_t stop, Block& block) {
     block.start = start;
     block.first = first;
     block.last = stop < first + kBlock ? stop : first + kBlock;
-    for (int64_t i = first; i < block.last; i += kLanes) find_offsets(entries, i, stop, block.offset + i - first);
+    int64_t i = first;
+    for (; i < block.last; i += kLanes) find_offsets(entries, i, stop, block.offset + i - first);
+    find_offsets(entries, i < stop ? i : first, stop, block.offset + i - first);
 }
 
 // How many rows `attend` takes at a time, kFewRows to kMaxRows: so many that their scores of `length` entries
@@ -94,7 +97,7 @@ inline int rows_at_a_time(int64_t length) {
 }
 
 // Floats of scratch that `attend` needs for so many rows, a multiple of 16: `length` is that of what any of them
-// sees, from a multiple of 16 to a multiple of 16.
+// sees, from a multiple of 16 on in whole blocks.
 inline int64_t scratch_size(int64_t length, int64_t head_dim) {
     const int64_t few = kFewRows * length;
     return kBlock * head_dim + (few > kScores ? few : kScores);
@@ -117,13 +120,11 @@ inline void add_products(const float* const* weights, int64_t depth, const Line&
     }
 }
 
-// A block's keys by dimension, (D, kBlock). Those of a later block are asked for meanwhile.
-inline void transpose_keys(const Entries& entries, const Block& block, int64_t stop, int64_t head_dim, float* to) {
+// A block's keys by dimension, (D, kBlock).
+inline void transpose_keys(const Entries& entries, const Block& block, int64_t head_dim, float* to) {
     for (int64_t i = 0; block.first + i < block.last; i += kLanes) {
-        const int64_t later = block.first + i + kKeysAhead;
-        int64_t next[kLanes];
-        find_offsets(entries, later < stop ? later : block.first + i, stop, next);
-        transpose(entries.keys, block.offset + i, next, head_dim, to + i, kBlock);
+        const int64_t* offset = block.offset + i;
+        transpose(entries.keys, offset, offset + kEntriesAhead, head_dim, to + i, kBlock);
     }
 }
 
@@ -162,8 +163,8 @@ inline void score_block(const Tile& tile, const Block& block, const float* keys,
     }
     int64_t at = tile.first > block.first ? tile.first - block.first : 0;
     const int64_t end = (tile.last < block.last ? tile.last : block.last) - block.first;
-    for (; at + (kTileVecs - 1) * kLanes < end; at += kTileVecs * kLanes) {
-        score<kRows, kTileVecs>(tile, block, at, keys, head_dim);
+    if (kTileVecs * kLanes == kBlock && end - at > kBlock / 2) {  // sooner than by single vectors
+        return score<kRows, kTileVecs>(tile, block, 0, keys, head_dim);
     }
     for (; at < end; at += kLanes) score<kRows, 1>(tile, block, at, keys, head_dim);
 }
@@ -196,7 +197,13 @@ inline void add_values(
         for (int j = 0; j < kVecs; j++) totals[r][j] = first == tile.first ? Vec{} : load(output + j * kLanes);
     }
     const int64_t* offset = block.offset + first - block.first;
-    add_products<kRows, kVecs>(weights, last - first, [&](int64_t i) { return values + offset[i] + d; }, totals);
+    const auto line = [&](int64_t i) {
+        const float* later = values + offset[i + kEntriesAhead] + d;
+#pragma GCC unroll 4
+        for (int j = 0; j < kVecs; j++) __builtin_prefetch(later + j * kLanes);
+        return values + offset[i] + d;
+    };
+    add_products<kRows, kVecs>(weights, last - first, line, totals);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 4
@@ -236,7 +243,7 @@ inline Tile tile_of(const QueryRow* rows, int num) {
 inline void attend(const QueryRow* rows, int num_rows, const Entries& entries, int64_t head_dim, float* scratch) {
     const Tile all = tile_of(rows, num_rows);
     const int64_t start = all.first, stop = all.last;
-    const int64_t length = (stop - start + kLanes - 1) / kLanes * kLanes;
+    const int64_t length = (stop - start + kBlock - 1) / kBlock * kBlock;
     float* keys = scratch;
     float* scores = scratch + kBlock * head_dim;
     Vec best[kMaxRows], totals[kMaxRows] = {};
@@ -255,7 +262,7 @@ inline void attend(const QueryRow* rows, int num_rows, const Entries& entries, i
     Block block;
     for (int64_t first = start; first < stop; first += kBlock) {
         find_block(entries, start, first, stop, block);
-        transpose_keys(entries, block, stop, head_dim, keys);
+        transpose_keys(entries, block, head_dim, keys);
         for (int t = 0; t < num_tiles; t++) score_block<kTileRows>(tiles[t], block, keys, head_dim);
     }
     for (int r = 0; r < num_rows; r++) best[r] = splat(largest(best[r]));

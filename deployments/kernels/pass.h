@@ -45,7 +45,7 @@ class Pass {
         for (int64_t l = 0; l < model.num_layers; l++) {
             head_dim = model.layers[l].head_dim > head_dim ? model.layers[l].head_dim : head_dim;
         }
-        space.scratch_stride = scratch_size(in_lanes(longest_), head_dim);
+        space.scratch_stride = scratch_size(in_blocks(longest_), head_dim);
         Workspace::grown(space.scratch, space.scratch_stride * team.size());
     }
 
@@ -155,14 +155,14 @@ class Pass {
         });
     }
 
-    // Entries in whole vectors, wherever in one they begin.
-    static int64_t in_lanes(int64_t num_entries) { return (num_entries / kLanes + 2) * kLanes; }
+    // Entries in whole blocks, wherever they begin.
+    static int64_t in_blocks(int64_t num_entries) { return (num_entries / kBlock + 2) * kBlock; }
 
     // Rows that are attended together: the more, the less their keys' transposition costs each, but never so many
     // that threads are left without a unit.
     int64_t rows_per_unit(const Layer& layer) const {
         const bool is_bounded = !step_.shadows && layer.window && layer.window + kMaxRows < longest_;
-        int64_t num_rows = rows_at_a_time(in_lanes(is_bounded ? layer.window + kMaxRows : longest_));
+        int64_t num_rows = rows_at_a_time(in_blocks(is_bounded ? layer.window + kMaxRows : longest_));
         const int64_t share = step_.num_tokens * model_.num_heads / (kUnitsPerThread * team_.size());
         if (share < num_rows) num_rows = share < kFewRows ? kFewRows : share;
         return num_rows;
