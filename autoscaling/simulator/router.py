@@ -152,8 +152,8 @@ class Router:
         planner = self.planners[index]
         own_tokens = sum(1 + item.num_drafted for item in report.items)
         decided = [(self._sessions[item.session], item) for item in report.items if item.session in self._sessions]
-        num_trimmed = sum(session.num_proposed - item.num_drafted for session, item in decided)
-        planner.on_step(report.shape, report.step_ms, len(report.items), own_tokens, num_trimmed)
+        num_missing = sum(session.plan.num_missing(item.num_drafted, session.is_probe) for session, item in decided)
+        planner.on_step(report.shape, report.step_ms, len(report.items), own_tokens, num_missing)
         for session, item in decided:
             self._on_decided(planner, session, item, report)
         planner.refresh()

@@ -77,7 +77,7 @@ class Planner:
     round_times: RoundTimes = field(default_factory=RoundTimes)
     probing: Probing = field(default_factory=Probing)
     _prompts_ms: float = 0.0
-    _trimmed_ms: float = 0.0
+    _missing_ms: float = 0.0
     _bare_cycles: float = 0.0
     _num_rounds_since_plan: int = 0
     _cycles_to_plan: float = 1.0 / _PLANS_PER_ROUND
@@ -91,13 +91,13 @@ class Planner:
     # -- observations -------------------------------------------------------------------------
 
     def on_step(
-        self, shape: StepShape, step_ms: float, num_own: int, num_own_tokens: int, num_trimmed: int = 0
+        self, shape: StepShape, step_ms: float, num_own: int, num_own_tokens: int, num_missing: int = 0
     ) -> None:
-        """A step has run, with so many sessions and tokens of this planner in it; so many drafted were left out."""
+        """A step has run, with so many sessions and tokens of this planner in it; so many planned ones were not."""
         self.costs.observe(shape, step_ms)
         self._batch.observe(shape, num_own, num_own_tokens)
-        if shape.num_prompt_tokens or num_trimmed:
-            self._count_unforeseen(shape, num_trimmed)
+        if shape.num_prompt_tokens or num_missing:
+            self._count_unforeseen(shape, num_missing)
         self._num_rounds_since_plan += num_own
         num_cycles = num_own / max(1, len(self.sessions))
         self._bare_cycles = self._bare_cycles + num_cycles if num_own_tokens == num_own else 0.0
@@ -115,8 +115,8 @@ class Planner:
 
         Sessions that want no drafter are not among those; where there are no others nothing can be learnt.
         """
-        prompts_ms, trimmed_ms = self._prompts_ms - session.prompts_ms, self._trimmed_ms - session.trimmed_ms
-        session.prompts_ms, session.trimmed_ms = self._prompts_ms, self._trimmed_ms
+        prompts_ms, missing_ms = self._prompts_ms - session.prompts_ms, self._missing_ms - session.missing_ms
+        session.prompts_ms, session.missing_ms = self._prompts_ms, self._missing_ms
         session.num_rounds += 1
         if session.advance(1 + num_held):
             self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
@@ -126,7 +126,7 @@ class Planner:
         is_same_company = session.company == num_sessions
         session.company = num_sessions
         if prompts_ms <= _PROMPTS_SHARE * round_ms and is_same_company and num_sessions:
-            self._observe_time(session, num_looked_at, forecast, round_ms - prompts_ms + trimmed_ms)
+            self._observe_time(session, num_looked_at, forecast, round_ms - prompts_ms + missing_ms)
         if num_looked_at:
             self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
             session.num_rounds_off = 0
@@ -137,16 +137,16 @@ class Planner:
         else:
             session.num_rounds_off += 1
 
-    def _count_unforeseen(self, shape: StepShape, num_trimmed: int) -> None:
-        """What prompts have added to a step, and what was taken off it by leaving out drafted tokens: no plan knew."""
+    def _count_unforeseen(self, shape: StepShape, num_missing: int) -> None:
+        """What prompts have added to a step, and what was taken off it by tokens that it lacks: no plan knew."""
         num_verified = max(1, shape.num_tokens - shape.num_prompt_tokens)
         verified = msgspec.structs.replace(shape, num_tokens=num_verified, num_prompt_tokens=0)
         verified_ms = self.costs.predict(verified)
         if shape.num_prompt_tokens:
             self._prompts_ms += max(0.0, self.costs.predict(shape) - verified_ms)
-        if num_trimmed:
-            whole = msgspec.structs.replace(verified, num_tokens=num_verified + num_trimmed)
-            self._trimmed_ms += max(0.0, self.costs.predict(whole) - verified_ms)
+        if num_missing:
+            whole = msgspec.structs.replace(verified, num_tokens=max(1, num_verified + num_missing))
+            self._missing_ms += self.costs.predict(whole) - verified_ms
 
     def _observe_time(
         self, session: Speculation, num_looked_at: int, forecast: Forecast | None, round_ms: float
@@ -156,7 +156,7 @@ class Planner:
         if num_looked_at:
             is_foreseen = forecast is not None and forecast.is_drafted and forecast.num_sessions == num_sessions
             if forecast is not None and is_foreseen and not session.num_rounds_off:
-                self.round_times.observe_drafted(num_sessions, forecast.cycle_ms, round_ms)
+                self.round_times.observe_drafted(num_sessions, forecast.modelled_ms, round_ms)
         elif session.requested or (forecast is not None and forecast.is_drafted):
             return  # drafts that came too late, or had no room, took their time all the same
         elif num_sessions == 1 or (session.num_rounds_off and self._bare_cycles >= _PURE_CYCLES):
@@ -235,7 +235,7 @@ class Planner:
                 candidates.append(Candidate(survival[:limit], weight, one.is_free))
             else:  # it takes part in the step whatever is decided for the others
                 settled.append(Candidate((), weight * (1.0 + sum(survival[: one.requested or 0]))))
-        search = self._search(candidates + settled, limit)
+        cycle, search = self._search(candidates + settled, limit)
         bare, drafted = search.best()
         chosen, rival = self._better(bare, drafted)
         before = tuple(min(one.lookahead or 0, limit) for one in sessions)
@@ -247,29 +247,24 @@ class Planner:
         is_calm = not chosen.cap and not self._cap
         self._cycles_to_plan = min(_CALM, 2.0 * self._cycles_to_plan) if is_calm else 1.0 / _PLANS_PER_ROUND
         self._threshold, self._cap = chosen.threshold, chosen.cap
-        self._forecast = self._forecast_of(chosen)
-        self.stats.rate, self.stats.cap = self._rate(chosen), chosen.cap
-        self._promises_much = self.stats.rate > _FIRST_BEGINS * self._rate(bare)
+        self._forecast = self._forecast_of(chosen, cycle)
+        self.stats.rate, self.stats.cap = chosen.rate, chosen.cap
+        self._promises_much = self.stats.rate > _FIRST_BEGINS * bare.rate
         if rival is not None:
-            self._probe(sessions, chosen, rival, search)
+            probe = self._probe_of(sessions, chosen, rival, search)
+            if probe is not None:
+                self._begin_probe(sessions, probe, self._forecast_of(probe, cycle))
         if chosen.cap:
             self._look_deeper(sessions, limit)
 
-    def _search(self, candidates: Sequence[Candidate], limit: int) -> Search:
+    def _search(self, candidates: Sequence[Candidate], limit: int) -> tuple[Cycle, Search]:
         room = max(0, self.max_step_tokens - len(self.sessions))
         num_pairs = min(room, sum(len(one.survival) for one in candidates))
         cycle = self._cycle(num_pairs, limit)
         is_alone = len(candidates) == 1 and not candidates[0].is_free
-        return Search(candidates, cycle, limit, num_pairs, cycle.alone(num_pairs) if is_alone else ())
+        return cycle, Search(candidates, cycle, limit, num_pairs, cycle.alone(num_pairs) if is_alone else ())
 
     # -- what was seen against what the model says ------------------------------------------------
-
-    def _rate(self, choice: Choice) -> float:
-        """Tokens per ms, by the time that such rounds take."""
-        num_sessions, times = len(self.sessions), self.round_times
-        if self._is_drafted(choice):
-            return choice.rate / times.drafted_factor(num_sessions)
-        return choice.rate / times.bare_factor(num_sessions, self._bare_model)
 
     def _bare_model(self, num_sessions: float, context: float) -> float:
         """What a cycle of so many sessions takes by the sum of its parts if nobody drafts."""
@@ -281,35 +276,41 @@ class Planner:
     def _is_drafted(self, choice: Choice) -> bool:
         return choice.cap > 0 or any(one.requested for one in self.sessions.values())
 
-    def _forecast_of(self, choice: Choice) -> Forecast:
-        return Forecast(len(self.sessions), self._is_drafted(choice), choice.cycle_ms)
+    def _forecast_of(self, choice: Choice, cycle: Cycle) -> Forecast:
+        num_tokens = sum(choice.lookaheads)
+        modelled_ms = cycle.modelled(choice.cap, num_tokens)[num_tokens]
+        return Forecast(len(self.sessions), self._is_drafted(choice), modelled_ms)
 
     def _better(self, bare: Choice, drafted: Choice | None) -> tuple[Choice, Choice | None]:
         """The better of two kinds of rounds, and the other."""
         if drafted is None:
             return bare, None
         margin = _ENDS if self._cap else _BEGINS
-        if self._rate(drafted) > margin * self._rate(bare):
+        if drafted.rate > margin * bare.rate:
             return drafted, bare
         return bare, drafted
 
-    def _probe(self, sessions: Sequence[Speculation], chosen: Choice, rival: Choice, search: Search) -> None:
+    def _probe_of(
+        self, sessions: Sequence[Speculation], chosen: Choice, rival: Choice, search: Search
+    ) -> Choice | None:
         """Now and then try the other kind of rounds: all sessions where it is unknown, else as few as will do."""
         if len(sessions) == 1 and sessions[0].num_rounds < _SETTLED_ROUNDS:
-            return
-        probing, rate = self.probing, self._rate(chosen)
+            return None
+        probing, rate = self.probing, chosen.rate
         num_seen = self.round_times.num_cycles(len(self.sessions), self._is_drafted(rival))
         probe = rival
         if not probing.is_untried(num_seen):
             if not probing.may_be_due:
-                return
+                return None
             if rival.cap:
                 probe = search.score(_of_the_longest_off(sessions, rival.lookaheads))
             num_cycles = _probe_rounds(sessions) * probe.cycle_ms / chosen.cycle_ms
-            if not probing.is_due(rate, self._rate(probe), num_cycles, num_seen):
-                return
-        probing.begins()
-        forecast = self._forecast_of(probe)
+            if not probing.is_due(rate, probe.rate, num_cycles, num_seen):
+                return None
+        return probe
+
+    def _begin_probe(self, sessions: Sequence[Speculation], probe: Choice, forecast: Forecast) -> None:
+        self.probing.begins()
         for session, lookahead in zip(sessions, probe.lookaheads, strict=False):
             if lookahead != session.lookahead:
                 session.probe = Probe(lookahead, _probe_rounds(sessions), forecast)
@@ -329,6 +330,7 @@ class Planner:
         num_sequences = num_sessions * (1.0 + batch.other_sequences)
         num_tokens = num_sequences + sum(fixed) + num_sessions * batch.other_drafted
         first_ms, step_ms, token_ms = self._draft_parts()
+        lateness = self.round_times.drafted_lateness(num_sessions)
         half_ms: Sequence[float] = ()
         if self.can_split and num_sequences >= 2.0:
             half_ms = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2 + 1)
@@ -339,6 +341,9 @@ class Planner:
             draft_ms=[first_ms + step_ms * cap for cap in range(limit + 1)],
             token_ms=token_ms,
             floor=min(max(fixed, default=0), limit),
+            bare_factor=self.round_times.bare_factor(num_sessions, self._bare_model),
+            drafted_late_ms=lateness.late_ms,
+            drafted_factor=lateness.factor,
         )
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:

@@ -24,11 +24,13 @@ class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time."""
+    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time
+    before what was seen of such rounds is put on top.
+    """
 
     num_sessions: int
     is_drafted: bool
-    cycle_ms: float
+    modelled_ms: float
 
 
 @dataclass(slots=True)
@@ -63,13 +65,18 @@ class Speculation:
     forecast: Forecast | None = None
     num_rounds_off: int = 0
     prompts_ms: float = 0.0
-    trimmed_ms: float = 0.0
+    missing_ms: float = 0.0
     num_rounds: int = 0
     num_tokens: int = 0
     is_new: bool = True
     company: int = 0
     drafter: str = ""
     by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
+
+    def num_missing(self, num_drafted: int, is_probe: bool) -> int:
+        """How many tokens fewer than planned its part of a step has: it had no room, or some were cut off."""
+        is_planned = self.requested is None and self.lookahead is not None and not is_probe
+        return (self.lookahead or 0) - num_drafted if is_planned else 0
 
     @property
     def acceptance(self) -> SessionAcceptance:

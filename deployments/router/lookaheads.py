@@ -25,7 +25,7 @@ class Round(NamedTuple):
     num_sessions: int
     num_held: int
     num_looked_at: int
-    num_trimmed: int
+    num_missing: int
     is_next_held: bool
     drafted_by: DrafterName
     confidences: tuple[float, ...]
@@ -91,12 +91,13 @@ class Lookaheads:
         """
         drafted, looked_at = session.proposal, item.num_drafted
         is_free = session.proposed_by == "prompt_lookup"
+        plan = self.plan_of(session)
         return Round(
-            plan=self.plan_of(session),
+            plan=plan,
             num_sessions=len(verifier.planner.sessions),
             num_held=item.num_accepted,
             num_looked_at=looked_at,
-            num_trimmed=len(drafted) - looked_at,
+            num_missing=plan.num_missing(looked_at, session.is_probe),
             is_next_held=item.num_accepted == looked_at < len(drafted) and drafted[looked_at] == item.next_token,
             drafted_by=session.proposed_by,
             confidences=session.confidences[: len(drafted)],
@@ -112,8 +113,8 @@ class Lookaheads:
         """
         planner = verifier.planner
         if verdict.step_ms > 0.0:
-            num_trimmed = sum(one.num_trimmed for one in rounds)
-            planner.on_step(verdict.shape, verdict.step_ms, len(verdict.items), num_own_tokens, num_trimmed)
+            num_missing = sum(one.num_missing for one in rounds)
+            planner.on_step(verdict.shape, verdict.step_ms, len(verdict.items), num_own_tokens, num_missing)
         is_bare = num_own_tokens == len(verdict.items)
         for one in rounds:
             if one.gap_ms > 0.0 and one.draft_ms is not None:

@@ -24,15 +24,57 @@ def model(num_sessions: float, context: float) -> float:
     return 1.0 + 0.5 * num_sessions + context / 1000
 
 
-def test_a_factor_is_believed_after_a_few_rounds_and_borrowed_by_the_nearest_company():
+def test_lateness_is_believed_after_a_few_rounds_and_borrowed_by_the_nearest_company():
     times = RoundTimes()
-    assert times.drafted_factor(1) == 1.0
+    assert times.drafted_lateness(1).after(2.0) == 2.0
     for _ in range(8):
         times.observe_drafted(1, 2.0, 3.0)
-    assert times.drafted_factor(1) == pytest.approx(1.5, abs=0.08)
-    assert times.drafted_factor(4) == times.drafted_factor(1)
+    assert times.drafted_lateness(1).after(2.0) == pytest.approx(3.0, abs=0.16)
+    assert times.drafted_lateness(4) == times.drafted_lateness(1)
     assert times.bare_factor(1, model) == 1.0
     assert (times.num_cycles(1, True), times.num_cycles(4, True)) == (8, 0)
+
+
+def test_rounds_of_one_lookahead_say_that_others_are_as_late_and_not_as_many_times_longer():
+    times = RoundTimes()
+    for _ in range(24):
+        times.observe_drafted(4, 1.0, 2.0)
+    assert times.drafted_lateness(4).after(5.0) == pytest.approx(6.0, rel=0.05)
+
+
+@pytest.mark.parametrize(("late_ms", "factor"), [(0.0, 1.3), (0.8, 1.0), (0.3, 1.2), (0.0, 0.8)])
+def test_rounds_of_several_lookaheads_tell_the_line(late_ms: float, factor: float):
+    times = RoundTimes()
+    for i in range(400):
+        modelled_ms = 1.0 + i % 5
+        times.observe_drafted(4, modelled_ms, late_ms + factor * modelled_ms)
+    for modelled_ms in (1.0, 3.0, 6.0):
+        assert times.drafted_lateness(4).after(modelled_ms) == pytest.approx(late_ms + factor * modelled_ms, rel=0.06)
+
+
+def test_a_line_never_promises_less_than_in_proportion():
+    """Drafts that are far dearer than modelled do not make the shortest free."""
+    times = RoundTimes()
+    for i in range(400):
+        modelled_ms = 4.0 + i % 5
+        times.observe_drafted(1, modelled_ms, 3.0 * modelled_ms - 8.0)
+    assert times.drafted_lateness(1).late_ms >= 0.0
+    for _ in range(100):
+        times.observe_drafted(1, 8.0, 1.0)
+    assert times.drafted_lateness(1).late_ms >= 0.0
+
+
+def test_one_drafted_round_after_a_long_time_without_does_not_stand_for_all():
+    times = RoundTimes()
+    for _ in range(40):
+        times.observe_drafted(1, 2.0, 3.0)
+    for _ in range(1000):
+        times.observe_bare(1, 0.0, model, 1.5)
+    times.observe_drafted(1, 2.0, 3.6)
+    assert times.drafted_lateness(1).after(2.0) < 3.2
+    for _ in range(12):
+        times.observe_drafted(1, 2.0, 3.6)
+    assert times.drafted_lateness(1).after(2.0) > 3.4
 
 
 def test_a_bare_time_stays_what_was_measured_when_the_model_errs():
@@ -119,15 +161,36 @@ def test_a_gap_with_a_wait_in_a_queue_tells_nothing():
     assert exposure.by_cap(0.0, 0.0, 1) == before
 
 
-def test_a_cycle_alone_is_the_cycle_of_one_session():
+@pytest.mark.parametrize("floor", [0, 2])
+def test_a_cycle_takes_as_long_as_such_rounds_were_seen_to_take(floor: int):
     cycle = Cycle(
         whole_ms=[5.0, 6.0, 7.0, 9.0],
         half_ms=(),
         away_ms=[1.0, 3.0, 4.0, 5.0],
         draft_ms=[1.0, 2.0, 3.0, 4.0],
         token_ms=0.25,
+        floor=floor,
+        bare_factor=1.5,
+        drafted_late_ms=2.0,
+        drafted_factor=1.1,
     )
-    assert cycle.alone(3) == [cycle(k, k)[k] for k in range(4)]
+    if not floor:
+        assert cycle.alone(3) == pytest.approx([cycle(k, k)[k] for k in range(4)])
+    assert cycle(3, 3)[3] == pytest.approx(2.0 + 1.1 * (9.0 + 5.0 + 0.75))
+    nothing_ms = 2.0 + 1.1 * (5.0 + 4.0) if floor else 1.5 * (5.0 + 1.0)
+    assert cycle(0, 0)[0] == pytest.approx(nothing_ms)
+    assert cycle.modelled(3, 3)[3] == pytest.approx(9.0 + 5.0 + 0.75)
+
+
+@pytest.mark.parametrize(
+    ("requested", "lookahead", "is_probe", "missing"),
+    [(None, 8, False, 5), (None, 8, True, 0), (None, None, False, 0), (8, None, False, 0), (None, 2, False, -1)],
+)
+def test_a_part_of_a_step_lacks_what_was_planned(
+    requested: int | None, lookahead: int | None, is_probe: bool, missing: int
+):
+    session = Speculation(drafters={}, kind="mtp", num_positions=16, requested=requested, lookahead=lookahead)
+    assert session.num_missing(3, is_probe) == missing
 
 
 def bare_rounds(planner: Planner, session: Speculation, shape: StepShape, step_ms: float) -> None:
@@ -161,7 +224,7 @@ def test_rounds_with_long_prompts_tell_nothing():
 
 def test_a_round_whose_drafts_came_to_nothing_is_no_bare_one():
     planner, session = alone()
-    forecast = Forecast(num_sessions=1, is_drafted=True, cycle_ms=20.0)
+    forecast = Forecast(num_sessions=1, is_drafted=True, modelled_ms=20.0)
     for _ in range(40):  # no room for what was drafted, say
         planner.on_round(session, 0, 0, forecast, 1, 20.0)
     assert planner.round_times.num_cycles(1, False) == 0.0
@@ -200,16 +263,16 @@ def test_drafting_begins_when_the_answer_has_grown():
 
 def test_a_proposal_that_is_verified_in_part_does_not_make_drafts_cheap():
     found = []
-    for num_trimmed in (0, 8):
+    for num_missing in (0, 8):
         planner, session = alone()
         seeded(planner)
         for _ in range(40):
-            planner.on_step(StepShape(num_sequences=1, num_tokens=9 - num_trimmed), 14.5 - 0.5 * num_trimmed, 1, 1,
-                            num_trimmed)  # fmt: skip
-            forecast = Forecast(num_sessions=1, is_drafted=True, cycle_ms=20.0)
-            planner.on_round(session, 0, 1, forecast, 1, 20.0 - 0.5 * num_trimmed)
-        found.append(planner.round_times.drafted_factor(1))
-    assert found == [pytest.approx(1.0, abs=0.02)] * 2
+            planner.on_step(StepShape(num_sequences=1, num_tokens=9 - num_missing), 14.5 - 0.5 * num_missing, 1, 1,
+                            num_missing)  # fmt: skip
+            forecast = Forecast(num_sessions=1, is_drafted=True, modelled_ms=20.0)
+            planner.on_round(session, 0, 1, forecast, 1, 20.0 - 0.5 * num_missing)
+        found.append(planner.round_times.drafted_lateness(1).after(20.0))
+    assert found == [pytest.approx(20.0, abs=0.4)] * 2
 
 
 def test_a_wide_gap_is_probed_seldom():
@@ -235,7 +298,7 @@ def test_a_kind_is_tried_by_all_only_in_a_company_that_lasts():
 
 def test_a_probe_ends_with_the_company_that_it_was_for():
     planner, session = alone("structured")
-    session.probe = Probe(0, 6, Forecast(num_sessions=1, is_drafted=False, cycle_ms=1.0))
+    session.probe = Probe(0, 6, Forecast(num_sessions=1, is_drafted=False, modelled_ms=1.0))
     assert planner.lookahead(session) == 0
     for number in range(2, 9):
         planner.begins(number, Speculation(drafters=session.drafters, kind="mtp", num_positions=16))
