@@ -15,7 +15,7 @@ from deployments.messages import Message
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
 _FIRST_BYTES = 64 << 10
-_KEPT_BYTES = 256 << 10
+_KEPT_BYTES = 1 << 20
 """A buffer that has grown beyond this gives way to a new one when it is empty; at most so much is read at once."""
 _encoder = msgspec.msgpack.Encoder()
 

@@ -26,7 +26,7 @@ Entries = bytes | torch.Tensor
 
 
 class LayerShadow:
-    """One layer's keys and values of positions [start, stop), in buffers that grow by doubling.
+    """One layer's keys and values of positions [start, stop), in buffers that grow by half or more.
 
     A full layer holds everything from position 0. A sliding layer (`window` not None) holds at
     least what the target itself lets position `stop` see, which is `window - 1` entries, and
@@ -117,8 +117,10 @@ class LayerShadow:
         kept = slice(first - self.start, start - self.start)
         num_kept = start - first
         if stop - first > capacity:
-            capacity = max(_FIRST_CAPACITY, 2 * capacity, stop - first)
-            capacity = capacity if self._keep is None else min(capacity, 2 * self._keep)
+            # With room for an answer: else the round after a prompt's copies all of it once more.
+            needed = stop - first
+            spare = needed // 2 if self._keep is None else min(needed, 2 * self._keep - needed)
+            capacity = max(_FIRST_CAPACITY, needed + spare)
             _, heads, _, dim = self._entries_2HTD.shape
             entries_2HTD = self._entries_2HTD.new_empty(2, heads, capacity, dim)
             entries_2HTD[:, :, :num_kept] = self._entries_2HTD[:, :, kept]
@@ -142,12 +144,12 @@ class Shadow:
     @property
     def have_len(self) -> int:
         """Entries 0 .. have_len - 1 are held by every layer (of a sliding one, those still needed)."""
-        return min(layer.stop for layer in self.layers.values())
+        return min([layer.stop for layer in self.layers.values()])
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all buffers."""
-        return sum(layer.num_bytes for layer in self.layers.values())
+        return sum([layer.num_bytes for layer in self.layers.values()])
 
     def extend(self, ranges: Sequence[KvRange], *, is_whole: bool = True) -> None:
         """Write all ranges, or none of them: ValueError when bytes or spans do not fit.

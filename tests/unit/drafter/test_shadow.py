@@ -106,6 +106,15 @@ def test_a_range_for_all_of_a_long_prompt_is_cut_to_the_window() -> None:
     assert shadow.layers["sliding_attention"].num_bytes <= 2 * (2 * (WINDOW + ROLLBACK_SLACK)) * 8 * 4
 
 
+def test_the_round_after_a_prompt_needs_no_larger_buffer() -> None:
+    shadow = Shadow(SPEC, CPU)
+    shadow.extend(both(0, 200))
+    num_bytes = shadow.num_bytes
+    shadow.extend(both(200, 217))
+    assert shadow.num_bytes == num_bytes
+    check(shadow, [0] * 217)
+
+
 def test_a_window_that_jumps_ahead_joins_without_a_gap() -> None:
     shadow = Shadow(SPEC, CPU)
     shadow.extend(both(0, 5))
