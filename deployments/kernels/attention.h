@@ -14,8 +14,8 @@
 
 namespace outrider {
 
-constexpr int kFewRows = 16, kMaxRows = 64;
-constexpr int64_t kScores = 1 << 17;
+constexpr int kFewRows = 16, kMaxRows = 96;  // that are attended together: see `rows_at_a_time`
+constexpr int64_t kScores = 1 << 17;  // that are kept at once, unless a few rows have more: half of a second cache
 constexpr int kBlock = 64;  // entries of a block: with a head of 128 its keys are 32 KB, and its values too
 constexpr int kEntriesAhead = kLanes;  // that are asked for before they are used: see `Block`
 constexpr float kHidden = -3.0e38f;  // the score of an entry that a row does not see
@@ -173,9 +173,10 @@ inline void score_block(const Tile& tile, const Block& block, const float* keys,
 inline void weigh(const Tile& tile, const Block& block, int64_t first, int64_t last) {
     for (int r = 0; r < tile.num_rows; r++) {
         float* scores = tile.scores + r * tile.length - block.start;
+        const Vec best = tile.best[r];
         Vec total = tile.totals[r];
         for (int64_t i = first; i < last; i += kLanes) {
-            const Vec weight = exponential(load(scores + i) - tile.best[r]);
+            const Vec weight = exponential(load(scores + i) - best);
             store(scores + i, weight);
             total += weight;
         }

@@ -50,9 +50,19 @@ inline Vec splat(float x) { return Vec{x, x, x, x, x, x, x, x, x, x, x, x, x, x,
 
 inline Vec pick(IntVec mask, Vec yes, Vec no) { return mask ? yes : no; }
 
+#if defined(__AVX512F__)  // one instruction, of which GCC 12 makes two
+
+inline Vec larger(Vec a, Vec b) { return (Vec)_mm512_max_ps((__m512)a, (__m512)b); }
+
+inline Vec smaller(Vec a, Vec b) { return (Vec)_mm512_min_ps((__m512)a, (__m512)b); }
+
+#else
+
 inline Vec larger(Vec a, Vec b) { return pick(a > b, a, b); }
 
 inline Vec smaller(Vec a, Vec b) { return pick(a < b, a, b); }
+
+#endif
 
 inline float sum(Vec v) {
     float total = 0.0f;
