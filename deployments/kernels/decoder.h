@@ -1,4 +1,4 @@
-// Gemma 4 decoder layers over a batch of tokens, and what they read. The structs mirror `binding.py`.
+// Gemma 4 decoder layers over a batch of tokens, and what they read. The structs mirror `structs.py`.
 //
 // Shapes: T tokens, H hidden size, Q query heads, G kv heads, D head dimension, F feed-forward size, V vocabulary.
 
