@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deployments.policy.round_times import AS_MODELLED, Lateness
 from deployments.policy.waiting import SPLIT_MARGIN
 
 
@@ -16,8 +17,7 @@ class Cycle:
     `whole_ms` and `half_ms` are the steps of all and of half of the sessions with 0, 1 .. drafted tokens (`half_ms`
     is () where groups do not part); `away_ms` the time between two steps, by the longest lookahead; a draft takes
     `draft_ms` by the longest lookahead and `token_ms` per token. Somebody has asked for `floor` tokens in any case.
-    What rounds were seen to take comes on top: `bare_factor` times the modelled time of cycles without drafts, and
-    `drafted_late_ms` and `drafted_factor` times that of the others.
+    What rounds were seen to take comes on top: `bare` of cycles without drafts, `drafted` of the others.
     """
 
     whole_ms: Sequence[float]
@@ -26,13 +26,12 @@ class Cycle:
     draft_ms: Sequence[float]
     token_ms: float
     floor: int = 0
-    bare_factor: float = 1.0
-    drafted_late_ms: float = 0.0
-    drafted_factor: float = 1.0
+    bare: Lateness = AS_MODELLED
+    drafted: Lateness = AS_MODELLED
 
     def __call__(self, cap: int, most: int) -> list[float]:
         """By the tokens drafted in all, from 0 to `most`."""
-        late_ms, factor = self._correction(max(cap, self.floor))
+        late_ms, factor = self._lateness(max(cap, self.floor))
         return [late_ms + factor * one for one in self.modelled(cap, most)]
 
     def modelled(self, cap: int, most: int) -> list[float]:
@@ -55,11 +54,9 @@ class Cycle:
         """Of one session by its lookahead: what `self(k, k)[k]` is for 0 .. `most`."""
         first = self.whole_ms[0] + self.away_ms[self.floor]
         rest = zip(self.whole_ms[1 : most + 1], self.away_ms[1:], strict=False)
-        first_late_ms, first_factor = self._correction(self.floor)
-        late_ms, factor = self._correction(1)
         drafted = (one + away_ms + self.token_ms * i for i, (one, away_ms) in enumerate(rest, start=1))
-        return [first_late_ms + first_factor * first, *(late_ms + factor * one for one in drafted)]
+        return [self._lateness(self.floor).after(first), *map(self.drafted.after, drafted)]
 
-    def _correction(self, cap: int) -> tuple[float, float]:
-        """What is added to the modelled time and what it is multiplied by, of a cycle with this longest lookahead."""
-        return (self.drafted_late_ms, self.drafted_factor) if cap else (0.0, self.bare_factor)
+    def _lateness(self, cap: int) -> Lateness:
+        """Of a cycle with this longest lookahead."""
+        return self.drafted if cap else self.bare

@@ -20,7 +20,7 @@ from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
 from deployments.policy.lookahead import Candidate, Choice, Search
 from deployments.policy.probing import Probing
-from deployments.policy.round_times import RoundTimes, company
+from deployments.policy.round_times import Lateness, RoundTimes, company
 from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
 from deployments.policy.step_mix import StepMix
 from deployments.timing import StepShape
@@ -330,7 +330,6 @@ class Planner:
         num_sequences = num_sessions * (1.0 + batch.other_sequences)
         num_tokens = num_sequences + sum(fixed) + num_sessions * batch.other_drafted
         first_ms, step_ms, token_ms = self._draft_parts()
-        lateness = self.round_times.drafted_lateness(num_sessions)
         half_ms: Sequence[float] = ()
         if self.can_split and num_sequences >= 2.0:
             half_ms = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2 + 1)
@@ -341,9 +340,8 @@ class Planner:
             draft_ms=[first_ms + step_ms * cap for cap in range(limit + 1)],
             token_ms=token_ms,
             floor=min(max(fixed, default=0), limit),
-            bare_factor=self.round_times.bare_factor(num_sessions, self._bare_model),
-            drafted_late_ms=lateness.late_ms,
-            drafted_factor=lateness.factor,
+            bare=Lateness(factor=self.round_times.bare_factor(num_sessions, self._bare_model)),
+            drafted=self.round_times.drafted_lateness(num_sessions),
         )
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:

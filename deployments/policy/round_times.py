@@ -83,7 +83,7 @@ class _BareTime:
 
 
 class Lateness(NamedTuple):
-    """What drafted cycles take: `late_ms + factor * modelled`."""
+    """What cycles of a kind take: `late_ms + factor * modelled`."""
 
     late_ms: float = 0.0
     factor: float = 1.0
@@ -91,6 +91,9 @@ class Lateness(NamedTuple):
     def after(self, modelled_ms: float) -> float:
         """The time of a cycle for which the model says this one."""
         return self.late_ms + self.factor * modelled_ms
+
+
+AS_MODELLED = Lateness()
 
 
 @dataclass(slots=True)
@@ -178,7 +181,7 @@ class RoundTimes:
     def drafted_lateness(self, num_sessions: int) -> Lateness:
         """How much longer than modelled drafted rounds take in this company, or in the nearest that is known."""
         known = _nearest(self._drafted, company(num_sessions))
-        return known.line if known is not None else Lateness()
+        return known.line if known is not None else AS_MODELLED
 
     def bare_factor(self, num_sessions: int, model: BareModel) -> float:
         """How many times longer than modelled a cycle without drafts takes, of this many sessions or about so many."""

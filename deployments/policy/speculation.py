@@ -75,8 +75,9 @@ class Speculation:
 
     def num_missing(self, num_drafted: int, is_probe: bool) -> int:
         """How many tokens fewer than planned its part of a step has: it had no room, or some were cut off."""
-        is_planned = self.requested is None and self.lookahead is not None and not is_probe
-        return (self.lookahead or 0) - num_drafted if is_planned else 0
+        if self.requested is not None or self.lookahead is None or is_probe:
+            return 0
+        return self.lookahead - num_drafted
 
     @property
     def acceptance(self) -> SessionAcceptance:

@@ -11,7 +11,7 @@ from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
 from deployments.policy.planner import Planner
 from deployments.policy.probing import Probing
-from deployments.policy.round_times import RoundTimes, company
+from deployments.policy.round_times import Lateness, RoundTimes, company
 from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
 from deployments.timing import StepShape, StepTiming
 
@@ -170,9 +170,8 @@ def test_a_cycle_takes_as_long_as_such_rounds_were_seen_to_take(floor: int):
         draft_ms=[1.0, 2.0, 3.0, 4.0],
         token_ms=0.25,
         floor=floor,
-        bare_factor=1.5,
-        drafted_late_ms=2.0,
-        drafted_factor=1.1,
+        bare=Lateness(factor=1.5),
+        drafted=Lateness(2.0, 1.1),
     )
     if not floor:
         assert cycle.alone(3) == pytest.approx([cycle(k, k)[k] for k in range(4)])
