@@ -96,7 +96,9 @@ class Page:
         """Wait until a JavaScript expression is true."""
         deadline_s = time.monotonic() + _WAIT_LIMIT_S
         while not await self.evaluate(condition):
-            assert time.monotonic() < deadline_s, f"{condition} was not true within {_WAIT_LIMIT_S} s"
+            if time.monotonic() > deadline_s:
+                shown = await self.evaluate("[document.body.innerText, document.activeElement.outerHTML.slice(0, 200)]")
+                raise AssertionError(f"{condition} was not true within {_WAIT_LIMIT_S} s; shown, focused: {shown}")
             await asyncio.sleep(0.02)
 
     async def type(self, text: str) -> None:
@@ -139,7 +141,7 @@ class Page:
 
 @asynccontextmanager
 async def open_page(address: str, url: str) -> AsyncIterator[Page]:
-    """Open `url` in a tab of its own, with nothing of other tabs' state; returns once it is loaded."""
+    """Open `url` in a tab of its own, with nothing of other tabs' state; returns once it can be typed into."""
     # Neither messages nor screenshots are bounded, and no proxy of the environment leads to this machine.
     async with connect(address, max_size=None, proxy=None) as connection:
         made = await _call(connection, 1, "Target.createBrowserContext", {"disposeOnDetach": True})
@@ -150,6 +152,8 @@ async def open_page(address: str, url: str) -> AsyncIterator[Page]:
             await page.call(f"{domain}.enable")
         await page.call("Page.navigate", url=url)
         await page.until(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
+        # What has `autofocus` gets it only as the page is drawn, which may be after it is loaded.
+        await page.until("document.activeElement.autofocus || !document.querySelector('[autofocus]')")
         yield page
 
 
