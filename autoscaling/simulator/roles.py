@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from autoscaling.simulator.events import EventQueue
 from deployments.messages import SessionId
+from deployments.policy.draft_waiting import DraftPolicy
 from deployments.policy.hardware import DraftTable, Pair, timings
 from deployments.policy.stepping import Ready, StepPolicy
 from deployments.timing import StepShape
@@ -85,7 +86,7 @@ class Device:
 
 
 class Drafter:
-    """Drafts for all sessions that have their go-ahead when a batch starts."""
+    """Drafts for all sessions that have their go-ahead when a batch starts, and waits where the policy says so."""
 
     def __init__(
         self, events: EventQueue, table: DraftTable, max_batch_sessions: int = 256, device: Device | None = None
@@ -96,24 +97,50 @@ class Drafter:
         self._device.on_free(self._wake)
         self._max = max_batch_sessions
         self._ready: dict[SessionId, tuple[int, Callable[[float, int, int], None]]] = {}
+        self._policy = DraftPolicy()
+        self._waiting_since_ms: float | None = None
+        self._turn = 0
         self.busy_ms = 0.0
 
     def go_ahead(self, session: SessionId, lookahead: int, done: Callable[[float, int, int], None]) -> None:
         """Draft; `done` is called with the batch's time, longest lookahead and tokens."""
+        self._policy.came_back(session, self._events.now_ms)
         self._ready[session] = (lookahead, done)
         self._events.after(0.0, self._wake)
 
+    def forget(self, session: SessionId) -> None:
+        """The session wants no draft, or has ended."""
+        self._policy.forget(session)
+
     def _wake(self) -> None:
-        if self._device.is_busy or not self._ready:
+        if not self._device.is_busy:
+            self._turn += 1
+            self._consider(self._turn)
+
+    def _consider(self, turn: int) -> None:
+        if self._device.is_busy or turn != self._turn or not self._ready:
             return
-        batch = [self._ready.pop(session) for session in list(self._ready)[: self._max]]
-        lookaheads = [lookahead for lookahead, _ in batch]
-        draft_ms = self._table.predict(lookaheads)
+        now_ms = self._events.now_ms
+        self._waiting_since_ms = now_ms if self._waiting_since_ms is None else self._waiting_since_ms
+        ready = [lookahead for lookahead, _ in self._ready.values()]
+        until_ms = self._policy.wait_until_ms(ready, self._waiting_since_ms, now_ms)
+        if until_ms is not None and until_ms > now_ms:
+            self._events.after(until_ms - now_ms, lambda: self._consider(turn))
+            return
+        self._draft()
+
+    def _draft(self) -> None:
+        self._waiting_since_ms = None
+        batch = {session: self._ready.pop(session) for session in list(self._ready)[: self._max]}
+        lookaheads = {session: lookahead for session, (lookahead, _) in batch.items()}
+        longest, num_tokens = max(lookaheads.values()), sum(lookaheads.values())
+        draft_ms = self._table.predict(list(lookaheads.values()))
         self.busy_ms += draft_ms
 
         def end() -> None:
-            for _, done in batch:
-                done(draft_ms, max(lookaheads), sum(lookaheads))
+            self._policy.left(lookaheads, draft_ms, self._events.now_ms)
+            for _, done in batch.values():
+                done(draft_ms, longest, num_tokens)
 
         self._device.compute(draft_ms, end)
 

@@ -186,10 +186,12 @@ class Router:
             del self._sessions[session.id]
             del planner.sessions[session.id]
             self._verifiers[session.verifier].close(session.id)
+            self._drafters[session.drafter].forget(session.id)
             session.request.on_end()
             return
         self._watch(session)
         if session.is_looked_up or not session.lookahead:
+            self._drafters[session.drafter].forget(session.id)
             session.draft_ms = 0.0
             session.num_proposed = self._look_up(session)
             self._verify(session)

@@ -1,14 +1,17 @@
 """The drafter's side of a round: deltas bring a session's shadow up to date and its go-ahead; drafts go to its router.
 
 All sessions that have their go-ahead when a batch starts are drafted for together, inline on the
-loop. Nothing here can change an output: what is missing, late or wrong only costs speed.
+loop; it waits for others that are about to have theirs where that pays. Nothing here can change an
+output: what is missing, late or wrong only costs speed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from deployments.distributions import DistributionStore, kept_or_sent
@@ -28,6 +31,7 @@ from deployments.messages import (
 )
 from deployments.metering import Meter
 from deployments.pacing import Pace
+from deployments.policy.draft_waiting import DraftPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,8 @@ class DrafterService(AttachedSessions[Attachment]):
         self._held: dict[SessionId, tuple[Link, DeltaItem]] = {}
         self._ready: dict[SessionId, tuple[DraftRequest, float]] = {}
         """What is to be drafted, and since when."""
+        self._policy = DraftPolicy()
+        self._waiting_since_ms: float | None = None
 
     def link_closed(self, link: Link) -> None:
         """A router that is gone takes its sessions along; of a verifier, only what was held is dropped."""
@@ -77,7 +83,8 @@ class DrafterService(AttachedSessions[Attachment]):
     async def _turn(self) -> bool:
         if not self._ready:
             return False
-        await self._draft_batch()
+        if not await self._waits():
+            await self._draft_batch()
         return True
 
     # -- shadows ------------------------------------------------------------------------------
@@ -101,8 +108,12 @@ class DrafterService(AttachedSessions[Attachment]):
                 lookahead=item.lookahead,
                 hidden=item.hidden,
             )
-            self._ready[item.session] = (request, time.perf_counter())
+            now_s = time.perf_counter()
+            self._policy.came_back(item.session, now_s * 1e3)
+            self._ready[item.session] = (request, now_s)
             self._work.set()
+        else:
+            self._policy.forget(item.session)
 
     def _hold(self, link: Link, item: DeltaItem) -> None:
         """Keep one delta per session until its Attach comes; the oldest gives way when there are too many."""
@@ -134,15 +145,35 @@ class DrafterService(AttachedSessions[Attachment]):
     def _forget(self, session: SessionId) -> None:
         self._ready.pop(session, None)
         self._held.pop(session, None)
+        self._policy.forget(session)
         self._engine.detach(session)
 
     # -- drafting -----------------------------------------------------------------------------
+
+    async def _waits(self) -> bool:
+        """Wait a little for sessions that are about to come back, if that pays; whether anything was waited for."""
+        now_ms = time.perf_counter() * 1e3
+        if self._waiting_since_ms is None:
+            self._waiting_since_ms = now_ms
+        if len(self._ready) >= self._settings.max_batch_sessions:
+            return False
+        lookaheads = [request.lookahead for request, _ in self._ready.values()]
+        until_ms = self._policy.wait_until_ms(lookaheads, self._waiting_since_ms, now_ms)
+        if until_ms is None or until_ms <= now_ms:
+            return False
+        self._work.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout((until_ms - now_ms) / 1e3):
+                await self._work.wait()
+        self._work.set()
+        return True
 
     async def _draft_batch(self) -> None:
         """Draft for the sessions that are ready, oldest first, and send each router its proposals in one message."""
         sessions = list(self._ready)[: self._settings.max_batch_sessions]
         ready = [self._ready.pop(session) for session in sessions]
         requests = [request for request, _ in ready]
+        self._waiting_since_ms = None
         started_s = time.perf_counter()
         try:
             drafts = self._engine.draft(requests)
@@ -151,7 +182,9 @@ class DrafterService(AttachedSessions[Attachment]):
             return
         if self._pace is not None:
             await self._pace.step_over([request.lookahead for request in requests], started_s)
-        batch_s = time.perf_counter() - started_s
+        now_s = time.perf_counter()
+        batch_s = now_s - started_s
+        self._policy.left({request.session: request.lookahead for request in requests}, batch_s * 1e3, now_s * 1e3)
         num_tokens = sum(len(draft.tokens) for draft in drafts)
         if logger.isEnabledFor(logging.DEBUG):
             more = {"sessions": len(requests), "tokens": num_tokens, "seconds": batch_s}

@@ -7,6 +7,7 @@ import pytest
 from autoscaling.simulator.run import Scenario, simulate
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
+from deployments.policy.draft_waiting import DraftPolicy
 from deployments.policy.hardware import Pair, pairs
 from deployments.policy.speculation import SpeculationSettings
 
@@ -41,6 +42,15 @@ def test_speculation_is_off_where_it_does_not_pay():
 def test_mixed_texts_are_served_better_than_by_any_one_lookahead_when_they_do_not_share_a_step():
     best = max(speed(REQUEST_CLASSES, 1, lookahead, prompt_tokens=16) for lookahead in (2, 3, 4))
     assert speed(REQUEST_CLASSES, 1, None, prompt_tokens=16) >= best
+
+
+def test_sessions_that_have_parted_are_drafted_for_together_again_where_turns_queue_up_at_the_drafter(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    rounds = {"concurrency": 8, "lookahead": 12, "output_tokens": 80}
+    joined = speed(("structured",), **rounds)
+    monkeypatch.setattr(DraftPolicy, "wait_until_ms", lambda *args: None)
+    assert joined > 1.2 * speed(("structured",), **rounds)
 
 
 def test_a_wrong_class_costs_little():
