@@ -9,12 +9,18 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from statistics import median
 
-from deployments.policy.regression import REFRESH_AFTER, Regression
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.policy.regression import Regression
 from deployments.timing import StepShape, StepTiming
 
+_REFRESH_AFTER, _REFRESH_SHARE = (8, 32), 8
+"""Steps between two looks at all that is known: from the first to the last of these, one in so many of those observed.
+A look takes as long as ten observations.
+"""
 _EXACT_TOKENS = 64
 _BUCKETS_PER_OCTAVE = 32
 _MEMORY = 24
@@ -55,7 +61,7 @@ class StepCosts:
         self._logs: dict[int, float] = {}
         self._counts: dict[int, float] = {}
         self._shapes: dict[int, StepShape] = {}
-        self._corrections: list[float] = []
+        self._corrections: NDArray[np.float64] = np.ones(0)
         self._num_stale = 0
         self.num_observed = 0
         self.error = ErrorTracker()
@@ -82,20 +88,21 @@ class StepCosts:
         self._correct(shape, step_ms)
         self._num_stale += 1
         self.num_observed += 1
-        if self._num_stale >= min(REFRESH_AFTER, self.num_observed):
+        soonest, latest = _REFRESH_AFTER
+        if self._num_stale >= min(self.num_observed, max(soonest, min(latest, self.num_observed // _REFRESH_SHARE))):
             self._refresh()
 
     def predict(self, shape: StepShape) -> float:
         """The time of one step."""
         return self._line(shape) * self._correction(shape.num_tokens)
 
-    def curve(self, shape: StepShape, num_more: int) -> list[float]:
-        """The times of this step with 0 .. num_more further drafted tokens."""
+    def curve(self, shape: StepShape, num_more: int) -> NDArray[np.float64]:
+        """The times of this step with 0 .. num_more further drafted tokens: (1 + num_more,)."""
         first, weights = shape.num_tokens, self._weights
         start, slope = self._line(shape), weights[1] + weights[2]
         self._correction(first + num_more)
         corrections = self._corrections[first : first + num_more + 1]
-        return [(start + slope * i) * correction for i, correction in enumerate(corrections)]
+        return corrections * (start + slope * np.arange(num_more + 1))
 
     def _line(self, shape: StepShape) -> float:
         fixed, token, row, sequence, context = self._weights
@@ -118,7 +125,7 @@ class StepCosts:
     def _correction(self, num_tokens: int) -> float:
         while len(self._corrections) <= num_tokens:
             self._extend(2 * num_tokens + 64)
-        return self._corrections[num_tokens]
+        return float(self._corrections[num_tokens])
 
     def _refresh(self) -> None:
         """Take over the plane's new fit, without changing what is said of shapes that were seen."""
@@ -131,20 +138,12 @@ class StepCosts:
 
     def _extend(self, size: int) -> None:
         """The table for every number of tokens: between known entries a line, beyond them the nearest."""
-        knots = [
-            (_first_of(bucket), self._logs[bucket] * count / (count + _CAUTION))
-            for bucket, count in sorted(self._counts.items())
-        ]
-        table: list[float] = []
-        if not knots:
-            self._corrections = [1.0] * size
-            return
-        table.extend([math.exp(knots[0][1])] * min(size, knots[0][0]))
-        for (left, low), (right, high) in pairwise(knots):
-            slope = (high - low) / (right - left)
-            table.extend(math.exp(low + slope * (i - left)) for i in range(left, right))
-        table.extend([math.exp(knots[-1][1])] * (size - len(table)))
-        self._corrections = table[:size]
+        known = sorted(self._counts.items())
+        if known:
+            logs = [self._logs[bucket] * count / (count + _CAUTION) for bucket, count in known]
+            self._corrections = np.exp(np.interp(np.arange(size), [_first_of(bucket) for bucket, _ in known], logs))
+        else:
+            self._corrections = np.ones(size)
 
 
 class DraftCosts:

@@ -2,61 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from deployments.policy.round_times import AS_MODELLED, Lateness
 from deployments.policy.waiting import SPLIT_MARGIN
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Cycle:
     """Either all sessions share a step, or two halves take turns: one drafts while the other is verified, which hides
     the drafts and reads the weights twice. The verifier does the better of both.
 
-    `whole_ms` and `half_ms` are the steps of all and of half of the sessions with 0, 1 .. drafted tokens (`half_ms`
-    is () where groups do not part); `away_ms` the time between two steps, by the longest lookahead; a draft takes
-    `draft_ms` by the longest lookahead and `token_ms` per token. Somebody has asked for `floor` tokens in any case.
-    What rounds were seen to take comes on top: `bare` of cycles without drafts, `drafted` of the others.
+    `whole_ms` and `half_ms` are the steps of all and of half of the sessions with 0, 1 .. drafted tokens, up to the
+    most and to half of that (`half_ms` is empty where groups do not part); `away_ms` the time between two steps, by
+    the longest lookahead; a draft takes `draft_ms` by the longest lookahead and `token_ms` per token. Somebody has
+    asked for `floor` tokens in any case. What rounds were seen to take comes on top: `bare` of cycles without drafts,
+    `drafted` of the others.
     """
 
-    whole_ms: Sequence[float]
-    half_ms: Sequence[float]
-    away_ms: Sequence[float]
-    draft_ms: Sequence[float]
+    whole_ms: Floats
+    half_ms: Floats
+    away_ms: Floats
+    draft_ms: Floats
     token_ms: float
     floor: int = 0
     bare: Lateness = AS_MODELLED
     drafted: Lateness = AS_MODELLED
 
-    def __call__(self, cap: int, most: int) -> list[float]:
-        """By the tokens drafted in all, from 0 to `most`."""
-        late_ms, factor = self._lateness(max(cap, self.floor))
-        return [late_ms + factor * one for one in self.modelled(cap, most)]
+    @cached_property
+    def times_ms(self) -> Floats:
+        """By the longest lookahead, and by the tokens drafted in all: (caps, 1 + tokens)."""
+        caps, tokens = np.arange(len(self.away_ms))[:, None], np.arange(len(self.whole_ms))
+        is_drafted = np.maximum(caps, self.floor) > 0
+        late_ms = np.where(is_drafted, self.drafted.late_ms, self.bare.late_ms)
+        factor = np.where(is_drafted, self.drafted.factor, self.bare.factor)
+        times_ms: Floats = late_ms + factor * self._modelled(caps, tokens)
+        return times_ms
 
-    def modelled(self, cap: int, most: int) -> list[float]:
-        """The same by the sum of its parts alone."""
-        cap = max(cap, self.floor)
-        waits_ms, token_ms = self.away_ms[cap], self.token_ms
-        if cap == 0:
-            return [one + waits_ms for one in self.whole_ms[: most + 1]]
-        together = [one + waits_ms + token_ms * i for i, one in enumerate(self.whole_ms[: most + 1])]
-        if not self.half_ms:
+    def modelled_ms(self, cap: int, num_tokens: int) -> float:
+        """One of them by the sum of its parts alone."""
+        return float(self._modelled(np.array([cap]), np.array([num_tokens]))[0])
+
+    def alone_ms(self) -> list[float]:
+        """Of one session by its lookahead: what is in `times_ms` for as many tokens as its lookahead has."""
+        most = min(len(self.whole_ms), len(self.away_ms))
+        parts_ms = self.whole_ms[:most] + self.away_ms[:most] + self.token_ms * np.arange(most)
+        first_ms = float(self.whole_ms[0] + self.away_ms[self.floor])
+        lateness = self.drafted if self.floor else self.bare
+        return [lateness.after(first_ms), *map(self.drafted.after, parts_ms[1:].tolist())]
+
+    def _modelled(self, caps: Ints, tokens: Ints) -> Floats:
+        caps = np.maximum(caps, self.floor)
+        waits_ms, tokens_ms = self.away_ms[caps], self.token_ms * tokens
+        together: Floats = self.whole_ms[tokens] + waits_ms + np.where(caps > 0, tokens_ms, 0.0)
+        if not len(self.half_ms):
             return together
-        drafts_ms = 2 * self.draft_ms[cap]
-        turns = [
-            SPLIT_MARGIN * max(2 * one, one + token_ms * i + waits_ms, drafts_ms + 2 * token_ms * i)
-            for i, one in enumerate(self.half_ms[: most // 2 + 1])
-        ]
-        return [one if one <= turns[i >> 1] else turns[i >> 1] / SPLIT_MARGIN for i, one in enumerate(together)]
-
-    def alone(self, most: int) -> list[float]:
-        """Of one session by its lookahead: what `self(k, k)[k]` is for 0 .. `most`."""
-        first = self.whole_ms[0] + self.away_ms[self.floor]
-        rest = zip(self.whole_ms[1 : most + 1], self.away_ms[1:], strict=False)
-        drafted = (one + away_ms + self.token_ms * i for i, (one, away_ms) in enumerate(rest, start=1))
-        return [self._lateness(self.floor).after(first), *map(self.drafted.after, drafted)]
-
-    def _lateness(self, cap: int) -> Lateness:
-        """Of a cycle with this longest lookahead."""
-        return self.drafted if cap else self.bare
+        half_ms, half_tokens_ms = self.half_ms[tokens >> 1], self.token_ms * (tokens >> 1)
+        drafts_ms = 2.0 * (self.draft_ms[caps] + half_tokens_ms)
+        turns = np.maximum(np.maximum(2.0 * half_ms, half_ms + half_tokens_ms + waits_ms), drafts_ms)
+        return np.where((caps > 0) & (SPLIT_MARGIN * turns < together), turns, together)

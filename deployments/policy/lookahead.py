@@ -8,16 +8,21 @@ alone, no vector of lookaheads scores higher.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.policy.cycle import Cycle
 
 WORTH_ASKING = 0.01
 """A position that is less likely to hold than this is never worth its place in a step."""
 
-
-CycleTimes = Callable[[int, int], Sequence[float]]
-"""(longest drafted lookahead, most tokens) -> a cycle's time by the tokens drafted in all, from 0 to the most."""
+CycleTimes = NDArray[np.float64]
+"""A cycle's time by the longest lookahead that is waited for, from 0 to the longest there may be, and by the tokens
+drafted in all, from 0 to the most there may be."""
 
 
 class Candidate(NamedTuple):
@@ -44,9 +49,21 @@ class Choice(NamedTuple):
     cycle_ms: float
 
 
-def choose(candidates: Sequence[Candidate], cycle_ms: CycleTimes, max_cap: int, max_tokens: int) -> Choice:
-    """The lookaheads with the highest rate of expected tokens; no more than `max_tokens` are drafted in all."""
-    return better(*choose_both(candidates, cycle_ms, max_cap, max_tokens))
+class _Pairs(NamedTuple):
+    """Positions worth asking for, the likeliest first: (pairs,) each.
+
+    `values` is the weighted survival, `caps` the position as far as it exposes time, `owners` the candidate. Survival
+    never rises along a session, and equal pairs stand by position: a prefix takes a prefix of every session.
+    """
+
+    values: NDArray[np.float64]
+    caps: NDArray[np.int64]
+    owners: NDArray[np.int64]
+
+
+def choose(candidates: Sequence[Candidate], times_ms: CycleTimes) -> Choice:
+    """The lookaheads with the highest rate of expected tokens."""
+    return better(*choose_both(candidates, times_ms))
 
 
 def better(bare: Choice, drafted: Choice | None) -> Choice:
@@ -54,34 +71,36 @@ def better(bare: Choice, drafted: Choice | None) -> Choice:
     return drafted if drafted is not None and drafted.rate > bare.rate else bare
 
 
-def choose_both(
-    candidates: Sequence[Candidate], cycle_ms: CycleTimes, max_cap: int, max_tokens: int
-) -> tuple[Choice, Choice | None]:
+def choose_both(candidates: Sequence[Candidate], times_ms: CycleTimes) -> tuple[Choice, Choice | None]:
     """The best lookaheads that wait for nobody's draft, and the best that do: None where nothing is worth drafting."""
+    max_cap, max_tokens = times_ms.shape[0] - 1, times_ms.shape[1] - 1
     pairs = _pairs(candidates, max_cap)
     base = sum(candidate.weight for candidate in candidates)
+    longest = int(pairs.caps.max(initial=0)) if max_tokens else 0
+    # By cap and by pairs looked at, those beyond the cap among them: what they are worth, and how many count.
+    counts_if = pairs.caps <= np.arange(longest + 1)[:, None]
+    gains = np.cumsum(np.where(counts_if, pairs.values, 0.0), axis=1) + base
+    counts = np.cumsum(counts_if, axis=1)
+    rates = gains / times_ms[np.arange(longest + 1)[:, None], np.minimum(counts, max_tokens)]
+    rates[counts > max_tokens] = 0.0
+    none_rates = base / times_ms[: longest + 1, 0]
 
-    def best_of(cap: int) -> tuple[float, int, int, float]:
-        values = [-pair[0] for pair in pairs if pair[1] <= cap][:max_tokens]
-        gains = accumulate(values, initial=base)
-        times_ms = cycle_ms(cap, len(values))
-        rates = [gain / time_ms for gain, time_ms in zip(gains, times_ms, strict=False)]
-        top = max(rates)
-        count = rates.index(top)
-        return top, cap, count, times_ms[count]
+    def choice(cap: int) -> Choice:
+        """The best prefix of the pairs up to this cap."""
+        row = rates[cap]
+        top = int(row.argmax()) if len(row) else 0
+        if not len(row) or row[top] <= none_rates[cap]:
+            no_lookaheads = (0,) * len(candidates)
+            return Choice(no_lookaheads, cap, float("inf"), float(none_rates[cap]), float(times_ms[cap, 0]))
+        taken = np.flatnonzero(counts_if[cap, : top + 1])
+        lookaheads = np.bincount(pairs.owners[taken], minlength=len(candidates))
+        threshold, time_ms = float(pairs.values[taken[-1]]), float(times_ms[cap, len(taken)])
+        return Choice(tuple(lookaheads.tolist()), cap, threshold, float(row[top]), time_ms)
 
-    def choice(rate: float, cap: int, count: int, time_ms: float) -> Choice:
-        taken = [pair for pair in pairs if pair[1] <= cap][:count]
-        lookaheads = [0] * len(candidates)
-        for pair in taken:
-            lookaheads[pair[2]] += 1
-        return Choice(tuple(lookaheads), cap, -taken[-1][0] if taken else float("inf"), rate, time_ms)
-
-    bare = choice(*best_of(0))
-    longest = max((pair[1] for pair in pairs), default=0)
-    if not longest or not max_tokens:
+    bare = choice(0)
+    if not longest:
         return bare, None
-    drafted = choice(*max((best_of(cap) for cap in range(1, longest + 1)), key=lambda best: best[0]))
+    drafted = choice(1 + int(np.maximum(rates[1:].max(axis=1), none_rates[1:]).argmax()))
     return bare, drafted if any(drafted.lookaheads) else None
 
 
@@ -101,7 +120,7 @@ def choose_alone(candidate: Candidate, times_ms: Sequence[float]) -> tuple[Choic
     return bare, Choice((best,), best, candidate.weight * candidate.survival[best - 1], best_rate, times_ms[best])
 
 
-def score(lookaheads: Sequence[int], candidates: Sequence[Candidate], cycle_ms: CycleTimes) -> Choice:
+def score(lookaheads: Sequence[int], candidates: Sequence[Candidate], times_ms: CycleTimes) -> Choice:
     """Given lookaheads by the same account; as they were not chosen, their threshold is infinite."""
     gain, cap, total = 0.0, 0, 0
     for lookahead, candidate in zip(lookaheads, candidates, strict=True):
@@ -109,41 +128,39 @@ def score(lookaheads: Sequence[int], candidates: Sequence[Candidate], cycle_ms: 
         total += lookahead
         if not candidate.is_free:
             cap = max(cap, lookahead)
-    time_ms = cycle_ms(cap, total)[total]
+    time_ms = float(times_ms[cap, total])
     return Choice(tuple(lookaheads), cap, float("inf"), gain / time_ms, time_ms)
 
 
 class Search(NamedTuple):
-    """The question of one plan; `alone_ms` are the times of a cycle by lookahead where there is but one session."""
+    """The question of one plan."""
 
     candidates: Sequence[Candidate]
-    cycle_ms: CycleTimes
-    max_cap: int
-    max_tokens: int
-    alone_ms: Sequence[float] = ()
+    cycle: Cycle
+
+    @property
+    def max_tokens(self) -> int:
+        """How many may be drafted in all."""
+        return len(self.cycle.whole_ms) - 1
 
     def best(self) -> tuple[Choice, Choice | None]:
         """The best that waits for nobody's draft, and the best that does."""
-        if self.alone_ms:
-            return choose_alone(self.candidates[0], self.alone_ms)
-        return choose_both(self.candidates, self.cycle_ms, self.max_cap, self.max_tokens)
+        if len(self.candidates) == 1 and not self.candidates[0].is_free:
+            return choose_alone(self.candidates[0], self.cycle.alone_ms())
+        return choose_both(self.candidates, self.cycle.times_ms)
 
     def score(self, lookaheads: Sequence[int]) -> Choice:
         """Given lookaheads."""
-        return score(lookaheads, self.candidates, self.cycle_ms)
+        return score(lookaheads, self.candidates, self.cycle.times_ms)
 
 
-def _pairs(candidates: Sequence[Candidate], max_cap: int) -> list[tuple[float, int, int]]:
-    """(minus weighted survival, position as far as it exposes time, index), the likeliest first.
-
-    Survival never rises along a session, and equal pairs stand by position: a prefix of the list
-    takes a prefix of every session.
-    """
-    pairs = []
-    for index, (survival, weight, is_free) in enumerate(candidates):
-        for position, chance in enumerate(survival[: None if is_free else max_cap], start=1):
-            if chance < WORTH_ASKING:
-                break
-            pairs.append((-weight * chance, 0 if is_free else position, index))
-    pairs.sort()
-    return pairs
+def _pairs(candidates: Sequence[Candidate], max_cap: int) -> _Pairs:
+    lengths = np.array([len(one.survival) for one in candidates])
+    owners = np.repeat(np.arange(len(candidates)), lengths)
+    survival = np.fromiter(chain.from_iterable(one.survival for one in candidates), float, len(owners))
+    positions = np.arange(1, len(owners) + 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    caps = np.where(np.repeat([one.is_free for one in candidates], lengths), 0, positions)
+    values = survival * np.repeat([one.weight for one in candidates], lengths)
+    worth = np.flatnonzero((survival >= WORTH_ASKING) & (caps <= max_cap))
+    order = worth[np.lexsort((owners[worth], caps[worth], -values[worth]))]
+    return _Pairs(values[order], caps[order], owners[order])

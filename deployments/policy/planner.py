@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 
 from deployments.messages import Priority, SessionId
 from deployments.policy.costs import DraftCosts, StepCosts, mean_parts
@@ -235,7 +236,7 @@ class Planner:
                 candidates.append(Candidate(survival[:limit], weight, one.is_free))
             else:  # it takes part in the step whatever is decided for the others
                 settled.append(Candidate((), weight * (1.0 + sum(survival[: one.requested or 0]))))
-        cycle, search = self._search(candidates + settled, limit)
+        search = self._search(candidates + settled, limit)
         bare, drafted = search.best()
         chosen, rival = self._better(bare, drafted)
         before = tuple(min(one.lookahead or 0, limit) for one in sessions)
@@ -247,22 +248,20 @@ class Planner:
         is_calm = not chosen.cap and not self._cap
         self._cycles_to_plan = min(_CALM, 2.0 * self._cycles_to_plan) if is_calm else 1.0 / _PLANS_PER_ROUND
         self._threshold, self._cap = chosen.threshold, chosen.cap
-        self._forecast = self._forecast_of(chosen, cycle)
+        self._forecast = self._forecast_of(chosen, search.cycle)
         self.stats.rate, self.stats.cap = chosen.rate, chosen.cap
         self._promises_much = self.stats.rate > _FIRST_BEGINS * bare.rate
         if rival is not None:
             probe = self._probe_of(sessions, chosen, rival, search)
             if probe is not None:
-                self._begin_probe(sessions, probe, self._forecast_of(probe, cycle))
+                self._begin_probe(sessions, probe, self._forecast_of(probe, search.cycle))
         if chosen.cap:
             self._look_deeper(sessions, limit)
 
-    def _search(self, candidates: Sequence[Candidate], limit: int) -> tuple[Cycle, Search]:
+    def _search(self, candidates: Sequence[Candidate], limit: int) -> Search:
         room = max(0, self.max_step_tokens - len(self.sessions))
         num_pairs = min(room, sum(len(one.survival) for one in candidates))
-        cycle = self._cycle(num_pairs, limit)
-        is_alone = len(candidates) == 1 and not candidates[0].is_free
-        return cycle, Search(candidates, cycle, limit, num_pairs, cycle.alone(num_pairs) if is_alone else ())
+        return Search(candidates, self._cycle(num_pairs, limit))
 
     # -- what was seen against what the model says ------------------------------------------------
 
@@ -277,8 +276,7 @@ class Planner:
         return choice.cap > 0 or any(one.requested for one in self.sessions.values())
 
     def _forecast_of(self, choice: Choice, cycle: Cycle) -> Forecast:
-        num_tokens = sum(choice.lookaheads)
-        modelled_ms = cycle.modelled(choice.cap, num_tokens)[num_tokens]
+        modelled_ms = cycle.modelled_ms(choice.cap, sum(choice.lookaheads))
         return Forecast(len(self.sessions), self._is_drafted(choice), modelled_ms)
 
     def _better(self, bare: Choice, drafted: Choice | None) -> tuple[Choice, Choice | None]:
@@ -330,14 +328,14 @@ class Planner:
         num_sequences = num_sessions * (1.0 + batch.other_sequences)
         num_tokens = num_sequences + sum(fixed) + num_sessions * batch.other_drafted
         first_ms, step_ms, token_ms = self._draft_parts()
-        half_ms: Sequence[float] = ()
+        half_ms = np.empty(0)
         if self.can_split and num_sequences >= 2.0:
-            half_ms = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2 + 1)
+            half_ms = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2)
         return Cycle(
             whole_ms=self.costs.curve(self._shape(num_sequences, num_tokens), num_pairs),
             half_ms=half_ms,
-            away_ms=self.exposure.by_cap(first_ms, step_ms, limit),
-            draft_ms=[first_ms + step_ms * cap for cap in range(limit + 1)],
+            away_ms=np.array(self.exposure.by_cap(first_ms, step_ms, limit)),
+            draft_ms=np.array([first_ms + step_ms * cap for cap in range(limit + 1)]),
             token_ms=token_ms,
             floor=min(max(fixed, default=0), limit),
             bare=Lateness(factor=self.round_times.bare_factor(num_sessions, self._bare_model)),

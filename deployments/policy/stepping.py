@@ -129,11 +129,11 @@ class StepPolicy:
             num_context_tokens=sum(one.context_len for one in ready),
         )
         room = max(0, max_tokens - num_tokens)
-        times = [max(0.0, spent_ms) + step_ms for step_ms in self.costs.curve(shape, num_pairs)]
+        times_ms = max(0.0, spent_ms) + self.costs.curve(shape, min(room, num_pairs))
         if len(ready) == 1:
-            choice = better(*choose_alone(candidates[0], times[: room + 1]))
+            choice = better(*choose_alone(candidates[0], times_ms.tolist()))
         else:
-            choice = choose(candidates, lambda cap, most: times, 0, room)
+            choice = choose(candidates, times_ms[None])
         kept = [
             lookahead if one.survival else one.num_drafted
             for one, lookahead in zip(ready, choice.lookaheads, strict=True)

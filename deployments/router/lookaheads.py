@@ -14,8 +14,8 @@ from deployments.policy.speculation import Forecast, Speculation, SpeculationSet
 from deployments.router.peers import VerifierPeer
 from deployments.router.session import Session
 
-_PLANNING_SHARE = 0.05
-"""Of the router's time, for plans. Rounds of a small target are shorter than a plan, which then would hold them up."""
+_PLANNING_SHARE = 0.01
+"""Of the router's time, for plans. Rounds of a small target are not much longer than a plan, which holds them up."""
 
 
 class Round(NamedTuple):

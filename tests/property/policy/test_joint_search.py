@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,13 +56,10 @@ def test_no_vector_of_lookaheads_is_better(
     candidates: list[Candidate], step_ms: list[float], steps: list[float], room: int
 ):
     away_ms = list(itertools.accumulate(steps))
-
-    def cycle_ms(cap: int, most: int) -> list[float]:
-        return [one + away_ms[cap] for one in step_ms[: most + 1]]
-
-    choice = choose(candidates, cycle_ms, 3, room)
+    times_ms = np.array(away_ms)[:, None] + np.array(step_ms[: room + 1])
+    choice = choose(candidates, times_ms)
     best = brute_force(candidates, step_ms, away_ms, room)
-    found = score(choice.lookaheads, candidates, cycle_ms).rate
+    found = score(choice.lookaheads, candidates, times_ms).rate
     assert sum(choice.lookaheads) <= room
     # Positions that hold less than once in a hundred are left out, which is what the last per cent is for.
     assert found >= 0.99 * best
@@ -74,8 +72,8 @@ def test_one_session_alone_is_decided_as_in_the_joint_search(
     conditional: list[float], weight: float, times_ms: list[float], is_free: bool
 ):
     candidate = Candidate(list(itertools.accumulate(conditional, lambda a, b: a * b)), weight, is_free)
-    cap = 0 if is_free else 8
-    joint = choose([candidate], lambda cap, most: times_ms[: most + 1], cap, 8)
+    by_cap = np.tile(times_ms[:9], (1 if is_free else 9, 1))
+    joint = choose([candidate], by_cap)
     alone = better(*choose_alone(candidate, times_ms))
     assert alone.rate == pytest.approx(joint.rate)
-    assert alone.rate == pytest.approx(score(alone.lookaheads, [candidate], lambda cap, most: times_ms).rate)
+    assert alone.rate == pytest.approx(score(alone.lookaheads, [candidate], np.tile(times_ms, (9, 1))).rate)

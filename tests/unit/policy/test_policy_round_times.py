@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from deployments.messages import RequestClass
@@ -164,21 +167,39 @@ def test_a_gap_with_a_wait_in_a_queue_tells_nothing():
 @pytest.mark.parametrize("floor", [0, 2])
 def test_a_cycle_takes_as_long_as_such_rounds_were_seen_to_take(floor: int):
     cycle = Cycle(
-        whole_ms=[5.0, 6.0, 7.0, 9.0],
-        half_ms=(),
-        away_ms=[1.0, 3.0, 4.0, 5.0],
-        draft_ms=[1.0, 2.0, 3.0, 4.0],
+        whole_ms=np.array([5.0, 6.0, 7.0, 9.0]),
+        half_ms=np.empty(0),
+        away_ms=np.array([1.0, 3.0, 4.0, 5.0]),
+        draft_ms=np.array([1.0, 2.0, 3.0, 4.0]),
         token_ms=0.25,
         floor=floor,
         bare=Lateness(factor=1.5),
         drafted=Lateness(2.0, 1.1),
     )
     if not floor:
-        assert cycle.alone(3) == pytest.approx([cycle(k, k)[k] for k in range(4)])
-    assert cycle(3, 3)[3] == pytest.approx(2.0 + 1.1 * (9.0 + 5.0 + 0.75))
+        assert cycle.alone_ms() == pytest.approx(cycle.times_ms.diagonal())
+    assert cycle.times_ms[3, 3] == pytest.approx(2.0 + 1.1 * (9.0 + 5.0 + 0.75))
     nothing_ms = 2.0 + 1.1 * (5.0 + 4.0) if floor else 1.5 * (5.0 + 1.0)
-    assert cycle(0, 0)[0] == pytest.approx(nothing_ms)
-    assert cycle.modelled(3, 3)[3] == pytest.approx(9.0 + 5.0 + 0.75)
+    assert cycle.times_ms[0, 0] == pytest.approx(nothing_ms)
+    assert cycle.modelled_ms(3, 3) == pytest.approx(9.0 + 5.0 + 0.75)
+
+
+def test_a_cycle_is_of_two_halves_where_that_is_clearly_shorter():
+    cycle = Cycle(
+        whole_ms=np.array([20.0, 20.0, 20.0, 40.0, 40.0]),
+        half_ms=np.array([10.0, 10.0, 10.0]),
+        away_ms=np.array([1.0, 9.0, 12.0]),
+        draft_ms=np.array([0.0, 8.0, 11.0]),
+        token_ms=0.5,
+    )
+    together = [20.0 + 9.0, 29.5, 30.0, 50.5, 51.0]
+    turns = [max(20.0, 10.0 + 9.0 + 0.5 * half, 2 * (8.0 + 0.5 * half)) for half in (0, 0, 1, 1, 2)]
+    assert cycle.times_ms[1] == pytest.approx([min(both) for both in zip(together, turns, strict=True)])
+    assert turns[4] < together[4]
+    assert cycle.modelled_ms(1, 4) == pytest.approx(turns[4])
+    assert cycle.times_ms[0] == pytest.approx(cycle.whole_ms + 1.0), "nobody drafts, so there is nothing to hide"
+    near = dataclasses.replace(cycle, half_ms=np.array([14.0, 14.0, 14.0]))
+    assert near.times_ms[1, 0] == pytest.approx(29.0), "parting wants to pay for itself"
 
 
 @pytest.mark.parametrize(
