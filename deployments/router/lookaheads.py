@@ -14,8 +14,10 @@ from deployments.policy.speculation import Forecast, Speculation, SpeculationSet
 from deployments.router.peers import VerifierPeer
 from deployments.router.session import Session
 
-_PLANNING_SHARE = 0.01
-"""Of the router's time, for plans. Rounds of a small target are not much longer than a plan, which holds them up."""
+_PLANNING_SHARE, _PLANNING_SHARE_ALONE = 0.01, 0.05
+"""Of the router's time, for plans. Rounds of a small target are not much longer than a plan, which holds up others'
+messages; a session alone waits for its draft meanwhile.
+"""
 
 
 class Round(NamedTuple):
@@ -133,7 +135,8 @@ class Lookaheads:
         begun_s = self._clock()
         if at_once or begun_s >= self._next_plan_s:
             planner.refresh()
-            self._next_plan_s = begun_s + (self._clock() - begun_s) / _PLANNING_SHARE
+            share = _PLANNING_SHARE if len(planner.sessions) > 1 else _PLANNING_SHARE_ALONE
+            self._next_plan_s = begun_s + (self._clock() - begun_s) / share
 
     def ask(self, planner: Planner, session: Session) -> int:
         """The lookahead of the session's next round, its room aside."""
