@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from autoscaling.simulator.sweep import MIXED, Row, sweep
+from autoscaling.simulator.sweep import MIXED, Row, classes_of, sweep
 from deployments.policy.classes import REQUEST_CLASSES
 from deployments.policy.hardware import pairs
 
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--pair", choices=[*known], action="append", help="hardware (all)")
     parser.add_argument("--concurrency", default="1,4,16,64,256", help="sessions, comma separated (%(default)s)")
     parser.add_argument("--request-class", choices=[*REQUEST_CLASSES, MIXED], action="append", help="texts (all)")
+    parser.add_argument("--recorded", action="store_true", help="answers as recorded of the pocket pair, not profiles")
     parser.add_argument("--tokens", type=int, default=40_000, help="tokens per cell and policy (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the texts (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
@@ -29,8 +30,11 @@ def main() -> None:
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     chosen = {name: known[name] for name in args.pair or known}
     concurrencies = [int(one) for one in args.concurrency.split(",")]
-    classes = args.request_class or [*REQUEST_CLASSES, MIXED]
-    for row in sweep(chosen, classes, concurrencies, num_tokens=args.tokens, num_jobs=args.jobs, seed=args.seed):
+    classes = args.request_class or [*classes_of(MIXED, recorded=args.recorded), MIXED]
+    if not all(classes_of(name, recorded=args.recorded) for name in classes):
+        parser.error(f"--request-class: recorded are {', '.join(classes_of(MIXED, recorded=True))}")
+    options = {"num_tokens": args.tokens, "num_jobs": args.jobs, "seed": args.seed, "recorded": args.recorded}
+    for row in sweep(chosen, classes, concurrencies, **options):
         rows.append(row)
         print(_line(row), flush=True)
     print(

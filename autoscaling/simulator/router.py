@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from autoscaling.simulator.choosing import Choosing, Repeats, SessionChoice
 from autoscaling.simulator.events import EventQueue
 from autoscaling.simulator.roles import Asked, Decided, Drafter, StepReport, Verifier
-from autoscaling.simulator.text import Text
+from autoscaling.simulator.text import Output
 from deployments.messages import DrafterName, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
@@ -26,7 +26,7 @@ class Request:
     tokens of it: its position by then, and how many drafted tokens were looked at and held.
     """
 
-    text: Text
+    text: Output
     repeats: Repeats | None = None
     num_prompt_tokens: int
     request_class: RequestClass | None = None

@@ -11,7 +11,7 @@ import msgspec
 from autoscaling.simulator.events import EventQueue
 from autoscaling.simulator.roles import Device, Drafter, Verifier
 from autoscaling.simulator.router import Request, Router
-from autoscaling.simulator.text import Text, conditional, profiles
+from autoscaling.simulator.text import Output, RecordedText, Text, conditional, profiles, recordings
 from deployments.messages import RequestClass
 from deployments.policy.hardware import DraftTable, Pair
 from deployments.policy.speculation import SpeculationSettings
@@ -22,6 +22,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     `lookahead` None leaves it to the policy, an integer is asked for by every request. `told` says whether the
     router knows the requests' classes; `told_class` tells it a wrong one. `spread` makes sessions of a class differ.
+    Texts are drawn from profiles, or `recorded` answers, as long as they were.
     With `colocated` the one verifier drafts on its own device, in the time of that table.
     """
 
@@ -38,6 +39,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 64
     output_tokens: int = 400
     spread: float = 0.0
+    recorded: bool = False
     jitter: float = 0.0
     told: bool = True
     told_class: RequestClass | None = None
@@ -121,8 +123,13 @@ def _requests(scenario: Scenario) -> Callable[[], Request]:
         request_class = scenario.classes[count % len(scenario.classes)]
         length = max(8, round(scenario.output_tokens * chance.uniform(0.5, 1.5)))
         told = scenario.told_class or (request_class if scenario.told else None)
+        text: Output
+        if scenario.recorded:
+            text = RecordedText(chance.choice(recordings()[request_class]))
+        else:
+            text = Text([(length, rates[request_class])], scenario.seed * 1_000_003 + count, scenario.spread)
         return Request(
-            text=Text([(length, rates[request_class])], scenario.seed * 1_000_003 + count, scenario.spread),
+            text=text,
             num_prompt_tokens=max(1, round(scenario.prompt_tokens * chance.uniform(0.5, 1.5))),
             request_class=told,
             num_speculative_tokens=scenario.lookahead,

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import msgspec
 
 from autoscaling.simulator.run import Scenario, simulate
+from autoscaling.simulator.text import recordings
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
 from deployments.policy.hardware import Pair
@@ -43,19 +44,29 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return self.adaptive / self.fixed[0]
 
 
-def classes_of(name: str) -> tuple[RequestClass, ...]:
-    """The classes of a cell's requests, in turn."""
-    return REQUEST_CLASSES if name == MIXED else tuple(one for one in REQUEST_CLASSES if one == name)
+def classes_of(name: str, *, recorded: bool = False) -> tuple[RequestClass, ...]:
+    """The classes of a cell's requests, in turn: those that there are recordings of, or all."""
+    every = tuple(recordings()) if recorded else REQUEST_CLASSES
+    return every if name == MIXED else tuple(one for one in every if one == name)
 
 
-def measure(pair_name: str, pair: Pair, request_class: str, concurrency: int, num_tokens: int, seed: int = 1) -> Row:
+def measure(
+    pair_name: str,
+    pair: Pair,
+    request_class: str,
+    concurrency: int,
+    num_tokens: int,
+    seed: int = 1,
+    recorded: bool = False,
+) -> Row:
     """Run one cell, all policies on the same texts."""
 
     def run(lookahead: int | None) -> Scenario:
         return Scenario(
             pair=pair,
             concurrency=concurrency,
-            classes=classes_of(request_class),
+            classes=classes_of(request_class, recorded=recorded),
+            recorded=recorded,
             lookahead=lookahead,
             num_tokens=max(num_tokens, 200 * concurrency),
             warm_up_tokens=max(num_tokens, 200 * concurrency),
@@ -83,10 +94,11 @@ def sweep(
     num_tokens: int,
     num_jobs: int,
     seed: int = 1,
+    recorded: bool = False,
 ) -> Iterable[Row]:
     """All cells, in order, as they come."""
     cells = [
-        (name, pair, one, n, num_tokens, seed)
+        (name, pair, one, n, num_tokens, seed, recorded)
         for name, pair in pairs.items()
         for one in request_classes
         for n in concurrencies

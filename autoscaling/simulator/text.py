@@ -1,11 +1,17 @@
-"""Sessions without text: what they draft well is drawn from profiles of acceptance by position (profiles.json)."""
+"""Sessions without text: what they draft well is drawn from profiles of acceptance by position (profiles.json), or as
+it was recorded of real answers (recorded.json, by evaluation/load/texts.py from the pocket pair).
+"""
 
 from __future__ import annotations
 
 import json
 import random
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
+from itertools import accumulate
+from typing import Protocol
 
 from deployments.messages import RequestClass
 
@@ -23,6 +29,37 @@ def conditional(cumulative: Sequence[float]) -> tuple[float, ...]:
     """The chance of each position given that those before it held."""
     rates = [min(1.0, now / before) for before, now in zip((1.0, *cumulative), cumulative, strict=False)]
     return tuple(rates) + (rates[-1],) * (DEEPEST - len(rates))
+
+
+@cache
+def recordings() -> dict[RequestClass, list[list[int]]]:
+    """By class, the runs of each recorded answer: so many tokens that hold, one that does not, and so on to its end."""
+    text = files("autoscaling.simulator").joinpath("recorded.json").read_text("utf-8")
+    found: dict[RequestClass, list[list[int]]] = json.loads(text)["runs"]
+    return found
+
+
+class Output(Protocol):
+    """What a session answers: `length` tokens."""
+
+    length: int
+
+    def num_held(self, position: int, lookahead: int) -> int:
+        """How many of `lookahead` tokens, drafted after `position` tokens of output, are the target's own."""
+        ...
+
+
+class RecordedText:
+    """An answer as it was recorded. What holds in it comes in runs, which draws by position do not show."""
+
+    def __init__(self, runs: Sequence[int]) -> None:
+        self._misses = [end - 1 for end in accumulate(run + 1 for run in runs[:-1])]
+        self.length = max(1, sum(runs) + len(runs) - 1)
+
+    def num_held(self, position: int, lookahead: int) -> int:
+        """As of any output."""
+        index = bisect_left(self._misses, position)
+        return min(lookahead, self._misses[index] - position) if index < len(self._misses) else lookahead
 
 
 class Text:

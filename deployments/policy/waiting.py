@@ -51,11 +51,13 @@ def is_worth_waiting(ready: Group, expected: Group, wait_ms: float, step_ms: Ste
     together = joined((ready, expected))
     both_ms = step_ms(together.num_sequences, together.num_tokens)
     ready_ms = step_ms(ready.num_sequences, ready.num_tokens)
+    expected_ms = step_ms(expected.num_sequences, expected.num_tokens)
+    if _delays_less(ready, expected, wait_ms, (ready_ms, expected_ms, both_ms)):
+        return True
     others_wait_ms = ready_ms + ready.away_ms - wait_ms
     if ready.gain * wait_ms > expected.gain * others_wait_ms:
         return False
     rate_together = together.gain / (both_ms + together.away_ms)
-    expected_ms = step_ms(expected.num_sequences, expected.num_tokens)
     # Apart, in steps of their own.
     cycle_ms = max(ready_ms + expected_ms, expected_ms + expected.away_ms, ready_ms + ready.away_ms)
     turns = max(1, int((cycle_ms - expected_ms) / (ready_ms + ready.away_ms)))
@@ -65,6 +67,14 @@ def is_worth_waiting(ready: Group, expected: Group, wait_ms: float, step_ms: Ste
     num_alone = max(1, ceil((expected.away_ms - ready.away_ms) / alone_ms))
     rate_along = (expected.gain + (num_alone + 1) * ready.gain) / (num_alone * alone_ms + both_ms + ready.away_ms)
     return rate_together * MARGIN >= max(rate_apart, rate_along)
+
+
+def _delays_less(ready: Group, expected: Group, wait_ms: float, steps_ms: tuple[float, float, float]) -> bool:
+    """Whether waiting holds up less, token by token, than a step of the ready that the expected find under way."""
+    ready_ms, expected_ms, both_ms = steps_ms
+    if_stepping = expected.gain * (ready_ms - wait_ms)
+    if_waiting = ready.gain * (wait_ms + both_ms - ready_ms) + expected.gain * (both_ms - expected_ms)
+    return wait_ms < ready_ms and if_waiting < if_stepping
 
 
 def is_worth_splitting(ready: Group, step_ms: StepTimes) -> bool:

@@ -33,3 +33,10 @@ def test_many_that_are_ready_do_not_wait_for_one_that_has_just_left():
 def test_sessions_without_drafts_do_not_wait_for_a_probe():
     plain, probe = Group(15, 15, 15.0, 0.5), Group(1, 2, 2.0, 10.0)
     assert not is_worth_waiting(plain, probe, 5.0, flat)
+
+
+def test_one_that_reads_its_prompt_does_not_step_just_before_the_others_are_back():
+    prompt, others = Group(1, 106, 1.0, 1.0), Group(7, 42, 21.0, 16.0)
+    assert is_worth_waiting(prompt, others, 2.0, flat)
+    assert not is_worth_waiting(prompt, others, 15.0, flat), "its step is over before they come"
+    assert not is_worth_waiting(prompt, others, 2.0, by_token), "their step would be the longer by its prompt"
