@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 
 from deployments.policy.cycle import Cycle
 
-WORTH_ASKING = 0.01
+WORTH_ASKING = 0.003
 """A position that is less likely to hold than this is never worth its place in a step."""
+
+_GIVEN_UP = 1.015
+"""What a cap of all sessions has to promise beyond a shorter one. Rounds of long proposals begin where the one before
+was rejected more often than those of short ones, and so show less of what the first positions would hold there; and
+whoever comes new to a step waits for its longest draft.
+"""
 
 CycleTimes = NDArray[np.float64]
 """A cycle's time by the longest lookahead that is waited for, from 0 to the longest there may be, and by the tokens
@@ -71,8 +77,13 @@ def better(bare: Choice, drafted: Choice | None) -> Choice:
     return drafted if drafted is not None and drafted.rate > bare.rate else bare
 
 
-def choose_both(candidates: Sequence[Candidate], times_ms: CycleTimes) -> tuple[Choice, Choice | None]:
-    """The best lookaheads that wait for nobody's draft, and the best that do: None where nothing is worth drafting."""
+def choose_both(
+    candidates: Sequence[Candidate], times_ms: CycleTimes, given_up: float = 1.0
+) -> tuple[Choice, Choice | None]:
+    """The best lookaheads that wait for nobody's draft, and the best that do: None where nothing is worth drafting.
+
+    Of those that wait, the ones with the lowest cap that come as near to the best as `given_up` times their rate.
+    """
     max_cap, max_tokens = times_ms.shape[0] - 1, times_ms.shape[1] - 1
     pairs = _pairs(candidates, max_cap)
     base = sum(candidate.weight for candidate in candidates)
@@ -100,7 +111,8 @@ def choose_both(candidates: Sequence[Candidate], times_ms: CycleTimes) -> tuple[
     bare = choice(0)
     if not longest:
         return bare, None
-    drafted = choice(1 + int(np.maximum(rates[1:].max(axis=1), none_rates[1:]).argmax()))
+    tops = np.maximum(rates[1:].max(axis=1), none_rates[1:])
+    drafted = choice(1 + int((given_up * tops >= tops.max()).argmax()))
     return bare, drafted if any(drafted.lookaheads) else None
 
 
@@ -147,7 +159,7 @@ class Search(NamedTuple):
         """The best that waits for nobody's draft, and the best that does."""
         if len(self.candidates) == 1 and not self.candidates[0].is_free:
             return choose_alone(self.candidates[0], self.cycle.alone_ms())
-        return choose_both(self.candidates, self.cycle.times_ms)
+        return choose_both(self.candidates, self.cycle.times_ms, _GIVEN_UP)
 
     def score(self, lookaheads: Sequence[int]) -> Choice:
         """Given lookaheads."""

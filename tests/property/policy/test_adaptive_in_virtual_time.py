@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autoscaling.simulator.run import Scenario, simulate
+from autoscaling.simulator.text import RecordedText, recordings
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
 from deployments.policy.draft_waiting import DraftPolicy
@@ -53,6 +54,13 @@ def test_sessions_that_have_parted_are_drafted_for_together_again_where_turns_qu
     assert joined > 1.2 * speed(("structured",), **rounds)
 
 
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_recorded_answers_of_all_kinds_are_served_as_by_the_best_lookahead_for_all(concurrency: int):
+    classes = tuple(recordings())
+    best = max(speed(classes, concurrency, lookahead, recorded=True) for lookahead in (2, 3, 4, 6))
+    assert speed(classes, concurrency, None, recorded=True) >= (1.05 if concurrency == 1 else 0.97) * best
+
+
 def test_a_wrong_class_costs_little():
     right = speed(("structured",), 4, None)
     assert speed(("structured",), 4, None, told_class="creative") >= 0.95 * right
@@ -76,3 +84,11 @@ def test_an_idle_drafter_costs_nothing_with_a_constant_policy_of_zero():
 def test_every_pair_names_its_hardware():
     found: dict[str, Pair] = pairs()
     assert all(pair.description and len(pair.verify.tokens) == len(pair.verify.step_ms) for pair in found.values())
+
+
+def test_a_recorded_text_holds_up_to_its_next_miss():
+    text = RecordedText([2, 0, 3])  # two that hold, a miss, another, and three that hold to the end
+    assert text.length == 7
+    assert [text.num_held(position, 8) for position in range(4)] == [2, 1, 0, 0]
+    assert text.num_held(4, 8) == 8
+    assert text.num_held(0, 1) == 1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.policy.lookahead import Candidate, better, choose, choose_alone, score
+from deployments.policy.lookahead import Candidate, better, choose, choose_alone, choose_both, score
 
 rates = st.floats(0.0, 1.0)
 
@@ -61,7 +61,7 @@ def test_no_vector_of_lookaheads_is_better(
     best = brute_force(candidates, step_ms, away_ms, room)
     found = score(choice.lookaheads, candidates, times_ms).rate
     assert sum(choice.lookaheads) <= room
-    # Positions that hold less than once in a hundred are left out, which is what the last per cent is for.
+    # Positions that hold less than three times in a thousand are left out, which is what the last per cent is for.
     assert found >= 0.99 * best
     assert found == pytest.approx(choice.rate)
 
@@ -77,3 +77,16 @@ def test_one_session_alone_is_decided_as_in_the_joint_search(
     alone = better(*choose_alone(candidate, times_ms))
     assert alone.rate == pytest.approx(joint.rate)
     assert alone.rate == pytest.approx(score(alone.lookaheads, [candidate], np.tile(times_ms, (9, 1))).rate)
+
+
+def test_of_caps_that_promise_about_as_much_the_lowest_is_taken():
+    survival = [0.9, 0.8, 0.7, 0.6]
+    gains = [1.0 + sum(survival[:k]) for k in range(5)]
+    rates = [0.5, 0.8, 0.99, 1.0, 0.9]
+    times_ms = np.array([gain / rate for gain, rate in zip(gains, rates, strict=True)])
+    by_cap = np.full((5, 5), 1e9)
+    np.fill_diagonal(by_cap, times_ms)
+    for given_up, cap in ((1.0, 3), (1.009, 3), (1.02, 2), (1.2, 2), (1.3, 1)):
+        _, drafted = choose_both([Candidate(survival)], by_cap, given_up)
+        assert drafted is not None
+        assert (drafted.cap, drafted.lookaheads) == (cap, (cap,))
