@@ -30,22 +30,26 @@ async def add_paced_roles(rig: Rig) -> None:
     await rig._add("verifier", PacedService(verifier, pace))
 
 
+def requests_of(wanted: list[tuple[tuple[int, ...], SamplingParams, Any]]) -> list[GenerateRequest]:
+    return [
+        GenerateRequest(
+            id=f"r{index}",
+            prompt=prompt,
+            max_context_tokens=len(prompt) + NUM_TOKENS,
+            params=params,
+            stop_token_ids=stop_token_ids(),
+        )
+        for index, (prompt, params, _) in enumerate(wanted)
+    ]
+
+
 async def test_paced_sessions_give_the_reference_and_their_verdicts_tell_the_tables_time() -> None:
     wanted = safe_prompts(Reference(TARGET), PARAMS, 6, NUM_TOKENS)
     rig = Rig()
     try:
         await add_paced_roles(rig)
         router = await rig.add_router(num_speculative_tokens=4)
-        requests = [
-            GenerateRequest(
-                id=f"r{index}",
-                prompt=prompt,
-                max_context_tokens=len(prompt) + NUM_TOKENS,
-                params=params,
-                stop_token_ids=stop_token_ids(),
-            )
-            for index, (prompt, params, _) in enumerate(wanted)
-        ]
+        requests = requests_of(wanted)
         got = await asyncio.wait_for(asyncio.gather(*(rig.generate(request) for request in requests)), 120)
     finally:
         await rig.close()
@@ -58,3 +62,28 @@ async def test_paced_sessions_give_the_reference_and_their_verdicts_tell_the_tab
     # A late timer's millisecond may be taken off the next step.
     assert min(verdict.step_ms for verdict in verdicts) > pair.verify.step_ms[0] - 2
     assert min(proposal.draft_ms / proposal.longest for proposal in proposals) > pair.draft.step_ms - 2
+
+
+async def test_sessions_that_came_at_different_times_are_drafted_for_together_and_give_the_reference() -> None:
+    wanted = safe_prompts(Reference(TARGET), PARAMS, 6, NUM_TOKENS)
+    rig = Rig()
+    try:
+        await add_paced_roles(rig)
+        router = await rig.add_router(num_speculative_tokens=10)  # a draft takes three times as long as a step
+        first, second = requests_of(wanted)[:3], requests_of(wanted)[3:]
+
+        async def come_later(request: GenerateRequest) -> Any:
+            async with asyncio.timeout(60):
+                while sum(isinstance(message, Proposal) for _, message in router.tap.messages) < 2:
+                    await asyncio.sleep(0.002)
+            await asyncio.sleep(0.015)  # while the first ones' next draft is under way
+            return await rig.generate(request)
+
+        running = [*map(rig.generate, first), *map(come_later, second)]
+        got = await asyncio.wait_for(asyncio.gather(*running), 120)
+    finally:
+        await rig.close()
+    assert got == [output for _, _, output in wanted]
+    proposals = [message for _, message in router.tap.messages if isinstance(message, Proposal)]
+    assert len(proposals[0].items) <= 3
+    assert max(len(proposal.items) for proposal in proposals) == 6
