@@ -51,6 +51,8 @@ measured on the pocket pair, smoothed. The first lasts for `_FIRST_STAGE` tokens
 _FIRST_STAGE = 8
 _GROWTH_DOUBT, _USUAL = 24.0, 0.7
 """Tokens' worth of belief in that, and the rate at which they are supposed to hold."""
+_RUNS_FADING, _RUNS_DOUBT = 0.998, 8.0
+"""How fast it is forgotten in what state rounds began, and how many rounds of each state are believed to be alike."""
 _TABLES_EVERY = 16
 """Rounds between two looks at all counts of a drafter, once there are some."""
 
@@ -104,6 +106,38 @@ class _Rates:
         self.misses = [factor * one for one in self.misses]
 
 
+class _Runs:
+    """First tokens of rounds, by whether the proposal before held whole: (held, missed) each.
+
+    Where much more holds after a whole proposal, what holds comes in runs.
+    """
+
+    __slots__ = ("after_miss", "after_whole")
+
+    def __init__(self) -> None:
+        self.after_whole = [0.0, 0.0]
+        self.after_miss = [0.0, 0.0]
+
+    def add(self, is_after_whole: bool, is_held: bool) -> None:
+        """Count a round."""
+        self.after_whole = [_RUNS_FADING * one for one in self.after_whole]
+        self.after_miss = [_RUNS_FADING * one for one in self.after_miss]
+        (self.after_whole if is_after_whole else self.after_miss)[0 if is_held else 1] += 1.0
+
+    def log_odds(self) -> tuple[float, float]:
+        """How much the odds of a first token rise by a whole proposal before it, and how many rounds tell it."""
+        held, missed = map(sum, zip(self.after_whole, self.after_miss, strict=True))
+        num_known = min(sum(self.after_whole), sum(self.after_miss))
+        if not num_known:
+            return 0.0, 0.0
+        usual = _RUNS_DOUBT / (held + missed)
+        odds = [
+            (one_held + usual * held + 0.5) / (one_missed + usual * missed + 0.5)
+            for one_held, one_missed in (self.after_whole, self.after_miss)
+        ]
+        return math.log(odds[0] / odds[1]), num_known
+
+
 class DrafterAcceptance:
     """What is known of one kind of drafter: its skill, the rates by request class, and what its confidence is worth."""
 
@@ -117,6 +151,7 @@ class DrafterAcceptance:
         self._expected_missed = 0.0
         self._confidence = [Evidence(1.0, _CONFIDENCE_DOUBT, 0.5) for _ in range(len(_CONFIDENCE_EDGES) + 1)]
         self._turned_out: dict[RequestClass | None, deque[list[float]]] = {}
+        self._runs: dict[RequestClass | None, _Runs] = {}
         self.num_rounds = 0
         self._depth = 1
         self._tables: dict[int, list[list[float]]] = {}
@@ -184,6 +219,19 @@ class DrafterAcceptance:
         if self.num_rounds % _TABLES_EVERY == 0 or self.num_rounds < _TABLES_EVERY:
             self._tables, self._usual = {}, None
 
+    # -- runs ---------------------------------------------------------------------------------
+
+    def observe_start(self, told: RequestClass | None, is_after_whole: bool, is_first_held: bool) -> None:
+        """Count in what state a round of a session that was told this class began."""
+        self._runs.setdefault(told, _Runs()).add(is_after_whole, is_first_held)
+
+    @property
+    def run_log_odds(self) -> float:
+        """How much the odds of a first token rise by a whole proposal before it, within a class; 0 or more."""
+        known = [runs.log_odds() for runs in self._runs.values()]
+        weight = sum(count for _, count in known)
+        return max(0.0, sum(odds * count for odds, count in known) / weight) if weight else 0.0
+
     # -- confidence ---------------------------------------------------------------------------
 
     def calibrate(self, rates: Sequence[float], confidences: Sequence[float], num_held: int, rejected: bool) -> None:
@@ -216,6 +264,7 @@ class SessionAcceptance:
         "_stage",
         "_told",
         "_turned_out",
+        "_was_whole",
         "beliefs",
         "num_positions",
         "rates",
@@ -230,6 +279,7 @@ class SessionAcceptance:
         self._told = request_class
         self._turned_out = [0.0] * len(REQUEST_CLASSES)
         self._num_believed = 0
+        self._was_whole: bool | None = None
         self._drafter = drafter
         drafter.reach(min(num_positions, MAX_POSITIONS - 1) + 1)
         self._rates = _Rates()
@@ -259,6 +309,9 @@ class SessionAcceptance:
         num_held = min(num_held + (1 if is_next_held and not was_rejected else 0), MAX_POSITIONS - 1)
         if confidences:
             self._drafter.calibrate(self.rates, confidences, min(num_held, len(self.rates) - 1), was_rejected)
+        if self._was_whole is not None:
+            self._drafter.observe_start(self._told, self._was_whole, num_held > 0)
+        self._was_whole = not was_rejected
         self._believe(num_held, was_rejected)
         self._rates.add(num_held, was_rejected, _SESSION_FADING, 1.0, [*self._offsets, 0.0])
         self._drafter.observe(self.beliefs, self._stage, num_held, was_rejected)

@@ -20,12 +20,6 @@ from deployments.policy.cycle import Cycle
 WORTH_ASKING = 0.003
 """A position that is less likely to hold than this is never worth its place in a step."""
 
-_GIVEN_UP = 1.015
-"""What a cap of all sessions has to promise beyond a shorter one. Rounds of long proposals begin where the one before
-was rejected more often than those of short ones, and so show less of what the first positions would hold there; and
-whoever comes new to a step waits for its longest draft.
-"""
-
 CycleTimes = NDArray[np.float64]
 """A cycle's time by the longest lookahead that is waited for, from 0 to the longest there may be, and by the tokens
 drafted in all, from 0 to the most there may be."""
@@ -145,10 +139,11 @@ def score(lookaheads: Sequence[int], candidates: Sequence[Candidate], times_ms: 
 
 
 class Search(NamedTuple):
-    """The question of one plan."""
+    """The question of one plan; `given_up` as of `choose_both`, for sessions that share rounds."""
 
     candidates: Sequence[Candidate]
     cycle: Cycle
+    given_up: float = 1.0
 
     @property
     def max_tokens(self) -> int:
@@ -159,7 +154,7 @@ class Search(NamedTuple):
         """The best that waits for nobody's draft, and the best that does."""
         if len(self.candidates) == 1 and not self.candidates[0].is_free:
             return choose_alone(self.candidates[0], self.cycle.alone_ms())
-        return choose_both(self.candidates, self.cycle.times_ms, _GIVEN_UP)
+        return choose_both(self.candidates, self.cycle.times_ms, self.given_up)
 
     def score(self, lookaheads: Sequence[int]) -> Choice:
         """Given lookaheads."""

@@ -39,6 +39,11 @@ _FIRST_BEGINS = 1.25
 """The same for a session's first round. It is decided before the prompt is read, when nobody knows who will share the
 round, and the drafter has the whole prompt to catch up with: what promises little had better wait for the second.
 """
+_GIVEN_UP, _MOST_GIVEN_UP = 0.025, 1.04
+"""What a cap of all sessions has to promise beyond a shorter one, by the logarithm of the odds that a whole proposal
+adds to the first token after it. Where what holds comes in runs, the rounds of long proposals begin behind a miss more
+often than those of short ones, and show less of the first positions than short ones would find there (ADR 12).
+"""
 _DEEPER_EVERY = 32.0
 """Cycles between two looks beyond what pays."""
 _PROBE_ROUNDS, _PROBE_ROUNDS_TOGETHER = 3, 6
@@ -261,7 +266,10 @@ class Planner:
     def _search(self, candidates: Sequence[Candidate], limit: int) -> Search:
         room = max(0, self.max_step_tokens - len(self.sessions))
         num_pairs = min(room, sum(len(one.survival) for one in candidates))
-        return Search(candidates, self._cycle(num_pairs, limit))
+        drafters = {one.kind: one.drafters[one.kind] for one in self.sessions.values() if one.kind in one.drafters}
+        runs = max((drafter.run_log_odds for drafter in drafters.values()), default=0.0)
+        given_up = min(_MOST_GIVEN_UP, 1.0 + _GIVEN_UP * runs)
+        return Search(candidates, self._cycle(num_pairs, limit), given_up)
 
     # -- what was seen against what the model says ------------------------------------------------
 

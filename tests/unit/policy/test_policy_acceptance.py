@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 
+from deployments.messages import RequestClass
 from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance, stage_of
 from deployments.policy.classes import REQUEST_CLASSES
 
@@ -163,3 +165,29 @@ def test_confidence_without_worth_changes_nothing():
     for _ in range(400):
         session.observe(int(chance.random() < 0.6), 1, confidences=(chance.random(),))
     assert session.sharpened((0.9,))[0] == pytest.approx(session.sharpened((0.2,))[0], abs=0.15)
+
+
+def runs_of(chances: tuple[float, float], told: RequestClass | None = "code", seed: int = 3) -> DrafterAcceptance:
+    """Rounds of one token, which holds with the second chance if the one before did, else with the first."""
+    drafter, chance = DrafterAcceptance(), random.Random(seed)
+    session, held = SessionAcceptance(drafter, told, 4), 0
+    for _ in range(600):
+        held = int(chance.random() < chances[held])
+        session.observe(held, 1)
+    return drafter
+
+
+def test_runs_show_in_the_first_tokens_after_whole_proposals():
+    assert DrafterAcceptance().run_log_odds == 0.0
+    assert runs_of((0.7, 0.7)).run_log_odds < 0.3
+    assert runs_of((0.5, 0.85)).run_log_odds == pytest.approx(math.log(0.85 / 0.15), rel=0.25)
+    assert runs_of((0.8, 0.4)).run_log_odds == 0.0
+
+
+def test_sessions_that_differ_by_their_class_are_no_runs():
+    drafter, chance = DrafterAcceptance(), random.Random(5)
+    for told, rate in (("structured", 0.95), ("prose", 0.5)) * 20:
+        session = SessionAcceptance(drafter, told, 4)  # type: ignore[arg-type]
+        for _ in range(30):
+            session.observe(int(chance.random() < rate), 1)
+    assert drafter.run_log_odds < 0.3
