@@ -57,7 +57,7 @@ class RecordedText:
         self.length = max(1, sum(runs) + len(runs) - 1)
 
     def num_held(self, position: int, lookahead: int) -> int:
-        """As of any output."""
+        """Up to the next miss."""
         index = bisect_left(self._misses, position)
         return min(lookahead, self._misses[index] - position) if index < len(self._misses) else lookahead
 

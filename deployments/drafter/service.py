@@ -7,11 +7,9 @@ output: what is missing, late or wrong only costs speed.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from deployments.distributions import DistributionStore, kept_or_sent
@@ -32,6 +30,7 @@ from deployments.messages import (
 from deployments.metering import Meter
 from deployments.pacing import Pace
 from deployments.policy.draft_waiting import DraftPolicy
+from deployments.waits import wait_for_more
 
 logger = logging.getLogger(__name__)
 
@@ -161,11 +160,7 @@ class DrafterService(AttachedSessions[Attachment]):
         until_ms = self._policy.wait_until_ms(lookaheads, self._waiting_since_ms, now_ms)
         if until_ms is None or until_ms <= now_ms:
             return False
-        self._work.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout((until_ms - now_ms) / 1e3):
-                await self._work.wait()
-        self._work.set()
+        await wait_for_more(self._work, until_ms - now_ms)
         return True
 
     async def _draft_batch(self) -> None:

@@ -76,7 +76,7 @@ def choose_both(
 ) -> tuple[Choice, Choice | None]:
     """The best lookaheads that wait for nobody's draft, and the best that do: None where nothing is worth drafting.
 
-    Of those that wait, the ones with the lowest cap that come as near to the best as `given_up` times their rate.
+    Of those that wait, the ones with the lowest cap whose rate, times `given_up`, is not below the best.
     """
     max_cap, max_tokens = times_ms.shape[0] - 1, times_ms.shape[1] - 1
     pairs = _pairs(candidates, max_cap)

@@ -266,10 +266,13 @@ class Planner:
     def _search(self, candidates: Sequence[Candidate], limit: int) -> Search:
         room = max(0, self.max_step_tokens - len(self.sessions))
         num_pairs = min(room, sum(len(one.survival) for one in candidates))
+        given_up = self._given_up() if len(candidates) > 1 else 1.0
+        return Search(candidates, self._cycle(num_pairs, limit), given_up)
+
+    def _given_up(self) -> float:
         drafters = {one.kind: one.drafters[one.kind] for one in self.sessions.values() if one.kind in one.drafters}
         runs = max((drafter.run_log_odds for drafter in drafters.values()), default=0.0)
-        given_up = min(_MOST_GIVEN_UP, 1.0 + _GIVEN_UP * runs)
-        return Search(candidates, self._cycle(num_pairs, limit), given_up)
+        return min(_MOST_GIVEN_UP, 1.0 + _GIVEN_UP * runs)
 
     # -- what was seen against what the model says ------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-REFRESH_AFTER = 8
+_REFRESH_AFTER = 8
 """Observations between two solutions, once there are some: solving costs more than observing."""
 
 
@@ -31,7 +31,7 @@ class Regression:
     @property
     def weights(self) -> Sequence[float]:
         """The fitted weights."""
-        if self._num_unsolved and self._num_unsolved >= min(REFRESH_AFTER, self._num_observed):
+        if self._num_unsolved and self._num_unsolved >= min(_REFRESH_AFTER, self._num_observed):
             self._solve()
         return self._weights
 

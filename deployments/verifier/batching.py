@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Collection, Sequence
 
@@ -14,6 +13,7 @@ from deployments.verifier.engine import Chunk
 from deployments.verifier.merging import Merging
 from deployments.verifier.scheduler import StepBudget
 from deployments.verifier.session import Session
+from deployments.waits import wait_for_more
 
 
 class Batching:
@@ -40,11 +40,7 @@ class Batching:
         until_ms = self._policy.wait_until_ms(self._ready(active), self._waiting_since_ms, now_ms)
         if until_ms is None or until_ms <= now_ms:
             return False
-        arrived.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout((until_ms - now_ms) / 1e3):
-                await arrived.wait()
-        arrived.set()
+        await wait_for_more(arrived, until_ms - now_ms)
         return True
 
     def select(self, active: Collection[Session]) -> list[Session]:

@@ -35,6 +35,18 @@ class Prompt:
     request_class: RequestClass
     stop_token_ids: tuple[Token, ...]
 
+    def request(self, name: str, max_tokens: int, lookahead: int | None) -> GenerateRequest:
+        """Ask for a greedy answer; None leaves the lookahead to the router."""
+        return GenerateRequest(
+            id=name,
+            prompt=self.tokens,
+            max_context_tokens=len(self.tokens) + max_tokens,
+            params=SamplingParams(),
+            stop_token_ids=self.stop_token_ids,
+            request_class=self.request_class,
+            num_speculative_tokens=lookahead,
+        )
+
 
 @dataclass(slots=True)
 class Runs:
@@ -79,15 +91,8 @@ async def answer_all(
     async def stream() -> None:
         nonlocal num_tokens
         for prompt in queue:
-            request = GenerateRequest(
-                id=f"r{time.perf_counter_ns()}",
-                prompt=prompt.tokens,
-                max_context_tokens=len(prompt.tokens) + max_tokens,
-                params=SamplingParams(),
-                stop_token_ids=prompt.stop_token_ids,
-                request_class=prompt.request_class,
-                num_speculative_tokens=None if setting == AUTO else int(setting),
-            )
+            lookahead = None if setting == AUTO else int(setting)
+            request = prompt.request(f"r{time.perf_counter_ns()}", max_tokens, lookahead)
             async for commit in client.generate(request):
                 num_tokens += len(commit.tokens)
                 runs.num_rounds += 1

@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deployments.config import OutriderConfig, load
-from deployments.ingress.generation import GenerateRequest, RouterClient
-from deployments.messages import SamplingParams
+from deployments.ingress.generation import RouterClient
 from evaluation.load.lookaheads import TASKS, Prompt, prompts_of
 from evaluation.load.roles import running_roles
 
@@ -27,17 +26,8 @@ async def runs_of(client: RouterClient, name: str, prompt: Prompt, lookahead: in
 
     A token that the target adds to a proposal which held whole counts as one that holds, as does the first.
     """
-    request = GenerateRequest(
-        id=name,
-        prompt=prompt.tokens,
-        max_context_tokens=len(prompt.tokens) + max_tokens,
-        params=SamplingParams(),
-        stop_token_ids=prompt.stop_token_ids,
-        request_class=prompt.request_class,
-        num_speculative_tokens=lookahead,
-    )
     runs, is_whole, num_rounds = [0], True, 0
-    async for commit in client.generate(request):
+    async for commit in client.generate(prompt.request(name, max_tokens, lookahead)):
         num_rounds += 1
         is_whole = is_whole and (commit.num_drafted > 0 or num_rounds == 1 or commit.finish_reason is not None)
         runs[-1] += len(commit.tokens)
