@@ -8,6 +8,10 @@ _FADING = 0.97
 _ENOUGH_ROUNDS = 24.0
 _LEAST_RATE = 0.04
 """A drafter whose first tokens hold less often than this is broken: chance alone does better on most texts."""
+_MOST_OF_ONE_SESSION = 24
+"""Rounds without a hit that count of one session in a row. There are answers that no drafter foresees for long; a
+session looks less far ahead then by itself, and another one has to miss as well before the drafter is at fault.
+"""
 _FIRST_BYPASS_S, _LONGEST_BYPASS_S = 5.0, 300.0
 _LONGEST_TRIAL_S = 60.0
 """A trial of which nothing has been heard for so long is over, and everybody tries."""
@@ -30,8 +34,10 @@ class Canary:
     _bypass_s: float = _FIRST_BYPASS_S
     _is_on_trial: bool = False
 
-    def observe(self, is_first_held: bool) -> None:
-        """Take a round with a proposal of this drafter."""
+    def observe(self, is_first_held: bool, num_missed: int) -> None:
+        """Take a round with a proposal of this drafter, of a session that it has missed so often in a row by now."""
+        if num_missed > _MOST_OF_ONE_SESSION and not self._is_on_trial:  # a trial has no second session
+            return
         self._hits = _FADING * self._hits + is_first_held
         self._rounds = _FADING * self._rounds + 1.0
         if self._hits > 4 * _LEAST_RATE * self._rounds and self._rounds > _ENOUGH_ROUNDS:
@@ -61,9 +67,9 @@ class Canaries:
         self._watched: dict[Watched, Canary] = {}
         self._now_s = 0.0
 
-    def observe(self, drafter: str, request_class: str, is_first_held: bool) -> None:
-        """Take a round of a session of this class with a proposal of this drafter."""
-        self._watched.setdefault((drafter, request_class), Canary()).observe(is_first_held)
+    def observe(self, drafter: str, request_class: str, is_first_held: bool, num_missed: int) -> None:
+        """Take a round of a session of this class, which this drafter has missed so often in a row by now."""
+        self._watched.setdefault((drafter, request_class), Canary()).observe(is_first_held, num_missed)
 
     def check(self, now_s: float) -> list[Watched]:
         """Who is to be left from now on, each said once."""

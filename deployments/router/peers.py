@@ -152,6 +152,7 @@ class Peers:
         if name is None:
             return
         session.drafter = name
+        session.num_missed = 0
         self.drafters[name].sessions[session.id] = session.told_class
         session.sent_len = 0
         attach = Attach(

@@ -57,6 +57,8 @@ class Session:
     `drafter_name` is what drafts for it, never "auto"; with a `choice` it changes on the way, and a drafter that is
     attached stays so while the text itself is looked up.
 
+    `num_missed` counts the latest proposals of its drafter of which not even the first token held.
+
     `epoch` names the present placement. `verify_epoch` is the one under which the outstanding Open
     or Verify went out: it lags behind when the drafter changed while a step was running. A drafter of
     tokens has been sent the first `sent_len` of them.
@@ -94,6 +96,7 @@ class Session:
     plan: Speculation | None = None
     choice: SessionChoice | None = None
     num_rounds: int = 0
+    num_missed: int = 0
 
     @property
     def context_len(self) -> int:
