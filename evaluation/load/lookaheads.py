@@ -25,6 +25,7 @@ from evaluation.load.roles import running_roles
 
 AUTO = "auto"
 TASKS = ("structured", "code", "prose")
+MIXED = "mixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,10 @@ Results = dict[Cell, dict[str, Runs]]
 
 
 def prompts_of(target: str, task: str, count: int, seed: int) -> list[Prompt]:
-    """Held-out chat prompts of one task."""
+    """Held-out chat prompts of one task, or of all in turn."""
+    if task == MIXED:
+        each = [prompts_of(target, one, -(-count // len(TASKS)), seed) for one in TASKS]
+        return [prompt for row in zip(*each, strict=True) for prompt in row][:count]
     from transformers import AutoTokenizer
 
     from evaluation.pocket.prompts import held_out
@@ -150,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m evaluation.load.lookaheads", description=__doc__)
     parser.add_argument("--config", type=Path, help="a configuration (the pocket pair)")
     parser.add_argument("--streams", default="1,4,8", help="comma separated (%(default)s)")
-    parser.add_argument("--tasks", default=",".join(TASKS), help="comma separated (%(default)s)")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="comma separated, mixed too (%(default)s)")
     parser.add_argument("--lookaheads", default="0,2,3,5", help="fixed ones, comma separated (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="%(default)s")
     parser.add_argument("--prompts", type=int, default=4, help="per run, at least two per stream (%(default)s)")
