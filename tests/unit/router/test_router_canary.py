@@ -106,8 +106,8 @@ def test_the_class_goes_to_another_drafter_where_there_is_one():
     assert set(broken.values()) == {0, 1}
     left = sessions.rig.router._peers.canaries
     for _ in range(60):
-        left.observe("drafter-0", "code", False)
-        left.observe("drafter-0", "prose", False)
+        left.observe("drafter-0", "code", False, 1)
+        left.observe("drafter-0", "prose", False, 1)
     sessions.round({"code": True, "prose": True})
     assert set(sessions.attached.values()) == {1}
     assert bypasses(sessions.rig) == {("code", "mtp"): 1, ("prose", "mtp"): 1}
