@@ -36,7 +36,7 @@ class Decided:
     session: SessionId
     num_drafted: int
     num_held: int
-    is_next_held: bool
+    is_next_held: bool | None
     lookahead: int
 
 
@@ -251,7 +251,8 @@ class Verifier:
         for one in asked:
             looked_at = lengths[one.session]
             held = one.num_held(looked_at)
-            is_next_held = held == looked_at < one.num_drafted and one.num_held(looked_at + 1) > looked_at
+            was_cut = held == looked_at < one.num_drafted
+            is_next_held = one.num_held(looked_at + 1) > looked_at if was_cut else None
             decided = Decided(
                 session=one.session, num_drafted=looked_at, num_held=held, is_next_held=is_next_held,
                 lookahead=one.lookahead,

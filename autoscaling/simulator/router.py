@@ -229,8 +229,7 @@ class Router:
         """Send what was proposed, with the lookahead of the round after it."""
         text, position, planner = session.request.text, session.position, self.planners[session.verifier]
         num_drafted = 0 if num_prompt_tokens else session.num_proposed
-        is_open = session.request.num_speculative_tokens is None and self._settings.policy == "adaptive"
-        is_open = is_open and not session.is_probe
+        is_open = session.plan.told(self._settings) is None and not session.is_probe
         if num_drafted and session.proposed_by == LOOKUP and session.request.repeats is not None:
             text = session.request.repeats.text
         drafter = session.proposed_by or session.plan.kind

@@ -297,16 +297,23 @@ class SessionAcceptance:
         return REQUEST_CLASSES[max(range(len(self.beliefs)), key=self.beliefs.__getitem__)]
 
     def observe(
-        self, num_held: int, num_looked_at: int, *, is_next_held: bool = False, confidences: Sequence[float] = ()
+        self,
+        num_held: int,
+        num_looked_at: int,
+        *,
+        is_next_held: bool | None = None,
+        confidences: Sequence[float] = (),
     ) -> None:
         """Take a round in which `num_looked_at` drafted tokens were verified and the first `num_held` held.
 
-        `is_next_held` says that the first token which was drafted but not verified was the target's own all the same.
+        `is_next_held` says of the first token that was drafted and cut off before the verification whether it was the
+        target's own all the same; None where that is not known. Unlikely tokens are cut off: without their misses the
+        rates would be those of the likely ones.
         """
-        if num_looked_at == 0:
+        if num_looked_at == 0 and is_next_held is None:
             return
-        was_rejected = num_held < num_looked_at
-        num_held = min(num_held + (1 if is_next_held and not was_rejected else 0), MAX_POSITIONS - 1)
+        was_rejected = num_held < num_looked_at or is_next_held is False
+        num_held = min(num_held + (1 if is_next_held else 0), MAX_POSITIONS - 1)
         if confidences:
             self._drafter.calibrate(self.rates, confidences, min(num_held, len(self.rates) - 1), was_rejected)
         if self._was_whole is not None:

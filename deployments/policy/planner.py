@@ -124,24 +124,22 @@ class Planner:
         prompts_ms, missing_ms = self._prompts_ms - session.prompts_ms, self._missing_ms - session.missing_ms
         session.prompts_ms, session.missing_ms = self._prompts_ms, self._missing_ms
         session.num_rounds += 1
+        told = session.told(self.settings)
         if session.advance(1 + num_held):
             self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
-        if session.requested is None and num_sessions:  # rounds that were told pay for no looking around
+        if told is None and num_sessions:  # rounds that were told pay for no looking around
             self._cycles_to_deeper -= 1.0 / num_sessions
             self.probing.passed(1.0 / num_sessions, company(num_sessions))
         is_same_company = session.company == num_sessions
         session.company = num_sessions
         if prompts_ms <= _PROMPTS_SHARE * round_ms and is_same_company and num_sessions:
             self._observe_time(session, num_looked_at, forecast, round_ms - prompts_ms + missing_ms)
-        if num_looked_at:
+        session.num_rounds_off = 0 if num_looked_at else session.num_rounds_off + 1
+        if num_looked_at and told is None:
             self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
-            session.num_rounds_off = 0
-            was_whole = num_held >= num_looked_at
-            session.heuristic = min(
-                self.settings.max_speculative_tokens, max(1, session.heuristic + (2 if was_whole else -1))
-            )
-        else:
-            session.num_rounds_off += 1
+        elif num_looked_at and told is not None:
+            longer = told + (2 if num_held >= num_looked_at else -1)
+            session.heuristic = min(self.settings.max_speculative_tokens, max(1, longer))
 
     def _count_unforeseen(self, shape: StepShape, num_missing: int) -> None:
         """What prompts have added to a step, and what was taken off it by tokens that it lacks: no plan knew."""
@@ -163,7 +161,7 @@ class Planner:
             is_foreseen = forecast is not None and forecast.is_drafted and forecast.num_sessions == num_sessions
             if forecast is not None and is_foreseen and not session.num_rounds_off:
                 self.round_times.observe_drafted(num_sessions, forecast.modelled_ms, round_ms)
-        elif session.requested or (forecast is not None and forecast.is_drafted):
+        elif session.told(self.settings) or (forecast is not None and forecast.is_drafted):
             return  # drafts that came too late, or had no room, took their time all the same
         elif num_sessions == 1 or (session.num_rounds_off and self._bare_cycles >= _PURE_CYCLES):
             self.round_times.observe_bare(num_sessions, self._batch.context, self._bare_model, round_ms)
@@ -172,15 +170,10 @@ class Planner:
 
     def lookahead(self, session: Speculation) -> int:
         """How many tokens to draft in the session's next round, its room aside."""
-        settings = self.settings
-        if session.requested is not None:
-            return min(session.requested, settings.max_speculative_tokens)
-        policy = session.policy or settings.policy
-        if policy == "constant":
-            return settings.num_speculative_tokens
-        if policy == "heuristic":
-            session.heuristic = session.heuristic or max(1, settings.num_speculative_tokens)
-            return session.heuristic
+        told = session.told(self.settings)
+        if told is not None:
+            session.forecast = self._forecast if told == session.lookahead else None
+            return told
         is_first, session.is_new = session.is_new, False
         if session.probe is not None and self._is_of_another_company(session.probe):
             session.probe = None
@@ -212,9 +205,6 @@ class Planner:
         if self._num_rounds_since_plan >= cycles * len(self.sessions):
             self._plan()
 
-    def _is_open(self, session: Speculation) -> bool:
-        return session.requested is None and (session.policy or self.settings.policy) == "adaptive"
-
     def _is_of_another_company(self, probe: Probe) -> bool:
         """Then it tells nothing, and holds its session up beside others that go on as planned."""
         forecast = probe.forecast
@@ -229,19 +219,23 @@ class Planner:
 
     def _plan(self) -> None:
         self._num_rounds_since_plan, self._has_news = 0, False
-        if not any(self._is_open(one) for one in self.sessions.values()):
+        if not self.sessions:
             return
         self.stats.num_plans += 1
         limit = self.settings.max_speculative_tokens
         sessions, candidates, settled = [], [], []
         for one in self.sessions.values():
-            weight, survival = _WEIGHTS[one.priority], one.acceptance.survival
-            if one.requested is None:
+            weight, survival, told = _WEIGHTS[one.priority], one.acceptance.survival, one.told(self.settings)
+            if told is None:
                 sessions.append(one)
                 candidates.append(Candidate(survival[:limit], weight, one.is_free))
             else:  # it takes part in the step whatever is decided for the others
-                settled.append(Candidate((), weight * (1.0 + sum(survival[: one.requested or 0]))))
+                one.lookahead = told
+                settled.append(Candidate((), weight * (1.0 + sum(survival[:told]))))
         search = self._search(candidates + settled, limit)
+        if not sessions:
+            self._only_told(search)
+            return
         bare, drafted = search.best()
         chosen, rival = self._better(bare, drafted)
         before = tuple(min(one.lookahead or 0, limit) for one in sessions)
@@ -262,6 +256,12 @@ class Planner:
                 self._begin_probe(sessions, probe, self._forecast_of(probe, search.cycle))
         if chosen.cap:
             self._look_deeper(sessions, limit)
+
+    def _only_told(self, search: Search) -> None:
+        """Nothing is to be decided, but what rounds take is learnt from those that were told as well."""
+        nothing = (0,) * len(self.sessions)
+        self._forecast = self._forecast_of(search.score(nothing), search.cycle)
+        self._cycles_to_plan = _CALM
 
     def _search(self, candidates: Sequence[Candidate], limit: int) -> Search:
         room = max(0, self.max_step_tokens - len(self.sessions))
@@ -284,7 +284,7 @@ class Planner:
         return self.costs.predict(shape) + self.exposure.bare_hop_ms
 
     def _is_drafted(self, choice: Choice) -> bool:
-        return choice.cap > 0 or any(one.requested for one in self.sessions.values())
+        return choice.cap > 0 or any(one.told(self.settings) for one in self.sessions.values())
 
     def _forecast_of(self, choice: Choice, cycle: Cycle) -> Forecast:
         modelled_ms = cycle.modelled_ms(choice.cap, sum(choice.lookaheads))
@@ -335,7 +335,7 @@ class Planner:
 
     def _cycle(self, num_pairs: int, limit: int) -> Cycle:
         num_sessions, batch = len(self.sessions), self._batch
-        fixed = [one.requested for one in self.sessions.values() if one.requested]
+        fixed = [told for one in self.sessions.values() if (told := one.told(self.settings))]
         num_sequences = num_sessions * (1.0 + batch.other_sequences)
         num_tokens = num_sequences + sum(fixed) + num_sessions * batch.other_drafted
         first_ms, step_ms, token_ms = self._draft_parts()

@@ -73,9 +73,20 @@ class Speculation:
     drafter: str = ""
     by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
 
+    def told(self, settings: SpeculationSettings) -> int | None:
+        """The lookahead that is told and not searched for; None where the plan may have any."""
+        if self.requested is not None:
+            return min(self.requested, settings.max_speculative_tokens)
+        policy = self.policy or settings.policy
+        if policy == "adaptive":
+            return None
+        if policy == "constant":
+            return settings.num_speculative_tokens
+        return self.heuristic or max(1, settings.num_speculative_tokens)
+
     def num_missing(self, num_drafted: int, is_probe: bool) -> int:
         """How many tokens fewer than planned its part of a step has: it had no room, or some were cut off."""
-        if self.requested is not None or self.lookahead is None or is_probe:
+        if self.lookahead is None or is_probe:
             return 0
         return self.lookahead - num_drafted
 

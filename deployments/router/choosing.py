@@ -110,7 +110,7 @@ class Choosing:
     def _outlook(self, session: Session) -> Outlook:
         plan = self._lookaheads.plan_of(session)
         remaining = session.request.max_context_tokens - session.context_len
-        lookahead = self._lookaheads.fixed_lookahead(plan)
+        lookahead = self._lookaheads.told(plan)
         return outlook(self._planner(session), plan, session.context_len, remaining, lookahead)
 
     def _planner(self, session: Session) -> Planner:

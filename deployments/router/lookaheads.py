@@ -28,7 +28,7 @@ class Round(NamedTuple):
     num_held: int
     num_looked_at: int
     num_missing: int
-    is_next_held: bool
+    is_next_held: bool | None
     drafted_by: DrafterName
     confidences: tuple[float, ...]
     draft_ms: float | None
@@ -59,13 +59,9 @@ class Lookaheads:
         """What these drafters take: fixed, per step of the longest lookahead, per token; ms, their mean."""
         return mean_parts([self._draft_costs[name] for name in names if name in self._draft_costs])
 
-    def fixed_lookahead(self, plan: Speculation) -> int | None:
+    def told(self, plan: Speculation) -> int | None:
         """The lookahead that is told and not searched for; None where the plan may have any."""
-        if plan.requested is not None:
-            return plan.requested
-        if (plan.policy or self._settings.policy) == "adaptive":
-            return None
-        return plan.heuristic or self._settings.num_speculative_tokens
+        return plan.told(self._settings)
 
     def drafters_gone(self, names: Iterable[str]) -> None:
         """Drafters' costs are forgotten with them."""
@@ -100,7 +96,7 @@ class Lookaheads:
             num_held=item.num_accepted,
             num_looked_at=looked_at,
             num_missing=plan.num_missing(looked_at, session.is_probe),
-            is_next_held=item.num_accepted == looked_at < len(drafted) and drafted[looked_at] == item.next_token,
+            is_next_held=_is_next_held(session, item),
             drafted_by=session.proposed_by,
             confidences=session.confidences[: len(drafted)],
             draft_ms=session.draft_s * 1e3 if drafted and not is_free else None,
@@ -158,9 +154,9 @@ class Lookaheads:
 
         Where acceptance is not coupled the drawn tokens' confidences must stay out of this.
         """
-        if not session.proposal or session.is_probe or not self._is_open(session):
+        if not session.proposal or session.is_probe or self.told(plan := self.plan_of(session)) is not None:
             return ()
-        acceptance = self.plan_of(session).acceptance_of(session.proposed_by)
+        acceptance = plan.acceptance_of(session.proposed_by)
         survival = acceptance.survival
         if session.confidences:
             survival = acceptance.sharpened(session.confidences)
@@ -182,6 +178,13 @@ class Lookaheads:
             )
         return session.plan
 
-    def _is_open(self, session: Session) -> bool:
-        request = session.request
-        return request.num_speculative_tokens is None and (request.policy or self._settings.policy) == "adaptive"
+
+def _is_next_held(session: Session, item: VerdictItem) -> bool | None:
+    """Whether the first token that was cut off the proposal was the target's own.
+
+    None where nothing was, or a token before it was rejected; and under rejection sampling, where the target's token
+    does not tell whether the drafted one would have been accepted.
+    """
+    if session.distributions or not item.num_accepted == item.num_drafted < len(session.proposal):
+        return None
+    return session.proposal[item.num_drafted] == item.next_token

@@ -50,6 +50,26 @@ def test_a_token_that_was_not_verified_but_held_is_counted():
     assert told.rates[1] > untold.rates[1]
 
 
+def test_cutting_off_unlikely_tokens_does_not_make_the_others_look_likelier():
+    """Half of the first tokens hold; those that do not look so, and are cut off before anybody has verified them."""
+    chance, session = random.Random(2), SessionAcceptance(DrafterAcceptance(), "code", 8)
+    found = []
+    for _ in range(400):
+        if chance.random() < 0.5:
+            session.observe(4, 4)
+        else:
+            session.observe(0, 0, is_next_held=False)
+        found.append(session.rates[0])
+    assert sum(found[100:]) / 300 == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_round_of_which_nothing_was_seen_is_none():
+    session = SessionAcceptance(DrafterAcceptance(), "code", 8)
+    before = list(session.rates)
+    session.observe(0, 0)
+    assert session.rates == before
+
+
 @pytest.mark.parametrize(
     ("told", "rates", "expected"), [("structured", PROSE, 0.78), ("prose", STRUCTURED, 0.99), (None, STRUCTURED, 0.99)]
 )

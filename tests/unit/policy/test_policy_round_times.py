@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deployments.messages import RequestClass
+from deployments.messages import PolicyName, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.cycle import Cycle
@@ -146,6 +146,36 @@ def test_rounds_of_fixed_lookaheads_pay_for_no_probe():
     for _ in range(200):
         planner.on_round(open_one, 0, 0, None, 2, 1.0)
     assert planner.probing.may_be_due
+
+
+@pytest.mark.parametrize(("requested", "policy"), [(4, None), (None, "constant")])
+def test_rounds_of_fixed_lookaheads_tell_what_drafted_rounds_take(requested: int | None, policy: PolicyName | None):
+    planner, _ = alone()
+    planner.sessions.clear()
+    told = Speculation(drafters={}, kind="mtp", num_positions=16, requested=requested, policy=policy)
+    planner.begins(2, told)
+    forecasts: list[Forecast | None] = [None]
+    for _ in range(60):
+        planner.lacks_plan(told)
+        planner.refresh()
+        assert planner.lookahead(told) == 4
+        forecasts.append(told.forecast)
+        planner.on_step(StepShape(num_sequences=1, num_tokens=5, num_context_tokens=100), 1.0, 1, 5)
+        planner.on_round(told, 2, 4, forecasts[-2], 1, 30.0)
+    (*_, last) = forecasts
+    assert last is not None
+    assert last.is_drafted
+    assert planner.round_times.drafted_lateness(1).after(last.modelled_ms) == pytest.approx(30.0, rel=0.05)
+    assert planner.stats.num_plans <= 12, "there is nothing to decide"
+
+
+def test_a_lookahead_is_told_by_the_request_before_the_policy():
+    settings = SpeculationSettings(policy="constant", num_speculative_tokens=3, max_speculative_tokens=8)
+    cases = {(None, None): 3, (5, None): 5, (40, None): 8, (0, "adaptive"): 0, (None, "adaptive"): None,
+             (None, "heuristic"): 3}  # fmt: skip
+    for (requested, policy), told in cases.items():
+        plan = Speculation(drafters={}, kind="mtp", num_positions=16, requested=requested, policy=policy)
+        assert plan.told(settings) == told
 
 
 def test_while_nobody_drafts_plans_become_rare():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from deployments.messages import Attach, Costs, Detach, Verify
+import pytest
+
+from deployments.distributions import KEPT
+from deployments.messages import Attach, Cancel, Costs, Detach, Verify, VerifyItem
+from deployments.router.session import Session
 from deployments.timing import StepShape, StepTiming
 from tests.support.router_rig import Rig
 
@@ -85,25 +89,70 @@ def test_the_heuristic_is_that_of_transformers():
     assert [lookahead for _, lookahead in played] == [4, 6, 8, 7, 6, 5, 4, 6]
 
 
+@pytest.mark.parametrize(
+    ("num_looked_at", "num_held", "next_token", "is_next_held"),
+    [(2, 2, 22, True), (2, 2, 99, False), (0, 0, 20, True), (0, 0, 99, False), (2, 1, 99, None), (4, 4, 99, None)],
+)
+def test_the_first_token_that_was_cut_off_is_judged_by_the_targets_own(
+    num_looked_at: int, num_held: int, next_token: int, is_next_held: bool | None
+):
+    rig = Rig(policy="adaptive")
+    session, asked = with_proposal(rig, (20, 21, 22, 23))
+    item = rig.answer(asked, num_held, next_token, num_drafted=num_looked_at)
+    (verifier,) = rig.router._peers.verifiers.values()
+    assert rig.router._rounds.lookaheads.observe(verifier, session, item, 1.0).is_next_held is is_next_held
+
+
+def test_a_token_that_was_drawn_from_a_distribution_is_not_judged_by_the_targets_own():
+    rig = Rig(policy="adaptive")
+    session, asked = with_proposal(rig, (20, 21, 22, 23))
+    session.distributions = (KEPT,) * 4
+    item = rig.answer(asked, 2, 99, num_drafted=2)
+    (verifier,) = rig.router._peers.verifiers.values()
+    assert rig.router._rounds.lookaheads.observe(verifier, session, item, 1.0).is_next_held is None
+
+
+def with_proposal(rig: Rig, tokens: tuple[int, ...]) -> tuple[Session, VerifyItem]:
+    """A session whose proposal waits for its verdict."""
+    rig.generate(num_speculative_tokens=len(tokens), **LONG)
+    opened = rig.opened()
+    rig.verdict(opened, 0, 11)
+    rig.propose(opened, 4, tokens)
+    (session,) = rig.router._sessions.values()
+    return session, rig.asked()
+
+
+def miss_two_answers(rig: Rig) -> None:
+    """Nothing holds of what the first drafter drafts for one answer and then for another, which goes on."""
+    rig.generate("first", **LONG)
+    play(rig, 60, accepted=0)
+    rig.tick(0.1)
+    assert not rig.drafters[0].take(Detach), "one answer says nothing"
+    rig.router.received(rig.ingress, Cancel(request="first"))
+    rig.drafters[0].take(Detach)
+    rig.verifiers[0].take(Verify)
+    rig.generate("second", **LONG)
+    play(rig, 60, accepted=0)
+
+
 def test_a_drafter_of_which_nothing_holds_is_left_for_another():
     rig = Rig(num_drafters=2)
-    rig.generate(**LONG)
-    play(rig, 60, accepted=0)
+    miss_two_answers(rig)
     assert not rig.drafters[1].take(Attach)
     rig.tick(0.1)
     assert rig.drafters[0].take(Detach)
     assert rig.drafters[1].take(Attach)
+    assert [session.num_missed for session in rig.router._sessions.values()] == [0], "the next one missed nothing yet"
 
 
 def test_the_only_drafter_is_tried_again_after_a_while():
     rig = Rig(num_drafters=1)
-    rig.generate(**LONG)
-    play(rig, 60, accepted=0)
+    miss_two_answers(rig)
     rig.tick(0.1)
     rig.drafters[0].take(Attach)
     rig.verifiers[0].take(Verify)
     rig.generate("another", **LONG)
     assert rig.opened().drafter == ""
     rig.tick(6.0)
-    rig.generate("third", **LONG)
+    rig.generate("yet another", **LONG)
     assert rig.opened().drafter == "drafter-0"
