@@ -74,15 +74,17 @@ class Speculation:
     by_kind: dict[str, SessionAcceptance] = field(default_factory=dict)
 
     def told(self, settings: SpeculationSettings) -> int | None:
-        """The lookahead that is told and not searched for; None where the plan may have any."""
-        if self.requested is not None:
-            return min(self.requested, settings.max_speculative_tokens)
+        """The lookahead that is told, as far as the session may look; None where one is searched for."""
         policy = self.policy or settings.policy
-        if policy == "adaptive":
+        if self.requested is not None:
+            lookahead = self.requested
+        elif policy == "adaptive":
             return None
-        if policy == "constant":
-            return settings.num_speculative_tokens
-        return self.heuristic or max(1, settings.num_speculative_tokens)
+        elif policy == "constant":
+            lookahead = settings.num_speculative_tokens
+        else:
+            lookahead = self.heuristic or max(1, settings.num_speculative_tokens)
+        return min(lookahead, self.num_positions, settings.max_speculative_tokens)
 
     def num_missing(self, num_drafted: int, is_probe: bool) -> int:
         """How many tokens fewer than planned its part of a step has: it had no room, or some were cut off."""

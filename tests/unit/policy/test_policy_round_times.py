@@ -176,6 +176,8 @@ def test_a_lookahead_is_told_by_the_request_before_the_policy():
     for (requested, policy), told in cases.items():
         plan = Speculation(drafters={}, kind="mtp", num_positions=16, requested=requested, policy=policy)
         assert plan.told(settings) == told
+    bounded = Speculation(drafters={}, kind="mtp", num_positions=2, policy="constant")
+    assert bounded.told(settings) == 2
 
 
 def test_while_nobody_drafts_plans_become_rare():
