@@ -1,7 +1,8 @@
-"""A larger target that says the same: to the bit, from the folder that any peer would load."""
+"""A larger target that says the same, from the folder that any peer would load."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,16 +37,16 @@ def some_tokens(length: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("intermediate_size", "num_extra_layers"), [(4096, 0), (768, 4), (1024, 3)])
 @torch.no_grad()
-def test_logits_are_unchanged_to_the_bit(
-    target: Gemma4ForCausalLM, intermediate_size: int, num_extra_layers: int
-) -> None:
-    larger = inflated(target, intermediate_size, num_extra_layers)
+def test_logits_are_unchanged(target: Gemma4ForCausalLM, intermediate_size: int, num_extra_layers: int) -> None:
+    """In float64: some processors' products cut a longer sum at other places, which float32 shows in its last bit."""
+    larger = inflated(target, intermediate_size, num_extra_layers).double()
+    target = copy.deepcopy(target).double()
     assert larger.num_parameters() > target.num_parameters()
     assert larger.config.num_hidden_layers == 6 + num_extra_layers
     assert larger.config.layer_types[-6:] == target.config.layer_types
     for length in (1, 5, 300):  # 300 is past the sliding window
         tokens = some_tokens(length)
-        assert torch.equal(larger(tokens).logits, target(tokens).logits)
+        torch.testing.assert_close(larger(tokens).logits, target(tokens).logits, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
