@@ -283,12 +283,9 @@ class Planner:
         shape = StepShape(num_sequences=sequences, num_tokens=tokens, num_context_tokens=round(context * sequences))
         return self.costs.predict(shape) + self.exposure.bare_hop_ms
 
-    def _is_drafted(self, choice: Choice) -> bool:
-        return choice.cap > 0 or any(one.told(self.settings) for one in self.sessions.values())
-
     def _forecast_of(self, choice: Choice, cycle: Cycle) -> Forecast:
         modelled_ms = cycle.modelled_ms(choice.cap, sum(choice.lookaheads))
-        return Forecast(len(self.sessions), self._is_drafted(choice), modelled_ms)
+        return Forecast(len(self.sessions), _is_drafted(choice, cycle), modelled_ms)
 
     def _better(self, bare: Choice, drafted: Choice | None) -> tuple[Choice, Choice | None]:
         """The better of two kinds of rounds, and the other."""
@@ -306,7 +303,7 @@ class Planner:
         if len(sessions) == 1 and sessions[0].num_rounds < _SETTLED_ROUNDS:
             return None
         probing, rate = self.probing, chosen.rate
-        num_seen = self.round_times.num_cycles(len(self.sessions), self._is_drafted(rival))
+        num_seen = self.round_times.num_cycles(len(self.sessions), _is_drafted(rival, search.cycle))
         probe = rival
         if not probing.is_untried(num_seen):
             if not probing.may_be_due:
@@ -365,6 +362,10 @@ class Planner:
         costs = [self.draft_costs[name] for name in used or self.draft_costs]
         first, step, token = mean_parts(costs)
         return first, step, token / max(1, len(costs))
+
+
+def _is_drafted(choice: Choice, cycle: Cycle) -> bool:
+    return choice.cap > 0 or cycle.floor > 0
 
 
 def _probe_rounds(sessions: Sequence[Speculation]) -> int:

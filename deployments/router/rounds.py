@@ -211,8 +211,8 @@ class Rounds:
         """What there is to learn from a round; the drafter's canary for this class learns at once."""
         drafter = self._peers.drafters.get(session.drafter)
         if drafter is not None and item.num_drafted and session.proposed_by == drafter.kind:
-            session.num_missed = 0 if item.num_accepted else session.num_missed + 1
             is_held = item.num_accepted > 0
+            session.num_missed = 0 if is_held else session.num_missed + 1
             self._peers.canaries.observe(session.drafter, session.told_class, is_held, session.num_missed)
         gap_ms = (self._clock() - session.round_started_s) * 1e3 - step_ms
         return self.lookaheads.observe(verifier, session, item, gap_ms)
