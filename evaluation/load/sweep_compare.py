@@ -1,11 +1,16 @@
-"""Auto against the best fixed lookahead and against speculation off: ratios of interleaved runs, with a lower bound."""
+"""Auto against the best fixed lookahead and against speculation off: ratios of interleaved runs, with a lower bound.
+
+And against the one fixed lookahead that would have been the best for everything that was swept: who sets a lookahead
+by hand sets one, and not one for each load and kind of text.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import mean, stdev
+from statistics import geometric_mean, mean, stdev
 from typing import Any
 
 from evaluation.load.sweep_records import Lookahead, Place, Row
@@ -55,6 +60,43 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """The comparison as results.json has it."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneForAll:
+    """The best single fixed lookahead for all of these places, and auto over it: geometric means of tokens/s."""
+
+    lookahead: int
+    num_places: int
+    auto_over_it: float
+
+    def as_json(self) -> dict[str, Any]:
+        """As results.json has it."""
+        return asdict(self)
+
+
+def one_for_all(rows: Iterable[Row]) -> OneForAll | None:
+    """From the calibration. Under Poisson arrivals a place has the speed of its arrivals, so that it tells nothing.
+
+    A fixed lookahead counts that made tokens wherever auto was measured. None without one, with fewer than two
+    places, or where auto made no token.
+    """
+    speeds: dict[Lookahead, dict[tuple[str, int], float]] = defaultdict(dict)
+    for row in rows:
+        if row.concurrency is not None:
+            speeds[row.lookahead][row.request_class, row.concurrency] = row.output_tokens_per_s
+    auto = speeds.pop("auto", {})
+    if len(auto) < 2 or not all(auto.values()):
+        return None
+    means = {
+        lookahead: geometric_mean(auto[place] / known[place] for place in auto)
+        for lookahead, known in speeds.items()
+        if all(known.get(place) for place in auto)
+    }
+    if not means:
+        return None
+    best = min(means, key=lambda lookahead: (means[lookahead], lookahead))
+    return OneForAll(lookahead=int(best), num_places=len(auto), auto_over_it=means[best])
 
 
 def best_fixed(place: Place, rows: Iterable[Row]) -> int | None:

@@ -35,4 +35,6 @@ def test_a_sweep_starts_measures_compares_and_stops(tmp_path: Path) -> None:
     drafted = [row for row in rows if row["lookahead"] == 4 and row["request_class"] == "structured"]
     assert all(row["acceptance_length"] > 3 for row in drafted), drafted
     assert {one["num_pairs"] for one in document["comparison"]} == {2}
+    assert document["one_for_all"]["num_places"] == 4
+    assert "best: auto over it is " in done.stdout
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")

@@ -60,6 +60,7 @@ def test_a_running_endpoint_is_swept_into_json_picture_and_tables(
     assert document["rows"][0]["acceptance_length"] is None
     assert document["rows"][1]["acceptance_length"] == 2.5
     assert document["comparison"][0]["num_pairs"] == 2
+    assert document["one_for_all"] is None  # there is one load alone
     assert "secret-key" not in text + printed.out + printed.err
     assert (tmp_path / "new" / "frontier.png").read_bytes().startswith(b"\x89PNG")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from evaluation.load.sweep_compare import best_fixed, compare, ratio_of, settings_against
+from evaluation.load.sweep_compare import best_fixed, compare, one_for_all, ratio_of, settings_against
 from evaluation.load.sweep_records import Load, Lookahead, Place, Row, Slo, Trace, percentile, summarise
 
 PLACE = Place("code", Load(2))
@@ -137,3 +137,26 @@ def test_a_comparison_pairs_the_runs_of_a_repeat() -> None:
     assert found.over_off == pytest.approx(2**0.5)
     assert found.over_off_low is not None
     assert found.over_off_low < 0.5  # two pairs that differ prove little
+
+
+def test_one_lookahead_for_all_places_is_the_best_by_the_geometric_mean() -> None:
+    many = Place("prose", Load(8))
+    rows = [row(0, 10), row(4, 40), row(8, 50), row("auto", 50)]
+    rows += [row(0, 10, many), row(4, 8, many), row(8, 4, many), row("auto", 10, many)]
+    found = one_for_all(rows)
+    assert found is not None
+    assert (found.lookahead, found.num_places) == (4, 2)  # means 10, 17.9 and 14.1
+    assert found.auto_over_it == pytest.approx((50 / 40 * 10 / 8) ** 0.5)
+
+
+def test_what_was_not_measured_everywhere_is_not_for_all() -> None:
+    many, arriving = Place("prose", Load(8)), Place("code", Load(rate=2.0))
+    assert one_for_all([row(0, 10), row("auto", 20)]) is None  # one place alone
+    assert one_for_all([row(0, 10), row("auto", 20), row(0, 9, arriving), row("auto", 9, arriving)]) is None
+    assert one_for_all([row(0, 10), row("auto", 20), row(0, 9, many), row("auto", 0, many)]) is None
+    assert one_for_all([row(8, 90), row("auto", 20), row("auto", 9, many)]) is None
+    rows = [row(0, 10), row(8, 90), row("auto", 20), row(0, 9, many), row("auto", 9, many)]
+    found = one_for_all([*rows, row(8, 0, many)])
+    assert found is not None
+    assert found.lookahead == 0
+    assert found.auto_over_it == pytest.approx(2**0.5)
