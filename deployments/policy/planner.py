@@ -125,8 +125,8 @@ class Planner:
         session.prompts_ms, session.missing_ms = self._prompts_ms, self._missing_ms
         session.num_rounds += 1
         told = session.told(self.settings)
-        if session.advance(1 + num_held):
-            self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
+        if session.advance(1 + num_held) and told is None:
+            self._has_news = True
         if told is None and num_sessions:  # rounds that were told pay for no looking around
             self._cycles_to_deeper -= 1.0 / num_sessions
             self.probing.passed(1.0 / num_sessions, company(num_sessions))

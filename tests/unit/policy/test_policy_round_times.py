@@ -188,6 +188,14 @@ def test_while_nobody_drafts_plans_become_rare():
     assert planner.stats.num_plans - before <= 16
 
 
+def test_a_growing_answer_is_planned_for_once_a_stage_while_nobody_drafts():
+    planner, session = alone("creative")
+    rounds(planner, session, 200, {False: 0.7, True: 40.0})
+    before, session.num_tokens = planner.stats.num_plans, 0
+    rounds(planner, session, 70, {False: 0.7, True: 40.0})
+    assert 4 <= planner.stats.num_plans - before <= 10, "at 8, 16, 32 and 64 tokens, and every 16 rounds"
+
+
 def test_a_gap_with_a_wait_in_a_queue_tells_nothing():
     exposure = Exposure()
     before = exposure.by_cap(0.0, 0.0, 1)
