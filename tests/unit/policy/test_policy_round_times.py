@@ -1,4 +1,4 @@
-"""What rounds really take, against what the model says, and when the other kind of rounds is tried."""
+"""What rounds really take, against what the model says."""
 
 from __future__ import annotations
 
@@ -7,16 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deployments.messages import PolicyName, RequestClass
-from deployments.policy.acceptance import DrafterAcceptance
-from deployments.policy.costs import DraftCosts
 from deployments.policy.cycle import Cycle
 from deployments.policy.exposure import Exposure
-from deployments.policy.planner import Planner
-from deployments.policy.probing import Probing
 from deployments.policy.round_times import Lateness, RoundTimes, company
-from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
-from deployments.timing import StepShape, StepTiming
 
 
 def test_company_doubles():
@@ -136,66 +129,6 @@ def test_what_was_not_seen_for_a_while_gives_way_soon():
     assert times.bare_factor(1, model) * model(1, 0.0) < 1.6
 
 
-def test_rounds_of_fixed_lookaheads_pay_for_no_probe():
-    planner, open_one = alone()
-    fixed = Speculation(drafters={}, kind="mtp", num_positions=16, requested=0)
-    planner.begins(2, fixed)
-    for _ in range(4000):
-        planner.on_round(fixed, 0, 0, None, 2, 1.0)
-    assert not planner.probing.may_be_due
-    for _ in range(200):
-        planner.on_round(open_one, 0, 0, None, 2, 1.0)
-    assert planner.probing.may_be_due
-
-
-@pytest.mark.parametrize(("requested", "policy"), [(4, None), (None, "constant")])
-def test_rounds_of_fixed_lookaheads_tell_what_drafted_rounds_take(requested: int | None, policy: PolicyName | None):
-    planner, _ = alone()
-    planner.sessions.clear()
-    told = Speculation(drafters={}, kind="mtp", num_positions=16, requested=requested, policy=policy)
-    planner.begins(2, told)
-    forecasts: list[Forecast | None] = [None]
-    for _ in range(60):
-        planner.lacks_plan(told)
-        planner.refresh()
-        assert planner.lookahead(told) == 4
-        forecasts.append(told.forecast)
-        planner.on_step(StepShape(num_sequences=1, num_tokens=5, num_context_tokens=100), 1.0, 1, 5)
-        planner.on_round(told, 2, 4, forecasts[-2], 1, 30.0)
-    (*_, last) = forecasts
-    assert last is not None
-    assert last.is_drafted
-    assert planner.round_times.drafted_lateness(1).after(last.modelled_ms) == pytest.approx(30.0, rel=0.05)
-    assert planner.stats.num_plans <= 12, "there is nothing to decide"
-
-
-def test_a_lookahead_is_told_by_the_request_before_the_policy():
-    settings = SpeculationSettings(policy="constant", num_speculative_tokens=3, max_speculative_tokens=8)
-    cases = {(None, None): 3, (5, None): 5, (40, None): 8, (0, "adaptive"): 0, (None, "adaptive"): None,
-             (None, "heuristic"): 3}  # fmt: skip
-    for (requested, policy), told in cases.items():
-        plan = Speculation(drafters={}, kind="mtp", num_positions=16, requested=requested, policy=policy)
-        assert plan.told(settings) == told
-    bounded = Speculation(drafters={}, kind="mtp", num_positions=2, policy="constant")
-    assert bounded.told(settings) == 2
-
-
-def test_while_nobody_drafts_plans_become_rare():
-    planner, session = alone("creative")
-    rounds(planner, session, 200, {False: 0.7, True: 40.0})
-    before = planner.stats.num_plans
-    rounds(planner, session, 64, {False: 0.7, True: 40.0})
-    assert planner.stats.num_plans - before <= 16
-
-
-def test_a_growing_answer_is_planned_for_once_a_stage_while_nobody_drafts():
-    planner, session = alone("creative")
-    rounds(planner, session, 200, {False: 0.7, True: 40.0})
-    before, session.num_tokens = planner.stats.num_plans, 0
-    rounds(planner, session, 70, {False: 0.7, True: 40.0})
-    assert 4 <= planner.stats.num_plans - before <= 10, "at 8, 16, 32 and 64 tokens, and every 16 rounds"
-
-
 def test_a_gap_with_a_wait_in_a_queue_tells_nothing():
     exposure = Exposure()
     before = exposure.by_cap(0.0, 0.0, 1)
@@ -240,166 +173,3 @@ def test_a_cycle_is_of_two_halves_where_that_is_clearly_shorter():
     assert cycle.times_ms[0] == pytest.approx(cycle.whole_ms + 1.0), "nobody drafts, so there is nothing to hide"
     near = dataclasses.replace(cycle, half_ms=np.array([14.0, 14.0, 14.0]))
     assert near.times_ms[1, 0] == pytest.approx(29.0), "parting wants to pay for itself"
-
-
-@pytest.mark.parametrize(
-    ("requested", "lookahead", "is_probe", "missing"),
-    [(None, 8, False, 5), (None, 8, True, 0), (None, None, False, 0), (8, None, False, 0), (None, 2, False, -1)],
-)
-def test_a_part_of_a_step_lacks_what_was_planned(
-    requested: int | None, lookahead: int | None, is_probe: bool, missing: int
-):
-    session = Speculation(drafters={}, kind="mtp", num_positions=16, requested=requested, lookahead=lookahead)
-    assert session.num_missing(3, is_probe) == missing
-
-
-def bare_rounds(planner: Planner, session: Speculation, shape: StepShape, step_ms: float) -> None:
-    """40 rounds of one session for which nobody drafts, each in a step of this shape; they take two ms more than it."""
-    for _ in range(40):
-        planner.on_step(shape, step_ms, 1, 1)
-        planner.on_round(session, 0, 0, None, 1, step_ms + 2.0)
-
-
-def seeded(planner: Planner) -> None:
-    """The planner knows what steps cost: 10 ms, and 0.5 more for each token."""
-    shapes = [StepShape(num_sequences=1, num_tokens=tokens, num_context_tokens=256) for tokens in range(1, 33)]
-    prompts = [StepShape(num_sequences=2, num_tokens=1 + n, num_prompt_tokens=n) for n in (4, 8, 16)]
-    planner.costs.seed(StepTiming(shape=one, step_ms=10.0 + 0.5 * one.num_tokens) for one in shapes + prompts)
-
-
-def test_the_time_of_short_prompts_is_taken_off_rounds():
-    planner, session = alone()
-    seeded(planner)
-    bare_rounds(planner, session, StepShape(num_sequences=2, num_tokens=5, num_prompt_tokens=4), 12.5)
-    bare_ms = planner.round_times.bare_factor(1, lambda num_sessions, context: 1.0)
-    assert bare_ms == pytest.approx(12.5, rel=0.03), "not the 14.5 that they took"
-
-
-def test_rounds_with_long_prompts_tell_nothing():
-    planner, session = alone()
-    seeded(planner)
-    bare_rounds(planner, session, StepShape(num_sequences=2, num_tokens=17, num_prompt_tokens=16), 18.5)
-    assert planner.round_times.num_cycles(1, False) == 0.0
-
-
-def test_a_round_whose_drafts_came_to_nothing_is_no_bare_one():
-    planner, session = alone()
-    forecast = Forecast(num_sessions=1, is_drafted=True, modelled_ms=20.0)
-    for _ in range(40):  # no room for what was drafted, say
-        planner.on_round(session, 0, 0, forecast, 1, 20.0)
-    assert planner.round_times.num_cycles(1, False) == 0.0
-
-
-@pytest.mark.parametrize(("request_class", "is_drafted"), [("structured", True), ("code", False)])
-def test_a_first_round_is_drafted_for_only_if_that_promises_much(request_class: RequestClass, is_drafted: bool):
-    planner = Planner(SpeculationSettings())
-    steps = [StepShape(num_sequences=1, num_tokens=tokens, num_context_tokens=16) for tokens in (1, 2, 3, 5, 9, 17)]
-    planner.costs.seed(StepTiming(shape=one, step_ms=7.0) for one in steps)
-    planner.draft_costs["drafter"] = DraftCosts()
-    for lookahead in (1, 2, 4, 8) * 8:
-        planner.draft_costs["drafter"].observe(lookahead, lookahead, 0.5 + 2.8 * lookahead)
-    session = Speculation(drafters={}, kind="mtp", num_positions=16, request_class=request_class)
-    planner.begins(1, session)
-    assert planner.lacks_plan(session)
-    planner.refresh()
-    given = [planner.lookahead(session) for _ in range(2)]
-    assert (given[0] > 0) == is_drafted
-    assert given[1] > 0, "later ones if it promises anything"
-
-
-def test_drafting_begins_when_the_answer_has_grown():
-    """What does not pay at an answer's beginning is not off for good: each stage is judged anew, without any probe."""
-    planner, session = alone("code")
-    begins_at = None
-    for num_rounds in range(200):
-        planner.on_step(StepShape(num_sequences=1, num_tokens=1, num_context_tokens=100), 1.0, 1, 1)
-        planner.on_round(session, 0, 0, None, 1, 1.5)
-        planner.probing.begins()  # never due
-        planner.refresh()
-        if begins_at is None and planner.lookahead(session):
-            begins_at = num_rounds + 1
-    assert begins_at in (8, 16, 32, 64, 128)
-
-
-def test_a_proposal_that_is_verified_in_part_does_not_make_drafts_cheap():
-    found = []
-    for num_missing in (0, 8):
-        planner, session = alone()
-        seeded(planner)
-        for _ in range(40):
-            planner.on_step(StepShape(num_sequences=1, num_tokens=9 - num_missing), 14.5 - 0.5 * num_missing, 1, 1,
-                            num_missing)  # fmt: skip
-            forecast = Forecast(num_sessions=1, is_drafted=True, modelled_ms=20.0)
-            planner.on_round(session, 0, 1, forecast, 1, 20.0 - 0.5 * num_missing)
-        found.append(planner.round_times.drafted_lateness(1).after(20.0))
-    assert found == [pytest.approx(20.0, abs=0.4)] * 2
-
-
-def test_a_wide_gap_is_probed_seldom():
-    probing = Probing()
-    probing.passed(100.0, 0)
-    assert not probing.is_due(1.0, 0.5, 10.0, 48.0)
-    probing.passed(2000.0, 0)
-    assert probing.is_due(1.0, 0.5, 10.0, 48.0)
-    probing.begins()
-    probing.passed(100.0, 0)
-    assert probing.is_due(1.0, 0.99, 3.0, 48.0)
-
-
-def test_a_kind_is_tried_by_all_only_in_a_company_that_lasts():
-    probing = Probing()
-    for company_now in (0, 1, 2, 3, 2, 1) * 4:
-        probing.passed(2.0, company_now)
-        assert not probing.is_untried(0.0), "sessions come and go"
-    probing.passed(4.0, 1)
-    assert probing.is_untried(0.0)
-    assert not probing.is_untried(48.0)
-
-
-def test_a_probe_ends_with_the_company_that_it_was_for():
-    planner, session = alone("structured")
-    session.probe = Probe(0, 6, Forecast(num_sessions=1, is_drafted=False, modelled_ms=1.0))
-    assert planner.lookahead(session) == 0
-    for number in range(2, 9):
-        planner.begins(number, Speculation(drafters=session.drafters, kind="mtp", num_positions=16))
-    planner.lookahead(session)
-    assert session.probe is None
-    assert not session.is_probe
-
-
-def rounds(planner: Planner, session: Speculation, count: int, cost_ms: dict[bool, float]) -> list[int]:
-    """Rounds of one session whose drafts always hold; they take `cost_ms` by whether anything was drafted."""
-    given: list[int] = []
-    asked = [(0, None), (planner.lookahead(session), session.forecast)]
-    for _ in range(count):
-        _, (lookahead, forecast) = asked
-        asked = [asked[1], (planner.lookahead(session), session.forecast)]
-        given.append(lookahead)
-        shape = StepShape(num_sequences=1, num_tokens=1 + lookahead, num_context_tokens=100)
-        planner.on_step(shape, 0.5 + 0.1 * lookahead, 1, 1 + lookahead)
-        session.acceptance.observe(lookahead, lookahead)
-        planner.on_round(session, lookahead, lookahead, forecast, 1, cost_ms[lookahead > 0])
-        planner.refresh()
-    return given
-
-
-def alone(request_class: RequestClass = "code") -> tuple[Planner, Speculation]:
-    planner = Planner(SpeculationSettings())
-    drafters: dict[str, DrafterAcceptance] = {}
-    session = Speculation(drafters=drafters, kind="mtp", num_positions=16, request_class=request_class)
-    planner.begins(1, session)
-    assert planner.lacks_plan(session)
-    planner.refresh()
-    return planner, session
-
-
-def test_rounds_that_take_much_longer_than_the_model_says_end_drafting_within_a_few():
-    planner, session = alone()
-    given = rounds(planner, session, 400, {False: 0.7, True: 40.0})
-    assert sum(lookahead > 0 for lookahead in given[24:]) <= 0.03 * len(given[24:])
-
-
-def test_rounds_that_take_no_longer_are_drafted_for():
-    planner, session = alone()
-    given = rounds(planner, session, 400, {False: 0.7, True: 0.9})
-    assert sum(lookahead > 0 for lookahead in given[100:]) >= 0.9 * len(given[100:])
