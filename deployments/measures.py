@@ -162,7 +162,7 @@ ROUND_DRAFT_SECONDS = _counter("round_draft_seconds", "Of these rounds, the draf
 EXPOSED_DRAFT_SECONDS = _histogram(
     "exposed_draft_seconds", "From a verdict to the proposal that its session waits for.", _STEP_S
 )
-LOOKAHEAD = _histogram("lookahead", "Tokens that rounds were given to draft.", _LOOKAHEAD, "request_class")
+LOOKAHEAD = _histogram("lookahead", "Tokens that were drafted for a round.", _LOOKAHEAD, "request_class")
 PROPOSAL_MISSES = _counter("proposal_misses", "Rounds that went ahead because no proposal came in time.")
 DRAFTER_BYPASSES = _counter(
     "drafter_bypasses",

@@ -14,6 +14,7 @@ from typing import Literal
 
 from deployments.distributions import Distribution
 from deployments.records import Acceptance as Acceptance
+from deployments.records import EarlyStop as EarlyStop
 from deployments.records import Record as Record
 from deployments.records import SamplingParams as SamplingParams
 from deployments.records import Token as Token
@@ -80,8 +81,7 @@ class Generate(Record):
 
     `max_context_tokens` bounds prompt plus output and is absolute, so that it means the same after a resumption.
     `num_speculative_tokens` None leaves the lookahead to the router's policy or to this one, never over
-    `max_speculative_tokens` (None: its own bound). `request_class` is a hint, `salt` names who may share the KV
-    entries of equal beginnings.
+    `max_speculative_tokens` (None: its own bound). `request_class` is a hint; equal beginnings share KV by `salt`.
     """
 
     request: str
@@ -177,6 +177,7 @@ class Open(Record):
     request: str = ""
     salt: str = ""
     priority: Priority = "interactive"
+    early_stop: EarlyStop | None = None
 
 
 class Close(Record):
@@ -189,7 +190,7 @@ class Close(Record):
 class VerifyItem(Record):
     """One session's part of a Verify: its drafted `tokens` for positions `context_len` onwards.
 
-    `lookahead` and `drafter` are those of the next round, so that the verifier can pass the
+    `lookahead`, `drafter` and `early_stop` are those of the next round, so that the verifier can pass the
     go-ahead straight to the drafter. Given `survival_percent`, it may leave out the last tokens.
     """
 
@@ -201,6 +202,7 @@ class VerifyItem(Record):
     drafter: str = ""
     survival_percent: tuple[int, ...] = ()
     distributions: tuple[Distribution, ...] = ()
+    early_stop: EarlyStop | None = None
 
 
 class Verify(Record):
@@ -293,10 +295,9 @@ class KvRange(Record):
 class DeltaItem(Record):
     """What a drafter lacks to draft `lookahead` tokens after `last_token` at `context_len - 1`.
 
-    The ranges bring the shadow to entries 0 .. context_len - 2 (sliding layer: the last window of
-    them). `hidden` is the target's state after the final norm at position `context_len - 2`.
-    With `lookahead` 0 the item only fills the shadow and `hidden` is empty. `tokens` are those at the
-    positions that the ranges add; a session without penalties does not need them and has none.
+    The ranges bring the shadow to entries 0 .. context_len - 2 (sliding layer: the last window of them), `tokens` are
+    those at the positions added (a session without penalties has none), `hidden` the target's state after the final
+    norm at position `context_len - 2`. With `lookahead` 0 the item only fills the shadow and `hidden` is empty.
     """
 
     session: SessionId
@@ -307,6 +308,7 @@ class DeltaItem(Record):
     ranges: tuple[KvRange, ...]
     hidden: bytes
     tokens: tuple[Token, ...] = ()
+    early_stop: EarlyStop | None = None
 
 
 class Delta(Record):
@@ -382,15 +384,15 @@ class ProposalItem(Record):
 
 
 class Proposal(Record):
-    """All proposals of one drafter batch that belong to one router.
-
-    The whole batch took `draft_ms` for `num_tokens`, of which `longest` are the most for one session.
+    """All proposals of one drafter batch that belong to one router. The batch took `draft_ms` for `num_tokens`, with
+    `longest` the most for one session; `lookahead`, where drafts may end early, is the most that was asked for.
     """
 
     items: tuple[ProposalItem, ...]
     draft_ms: float
     longest: int = 0
     num_tokens: int = 0
+    lookahead: int = 0
 
 
 _ToRouters = Generate | Cancel | SetFlow | Verdict | Wait | Refusal | Load | Costs | Introduce | Proposal

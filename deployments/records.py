@@ -70,3 +70,19 @@ class TokenLogprobs(Record):
     token: Token
     logprob: float
     top: tuple[tuple[Token, float], ...] = ()
+
+
+class EarlyStop(Record):
+    """A draft may end before its lookahead: when a further token is not worth what it costs.
+
+    A further token counts `value` if it and all before it hold. For that the session has to bear `token_cost`, and all
+    sessions of its batch together `step_cost`. `chances` says how likely a drafted token holds by the drafter's
+    confidence in it (`policy/confidence.py` has the edges), `nexts` the same of one that is not drafted yet, by its
+    index; both in 255ths.
+    """
+
+    value: float
+    token_cost: float
+    step_cost: float
+    chances: bytes
+    nexts: bytes

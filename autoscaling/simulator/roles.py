@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from autoscaling.simulator.events import EventQueue
-from deployments.messages import SessionId
+from deployments.messages import EarlyStop, SessionId
 from deployments.policy.draft_waiting import DraftPolicy
+from deployments.policy.early_stop import Drafting
 from deployments.policy.hardware import DraftTable, Pair, timings
 from deployments.policy.stepping import Ready, StepPolicy
 from deployments.timing import StepShape
@@ -27,6 +29,8 @@ class Asked:
     survival: tuple[float, ...] = ()
     num_prompt_tokens: int = 0
     num_held: Callable[[int], int] = lambda lookahead: 0
+    num_proposed: int = 0
+    early_stop: EarlyStop | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +42,7 @@ class Decided:
     num_held: int
     is_next_held: bool | None
     lookahead: int
+    early_stop: EarlyStop | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +58,28 @@ class StepReport:
     def is_bare(self) -> bool:
         """Whether no proposal was in it."""
         return not any(item.num_drafted for item in self.items)
+
+
+class Proposed(NamedTuple):
+    """What a session gets of a batch: how sure the drafter was of each token, () where it does not say; how many; and
+    the batch's time, steps, how many of those were asked for, and tokens.
+    """
+
+    confidences: tuple[float, ...]
+    num_tokens: int
+    batch_ms: float
+    batch_steps: int
+    batch_asked: int
+    batch_tokens: int
+
+
+class GoAhead(NamedTuple):
+    """What a drafter is asked for: `confidence` says of a token how sure it will be; `done` is called at the end."""
+
+    lookahead: int
+    early_stop: EarlyStop | None
+    confidence: Callable[[int], float | None]
+    done: Callable[[Proposed], None]
 
 
 class Device:
@@ -96,16 +123,16 @@ class Drafter:
         self._device = device or Device(events)
         self._device.on_free(self._wake)
         self._max = max_batch_sessions
-        self._ready: dict[SessionId, tuple[int, Callable[[float, int, int], None]]] = {}
+        self._ready: dict[SessionId, GoAhead] = {}
         self._policy = DraftPolicy()
         self._waiting_since_ms: float | None = None
         self._turn = 0
         self.busy_ms = 0.0
 
-    def go_ahead(self, session: SessionId, lookahead: int, done: Callable[[float, int, int], None]) -> None:
-        """Draft; `done` is called with the batch's time, longest lookahead and tokens."""
+    def go_ahead(self, session: SessionId, asked: GoAhead) -> None:
+        """Draft for a session, with whoever else is ready when a batch begins."""
         self._policy.came_back(session, self._events.now_ms)
-        self._ready[session] = (lookahead, done)
+        self._ready[session] = asked
         self._events.after(0.0, self._wake)
 
     def forget(self, session: SessionId) -> None:
@@ -122,7 +149,7 @@ class Drafter:
             return
         now_ms = self._events.now_ms
         self._waiting_since_ms = now_ms if self._waiting_since_ms is None else self._waiting_since_ms
-        ready = [lookahead for lookahead, _ in self._ready.values()]
+        ready = [asked.lookahead for asked in self._ready.values()]
         until_ms = self._policy.wait_until_ms(ready, self._waiting_since_ms, now_ms)
         if until_ms is not None and until_ms > now_ms:
             self._events.after(until_ms - now_ms, lambda: self._consider(turn))
@@ -132,17 +159,31 @@ class Drafter:
     def _draft(self) -> None:
         self._waiting_since_ms = None
         batch = {session: self._ready.pop(session) for session in list(self._ready)[: self._max]}
-        lookaheads = {session: lookahead for session, (lookahead, _) in batch.items()}
-        longest, num_tokens = max(lookaheads.values()), sum(lookaheads.values())
-        draft_ms = self._table.predict(list(lookaheads.values()))
+        lookaheads = [asked.lookahead for asked in batch.values()]
+        proposals = _drafted(list(batch.values()))
+        lengths = [max(1, len(confidences)) for confidences in proposals]
+        draft_ms = self._table.predict(lengths)
         self.busy_ms += draft_ms
 
         def end() -> None:
-            self._policy.left(lookaheads, draft_ms, self._events.now_ms)
-            for _, done in batch.values():
-                done(draft_ms, longest, num_tokens)
+            self._policy.left(list(batch), lookaheads, lengths, draft_ms, self._events.now_ms)
+            for asked, confidences in zip(batch.values(), proposals, strict=True):
+                known = tuple(one for one in confidences if one is not None)
+                asked.done(Proposed(known, len(confidences), draft_ms, max(lengths), max(lookaheads), sum(lengths)))
 
         self._device.compute(draft_ms, end)
+
+
+def _drafted(asked: Sequence[GoAhead]) -> list[list[float | None]]:
+    """The confidences in what is drafted for each session of a batch, token by token; None where they are not known."""
+    early_stops = [None if one.confidence(0) is None else one.early_stop for one in asked]
+    drafting = Drafting([one.lookahead for one in asked], early_stops)
+    proposals: list[list[float | None]] = [[] for _ in asked]
+    while drafting.rows:
+        for row in drafting.rows:
+            proposals[row].append(asked[row].confidence(len(proposals[row])))
+        drafting.drafted([1.0 if (last := proposals[row][-1]) is None else last for row in drafting.rows])
+    return proposals
 
 
 class Verifier:
@@ -176,7 +217,7 @@ class Verifier:
 
     def verify(self, asked: Asked) -> None:
         """Queue one session for the next step."""
-        self.policy.came_back(asked.session, self._events.now_ms)
+        self.policy.came_back(asked.session, asked.num_drafted, self._events.now_ms)
         self._ready[asked.session] = asked
         if asked.num_prompt_tokens:
             self._prompts[asked.session] = asked.num_prompt_tokens
@@ -251,11 +292,11 @@ class Verifier:
         for one in asked:
             looked_at = lengths[one.session]
             held = one.num_held(looked_at)
-            was_cut = held == looked_at < one.num_drafted
+            was_cut = held == looked_at < max(one.num_drafted, one.num_proposed)
             is_next_held = one.num_held(looked_at + 1) > looked_at if was_cut else None
             decided = Decided(
                 session=one.session, num_drafted=looked_at, num_held=held, is_next_held=is_next_held,
-                lookahead=one.lookahead,
+                lookahead=one.lookahead, early_stop=one.early_stop,
             )  # fmt: skip
             items.append(decided)
             self.policy.left(one.session, one.lookahead, held + 1, now_ms)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from autoscaling.simulator.choosing import Choosing, Repeats, SessionChoice
 from autoscaling.simulator.events import EventQueue
-from autoscaling.simulator.roles import Asked, Decided, Drafter, StepReport, Verifier
+from autoscaling.simulator.roles import Asked, Decided, Drafter, GoAhead, Proposed, StepReport, Verifier
 from autoscaling.simulator.text import Output
-from deployments.messages import DrafterName, RequestClass
+from deployments.messages import DrafterName, EarlyStop, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.drafter_options import LOOKUP
@@ -47,6 +47,9 @@ class _Session:
     round_started_ms: float = 0.0
     draft_ms: float = 0.0
     num_proposed: int = 0
+    num_asked: int = 0
+    confidences: tuple[float, ...] = ()
+    early_stop: EarlyStop | None = None
     is_probe: bool = False
     forecast: Forecast | None = None
     asked_forecast: Forecast | None = None
@@ -119,6 +122,7 @@ class Router:
                 num_positions=self._settings.max_speculative_tokens,
                 request_class=request.request_class,
                 requested=request.num_speculative_tokens,
+                may_end_early=True,
             ),
             verifier=verifier,
             drafter=attached.index(min(attached)),
@@ -133,18 +137,32 @@ class Router:
         if (session := self._sessions.get(decided.session)) is None:
             return
 
-        def done(draft_ms: float, longest: int, num_tokens: int) -> None:
-            self._events.after(self._hop_ms, lambda: self._on_proposal(session, draft_ms, longest, num_tokens))
+        def done(proposed: Proposed) -> None:
+            self._events.after(self._hop_ms, lambda: self._on_proposal(session, proposed, decided.early_stop))
 
-        self._drafters[session.drafter].go_ahead(session.id, decided.lookahead, done)
+        position, text = session.position + decided.num_held + 1, session.request.text
+        asked = GoAhead(
+            decided.lookahead,
+            decided.early_stop,
+            lambda index: text.confidence(position, index),
+            done,
+        )
+        self._drafters[session.drafter].go_ahead(session.id, asked)
 
-    def _on_proposal(self, session: _Session, draft_ms: float, longest: int, num_tokens: int) -> None:
+    def _on_proposal(self, session: _Session, proposed: Proposed, early_stop: EarlyStop | None) -> None:
         if session.id not in self._sessions:
             return
-        if self._costs[str(session.drafter)] is not None and session.draft_ms != draft_ms:
-            self._costs[str(session.drafter)].observe(longest, num_tokens, draft_ms)
-        session.draft_ms = draft_ms
-        session.num_proposed = min(session.lookahead, session.request.text.length - session.position - 1)
+        if session.draft_ms != proposed.batch_ms:
+            costs = self._costs[str(session.drafter)]
+            costs.observe(proposed.batch_steps, proposed.batch_tokens, proposed.batch_ms)
+            costs.observe_steps(proposed.batch_asked, proposed.batch_steps)
+        room = session.request.text.length - session.position - 1
+        session.draft_ms = proposed.batch_ms
+        num_asked = min(session.lookahead, room)
+        session.num_proposed = min(proposed.num_tokens, num_asked)
+        session.confidences = proposed.confidences[: session.num_proposed]
+        session.early_stop = early_stop
+        session.num_asked = num_asked if early_stop is not None and session.confidences else 0
         session.proposed_by = session.plan.kind
         self._verify(session)
 
@@ -152,7 +170,10 @@ class Router:
         planner = self.planners[index]
         own_tokens = sum(1 + item.num_drafted for item in report.items)
         decided = [(self._sessions[item.session], item) for item in report.items if item.session in self._sessions]
-        num_missing = sum(session.plan.num_missing(item.num_drafted, session.is_probe) for session, item in decided)
+        num_missing = sum(
+            0 if session.num_asked else session.plan.num_missing(item.num_drafted, session.is_probe)
+            for session, item in decided
+        )
         planner.on_step(report.shape, report.step_ms, len(report.items), own_tokens, num_missing)
         for session, item in decided:
             self._on_decided(planner, session, item, report)
@@ -168,7 +189,13 @@ class Router:
                 planner.exposure.observe_bare(gap_ms, report.idle_ms)
             self._count(session, item)
             acceptance = session.plan.acceptance_of(session.proposed_by or session.plan.kind)
-            acceptance.observe(item.num_held, item.num_drafted, is_next_held=item.is_next_held)
+            acceptance.observe(
+                item.num_held,
+                item.num_drafted,
+                is_next_held=item.is_next_held,
+                confidences=session.confidences,
+                num_asked=session.num_asked,
+            )
             planner.on_round(
                 session.plan,
                 item.num_held,
@@ -180,6 +207,7 @@ class Router:
         session.round_started_ms = now_ms
         num_new = min(item.num_held + 1, length - session.position)
         session.position += num_new
+        session.confidences, session.num_asked = (), 0
         self.tally.num_tokens += num_new
         session.request.on_round(session.position, item.num_drafted, item.num_held)
         if session.position >= length:
@@ -225,6 +253,16 @@ class Router:
         if tally.keeps_lookaheads:
             tally.lookaheads.append((self._events.now_ms, session.position, item.num_drafted))
 
+    def _offered(self, session: _Session, drafter: str, num_drafted: int) -> tuple[int, tuple[float, ...]]:
+        """How much of the proposal is to be verified, and how likely each token holds: () for just so much."""
+        acceptance = session.plan.acceptance_of(drafter)
+        if not session.confidences or not num_drafted:
+            return num_drafted, tuple(acceptance.survival[:num_drafted])
+        survival = acceptance.sharpened(session.confidences)
+        if session.early_stop is not None:
+            return session.plan.num_worth(survival), ()
+        return num_drafted, tuple(survival)
+
     def _verify(self, session: _Session, num_prompt_tokens: int = 0) -> None:
         """Send what was proposed, with the lookahead of the round after it."""
         text, position, planner = session.request.text, session.position, self.planners[session.verifier]
@@ -233,7 +271,7 @@ class Router:
         if num_drafted and session.proposed_by == LOOKUP and session.request.repeats is not None:
             text = session.request.repeats.text
         drafter = session.proposed_by or session.plan.kind
-        survival = tuple(session.plan.acceptance_of(drafter).survival[:num_drafted]) if is_open else ()
+        num_drafted, survival = self._offered(session, drafter, num_drafted) if is_open else (num_drafted, ())
         room = max(0, session.request.text.length - position - 2)
         if self._choosing is not None and session.choice is not None:
             self._choosing.before_round(planner, session.plan, session.choice, room + 1)
@@ -250,6 +288,8 @@ class Router:
             survival=survival,
             num_prompt_tokens=num_prompt_tokens,
             num_held=lambda lookahead: text.num_held(position, lookahead),
+            early_stop=session.plan.early_stop,
+            num_proposed=len(session.confidences),
         )
         session.num_proposed = num_drafted
         self._events.after(self._hop_ms, lambda: self._verifiers[session.verifier].verify(asked))

@@ -11,11 +11,18 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import accumulate
+from statistics import NormalDist
 from typing import Protocol
 
 from deployments.messages import RequestClass
 
 DEEPEST = 64
+_NORMAL = NormalDist()
+_INSIGHT = 1.1
+"""The standard deviation of what a drafter knows of a token, where what it does not know has one of 1: with this, its
+confidence is spread as that of the pocket pair's assistant is.
+"""
+_TOTAL = (1.0 + _INSIGHT**2) ** 0.5
 
 
 def profiles() -> dict[RequestClass, tuple[float, ...]]:
@@ -48,6 +55,10 @@ class Output(Protocol):
         """How many of `lookahead` tokens, drafted after `position` tokens of output, are the target's own."""
         ...
 
+    def confidence(self, position: int, index: int) -> float | None:
+        """How sure the drafter is of the token at `index` of a draft after `position` tokens; None if not known."""
+        ...
+
 
 class RecordedText:
     """An answer as it was recorded. What holds in it comes in runs, which draws by position do not show."""
@@ -61,6 +72,10 @@ class RecordedText:
         index = bisect_left(self._misses, position)
         return min(lookahead, self._misses[index] - position) if index < len(self._misses) else lookahead
 
+    def confidence(self, position: int, index: int) -> float | None:
+        """Not recorded."""
+        return None
+
 
 class Text:
     """One output. Whether a token can be guessed is drawn once per position of the output, so that two policies
@@ -68,6 +83,9 @@ class Text:
 
     `phases` are (tokens, conditional rates): the class may change on the way. `spread` makes sessions differ:
     the standard deviation of the log odds of a session's rates.
+
+    What the drafter knows of a token is drawn as well, a part of what decides whether it holds: its confidence is the
+    chance that follows from it, so that it is right on average.
     """
 
     def __init__(self, phases: Sequence[tuple[int, Sequence[float]]], seed: int, spread: float = 0.0) -> None:
@@ -76,6 +94,8 @@ class Text:
         self._phases = [(length, _shifted(rates, shift)) for length, rates in phases]
         self.length = sum(length for length, _ in phases)
         self._draws: list[float] = []
+        self._hints = random.Random(f"hints {seed}")
+        self._known: list[float] = []
 
     def num_held(self, position: int, lookahead: int) -> int:
         """How many of `lookahead` tokens, drafted after `position` tokens of output, are the target's own."""
@@ -87,6 +107,17 @@ class Text:
                 return j
         return lookahead
 
+    def confidence(self, position: int, index: int) -> float | None:
+        """The chance of the token, by what the drafter knows of it."""
+        rates, at = self._rates(position), position + index
+        while len(self._draws) <= at:
+            self._draws.append(self._random.random())
+        while len(self._known) <= at:
+            surprise = _TOTAL * _quantile(self._draws[len(self._known)])
+            mean = -_INSIGHT / _TOTAL**2 * surprise
+            self._known.append(self._hints.gauss(mean, 1.0 / _TOTAL))
+        return _NORMAL.cdf(_TOTAL * _quantile(rates[index]) + _INSIGHT * self._known[at])
+
     def _rates(self, position: int) -> Sequence[float]:
         for length, rates in self._phases:
             if position < length:
@@ -97,3 +128,7 @@ class Text:
 
 def _shifted(rates: Sequence[float], shift: float) -> tuple[float, ...]:
     return tuple(rate * shift / (rate * shift + 1.0 - rate) for rate in rates)
+
+
+def _quantile(chance: float) -> float:
+    return _NORMAL.inv_cdf(min(1.0 - 1e-6, max(1e-6, chance)))

@@ -20,17 +20,20 @@ from transformers.models.gemma4.modeling_gemma4 import Gemma4TextModel
 
 from deployments.decoding.noise import choice_state
 from deployments.drafter.attention_inputs import EntryMemory
-from deployments.drafter.forward import InPlaceForward
+from deployments.drafter.forward import InPlaceForward, WholeDraft
 from deployments.drafter.lean_forward import projected_table
 from deployments.kernels.gemma4 import can_pack, pack_layer, rotary_tables
 from deployments.kernels.packing import Weights
 from deployments.kernels.structs import Draft, Layer, Matrix, Model, Sampling, Step
-from deployments.messages import LayerType, SamplingParams
+from deployments.messages import EarlyStop, LayerType, SamplingParams
 from deployments.models.loading import EmbeddingTable
+from deployments.policy.confidence import NUM_BINS
+from deployments.policy.early_stop import next_chances
 
 _KINDS: tuple[LayerType, LayerType] = ("sliding_attention", "full_attention")
 _FIRST_POSITIONS = 4096
 _NO_ENTRIES = EntryMemory(0, 0, 0, 0)
+_NEVER = (float("inf"), 0.0, 0.0, *([1.0] * NUM_BINS))
 
 
 def can_run_compiled(assistant: PreTrainedModel) -> bool:
@@ -167,15 +170,22 @@ class CompiledSteps:
         return logits_BV
 
     def draw(
-        self, lookaheads: Sequence[int], params: Sequence[SamplingParams], positions: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All steps of the call: tokens and their probabilities, both (K, B); see `InPlaceSteps.draw`."""
+        self,
+        lookaheads: Sequence[int],
+        early_stops: Sequence[EarlyStop | None],
+        params: Sequence[SamplingParams],
+        positions: Sequence[int],
+    ) -> WholeDraft:
+        """All steps of the call; see `InPlaceSteps.draw`."""
         num_rows, forward = len(self._tokens), self._forward
         tokens_KB = torch.empty(lookaheads[0], num_rows, dtype=torch.int64)
         confidences_KB = torch.empty(lookaheads[0], num_rows)
         columns = _columns(params)
         numbers = [array("q", values) for values in (self._tokens, lookaheads, positions)]
         states = array("Q", [choice_state(each.seed, each.choice_index) for each in params])
+        stops = array("f", [number for each in early_stops for number in _numbers(each)])
+        nexts = array("f", [chance for each in early_stops for chance in next_chances(each, lookaheads[0])])
+        lengths = array("q", [0] * num_rows)
         self._step.tokens = _address(numbers[0])
         wanted = Draft(
             pointer(self._step),
@@ -184,11 +194,23 @@ class CompiledSteps:
             _address(numbers[2]),
             Sampling(*map(_address, columns)),
             num_rows,
+            lookaheads[0],
+            _address(stops),
+            _address(nexts),
             tokens_KB.data_ptr(),
             confidences_KB.data_ptr(),
+            _address(lengths),
         )
         forward.library.outrider_draft(forward.engine, byref(wanted))
-        return tokens_KB, confidences_KB
+        return WholeDraft(tokens_KB, confidences_KB, lengths)
+
+
+def _numbers(early_stop: EarlyStop | None) -> Sequence[float]:
+    """The record EarlyStop of draft.h."""
+    if early_stop is None:
+        return _NEVER
+    chances = (chance / 255.0 for chance in early_stop.chances)
+    return (early_stop.value, early_stop.token_cost, early_stop.step_cost, *chances)
 
 
 def _columns(params: Sequence[SamplingParams]) -> list[array[Any]]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.distributions import Distribution
-from deployments.messages import KvRange, SamplingParams, SessionId, Token
+from deployments.messages import EarlyStop, KvRange, SamplingParams, SessionId, Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftRequest:
-    """Draft `lookahead` tokens after `last_token`, which stands at position `context_len - 1`.
+    """Draft `lookahead` tokens, or fewer with `early_stop`, after `last_token`, which stands at `context_len - 1`.
 
     `hidden` is the target's state at position `context_len - 2`, raw bytes in the model's dtype.
     """
@@ -22,6 +22,7 @@ class DraftRequest:
     last_token: Token
     lookahead: int
     hidden: bytes
+    early_stop: EarlyStop | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

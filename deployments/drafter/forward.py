@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from deployments.drafter.attention_inputs import AttentionInputs, EntryMemory
-from deployments.messages import LayerType, SamplingParams
+from deployments.messages import EarlyStop, LayerType, SamplingParams
 
 
 class DraftSteps(Protocol):
@@ -43,16 +43,27 @@ class AssistantForward(Protocol):
         """Prepare what is constant over a draft call; `hidden_BH` are the target's states before the last tokens."""
 
 
+class WholeDraft(NamedTuple):
+    """A batch's tokens and the drafter's probability of each, (K, B); of each session the first `lengths` are valid."""
+
+    tokens_KB: torch.Tensor
+    confidences_KB: torch.Tensor
+    lengths: Sequence[int]
+
+
 class InPlaceSteps(DraftSteps, Protocol):
     """The same over shadows that are read in place; its first tokens are known."""
 
     def draw(
-        self, lookaheads: Sequence[int], params: Sequence[SamplingParams], positions: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self,
+        lookaheads: Sequence[int],
+        early_stops: Sequence[EarlyStop | None],
+        params: Sequence[SamplingParams],
+        positions: Sequence[int],
+    ) -> WholeDraft:
         """All steps of the call, each token drawn by the noise that the verifier will use for its position.
 
-        `positions` is where each session's first drafted token will stand; the longest lookahead comes first. Tokens
-        and their probabilities, both (K, B); a session's are valid up to its lookahead.
+        `positions` is where each session's first drafted token will stand; the longest lookahead comes first.
         """
 
 

@@ -26,11 +26,12 @@ from deployments.cuda.graphs import Graph
 from deployments.decoding.cuda_choose import choose
 from deployments.decoding.rows import SamplingRows
 from deployments.drafter.attention_inputs import EntryMemory
-from deployments.drafter.forward import InPlaceForward
+from deployments.drafter.forward import InPlaceForward, WholeDraft
 from deployments.drafter.lean_forward import LeanForward, LeanLayer, can_run_lean
 from deployments.kernels.gemma4 import has_constant_ropes
-from deployments.messages import LayerType, SamplingParams
+from deployments.messages import EarlyStop, LayerType, SamplingParams
 from deployments.models.loading import EmbeddingTable
+from deployments.policy.early_stop import Drafting
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +114,13 @@ class GraphedSteps:
 
     @torch.inference_mode()
     def draw(
-        self, lookaheads: Sequence[int], params: Sequence[SamplingParams], positions: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All steps of the call: tokens and their probabilities, both (K, B); see `InPlaceSteps.draw`."""
+        self,
+        lookaheads: Sequence[int],
+        early_stops: Sequence[EarlyStop | None],
+        params: Sequence[SamplingParams],
+        positions: Sequence[int],
+    ) -> WholeDraft:
+        """All steps of the call; see `InPlaceSteps.draw`. Where a draft may end early, each step is waited for."""
         space, num_sessions = self._space, self._num_sessions
         pairs = list(zip(params, positions, strict=True))
         rows = SamplingRows.build(
@@ -123,17 +128,20 @@ class GraphedSteps:
         )
         tokens_KB = torch.zeros(lookaheads[0], num_sessions, dtype=torch.int64, device=space.device)
         confidences_KB = torch.zeros(lookaheads[0], num_sessions, device=space.device)
-        num_active = num_sessions
+        drafting, may_stop = Drafting(lookaheads, early_stops), any(early_stops)
         for step in range(lookaheads[0]):
-            while lookaheads[num_active - 1] <= step:
-                num_active -= 1
+            if not drafting.rows:
+                break
+            num_active = drafting.rows[-1] + 1
             logits_BV = space.of_size(num_active).step()[:num_active]
             first = step * num_sessions
             choice = choose(logits_BV, rows.take(slice(first, first + num_active)))
             space.tokens_R[:num_active].copy_(choice.tokens_R)
             tokens_KB[step, :num_active] = choice.tokens_R
             confidences_KB[step, :num_active] = choice.confidences_R
-        return tokens_KB, confidences_KB
+            known = choice.confidences_R.tolist() if may_stop else [1.0] * num_active
+            drafting.drafted([known[row] for row in drafting.rows])
+        return WholeDraft(tokens_KB, confidences_KB, drafting.lengths)
 
 
 class _Workspace:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from transformers import PreTrainedModel
@@ -30,7 +31,7 @@ from deployments.drafter.lean_forward import LeanForward, can_run_lean
 from deployments.drafter.library_forward import LibraryForward
 from deployments.drafter.shadow import Shadow, ShadowPool, tensor_from_bytes
 from deployments.kernels.library import Kernels
-from deployments.messages import KvRange, LayerType, SamplingParams, SessionId, Token
+from deployments.messages import EarlyStop, KvRange, LayerType, SamplingParams, SessionId, Token
 from deployments.models.loading import (
     EmbeddingTable,
     ShadowSpec,
@@ -40,6 +41,7 @@ from deployments.models.loading import (
     load_embedding_table,
     shadow_spec,
 )
+from deployments.policy.early_stop import Drafting
 
 logger = logging.getLogger(__name__)
 
@@ -144,17 +146,24 @@ class MtpEngine:
 
     def _draft_stepwise(self, steps: DraftSteps, requests: Sequence[DraftRequest]) -> list[Draft]:
         tokens_B = torch.tensor([request.last_token for request in requests], device=self._device)
+        early_stops = [self._early_stop(request) for request in requests]
+        drafting, may_stop = Drafting([request.lookahead for request in requests], early_stops), any(early_stops)
         drawn: list[Drawn] = []
-        for step in range(requests[0].lookahead):
-            rows = self._rows(requests, step)
+        while drafting.rows:
+            going_on = requests[: drafting.rows[-1] + 1]
             salts = [
-                request.context_len if self._params[request.session].draws_to_reject else None
-                for request in requests[: len(rows)]
+                request.context_len if self._params[request.session].draws_to_reject else None for request in going_on
             ]
-            logits_BV = self._adjusted(steps.step(tokens_B[: len(rows)]), requests, drawn)
-            drawn.append(self.draw(logits_BV, rows, salts))
+            logits_BV = self._adjusted(steps.step(tokens_B[: len(going_on)]), requests, drawn)
+            drawn.append(self.draw(logits_BV, self._rows(going_on, len(drawn)), salts))
             tokens_B = drawn[-1].tokens_R
-        return _as_drafts(requests, drawn)
+            known = drawn[-1].confidences_R.tolist() if may_stop else [1.0] * len(going_on)
+            drafting.drafted([known[row] for row in drafting.rows])
+        return _as_drafts(requests, drawn, drafting.lengths)
+
+    def _early_stop(self, request: DraftRequest) -> EarlyStop | None:
+        """Nothing may depend on a drawn token's probability where that is what the verifier rejects by."""
+        return None if self._params[request.session].draws_to_reject else request.early_stop
 
     def _is_plain(self, session: SessionId) -> bool:
         """Whether its tokens are drawn from the assistant's own logits, by shared noise or none."""
@@ -164,24 +173,21 @@ class MtpEngine:
         """The same where nothing between two steps needs Python: no adjustments, tokens drawn by shared noise."""
         drawn = steps.draw(
             [request.lookahead for request in requests],
+            [request.early_stop for request in requests],
             [self._params[request.session] for request in requests],
             [request.context_len for request in requests],
         )
-        tokens_BK, confidences_BK = (columns_KB.T.tolist() for columns_KB in drawn)
+        tokens_BK, confidences_BK = drawn.tokens_KB.T.tolist(), drawn.confidences_KB.T.tolist()
         return [
-            Draft(
-                session=request.session,
-                tokens=tuple(tokens_BK[row][: request.lookahead]),
-                confidences=tuple(confidences_BK[row][: request.lookahead]),
+            Draft(session=request.session, tokens=tuple(tokens[:length]), confidences=tuple(confidences[:length]))
+            for request, tokens, confidences, length in zip(
+                requests, tokens_BK, confidences_BK, drawn.lengths, strict=True
             )
-            for row, request in enumerate(requests)
         ]
 
     def _rows(self, requests: Sequence[DraftRequest], step: int) -> SamplingRows:
-        """How the sessions still drafting at this step choose their token: by the noise of its own position."""
-        return SamplingRows.build(
-            [(self._params[r.session], r.context_len + step) for r in requests if r.lookahead > step], self._device
-        )
+        """How sessions choose their token of this step: by the noise of its own position."""
+        return SamplingRows.build([(self._params[r.session], r.context_len + step) for r in requests], self._device)
 
     def _adjusted(
         self, logits_BV: torch.Tensor, requests: Sequence[DraftRequest], drawn: Sequence[Drawn]
@@ -320,21 +326,15 @@ def check_pair(assistant: PreTrainedModel, embedding: EmbeddingTable, spec: Shad
             )
 
 
-def _num_active(requests: Sequence[DraftRequest]) -> list[int]:
-    """Sessions that are still drafting at each step; the requests come longest lookahead first."""
-    return [sum(request.lookahead > step for request in requests) for step in range(requests[0].lookahead)]
-
-
-def _as_drafts(requests: Sequence[DraftRequest], drawn: Sequence[Drawn]) -> list[Draft]:
+def _as_drafts(requests: Sequence[DraftRequest], drawn: Sequence[Drawn], lengths: Sequence[int]) -> list[Draft]:
     """Cut what was drafted step by step into one draft per session."""
     tokens = torch.cat([step.tokens_R for step in drawn]).tolist()
     confidences = torch.cat([step.confidences_R for step in drawn]).tolist()
-    num_active = _num_active(requests)
-    starts = [sum(num_active[:step]) for step in range(len(num_active))]
+    starts = [0, *accumulate(len(step.tokens_R) for step in drawn)]
     drafts = []
-    for row, request in enumerate(requests):
-        picks = [starts[step] + row for step in range(request.lookahead)]
-        distributions = tuple(d for step in drawn[: request.lookahead] if (d := step.distributions.get(row)))
+    for row, (request, length) in enumerate(zip(requests, lengths, strict=True)):
+        picks = [starts[step] + row for step in range(length)]
+        distributions = tuple(d for step in drawn[:length] if (d := step.distributions.get(row)))
         drafts.append(
             Draft(
                 session=request.session,

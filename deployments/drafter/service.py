@@ -30,6 +30,7 @@ from deployments.messages import (
 from deployments.metering import Meter
 from deployments.pacing import Pace
 from deployments.policy.draft_waiting import DraftPolicy
+from deployments.policy.early_stop import is_usable
 from deployments.waits import wait_for_more
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class DrafterService(AttachedSessions[Attachment]):
                 last_token=item.last_token,
                 lookahead=item.lookahead,
                 hidden=item.hidden,
+                early_stop=item.early_stop if item.early_stop and is_usable(item.early_stop) else None,
             )
             now_s = time.perf_counter()
             self._policy.came_back(item.session, now_s * 1e3)
@@ -176,11 +178,13 @@ class DrafterService(AttachedSessions[Attachment]):
             logger.warning("a batch of %d sessions could not be drafted for: %s", len(requests), error)
             return
         if self._pace is not None:
-            await self._pace.step_over([request.lookahead for request in requests], started_s)
+            await self._pace.step_over([max(1, len(draft.tokens)) for draft in drafts], started_s)
         now_s = time.perf_counter()
         batch_s = now_s - started_s
-        self._policy.left({request.session: request.lookahead for request in requests}, batch_s * 1e3, now_s * 1e3)
-        num_tokens = sum(len(draft.tokens) for draft in drafts)
+        lengths = [len(draft.tokens) for draft in drafts]
+        num_tokens, longest = sum(lengths), max(lengths)
+        asked = [request.lookahead for request in requests]
+        self._policy.left(sessions, asked, lengths, batch_s * 1e3, now_s * 1e3)
         if logger.isEnabledFor(logging.DEBUG):
             more = {"sessions": len(requests), "tokens": num_tokens, "seconds": batch_s}
             logger.debug("batch", extra=about(batch=self.stats.num_batches + 1, **more))
@@ -204,7 +208,8 @@ class DrafterService(AttachedSessions[Attachment]):
                 Proposal(
                     items=tuple(items),
                     draft_ms=batch_s * 1e3,
-                    longest=max(request.lookahead for request in requests),
+                    longest=longest,
                     num_tokens=num_tokens,
+                    lookahead=max(asked),
                 ),
             )

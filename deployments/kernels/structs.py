@@ -100,7 +100,7 @@ class Sampling(ctypes.Structure):
 
 
 class Draft(ctypes.Structure):
-    """Some drafted tokens of a batch of sessions, longest lookahead first."""
+    """Some drafted tokens of a batch of sessions."""
 
     _fields_ = [
         ("step", ctypes.POINTER(Step)),
@@ -109,6 +109,10 @@ class Draft(ctypes.Structure):
         ("positions", c_void_p),
         ("sampling", Sampling),
         ("num_sessions", c_int64),
+        ("num_steps", c_int64),
+        ("early_stops", c_void_p),
+        ("nexts", c_void_p),
         ("tokens", c_void_p),
         ("confidences", c_void_p),
+        ("lengths", c_void_p),
     ]

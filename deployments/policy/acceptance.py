@@ -10,7 +10,6 @@ read from its request, and a few rounds of evidence move it to another.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate
@@ -18,6 +17,7 @@ from operator import mul, sub
 
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
+from deployments.policy.confidence import Calibration, Reach
 from deployments.policy.evidence import Evidence, adjusted
 
 MAX_POSITIONS = 64
@@ -42,8 +42,6 @@ _SKILL_DOUBT = 4.0
 _LOWEST, _HIGHEST = 0.005, 0.995
 _NEGLIGIBLE = 0.02
 """A belief that is not worth counting for."""
-_CONFIDENCE_EDGES = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95, 0.99)
-_CONFIDENCE_DOUBT = 4.0
 _GROWTH = (0.45, 0.6, 0.75, 1.0, 1.2, 1.35, 1.35)
 """What a stage makes of the odds that a token holds in free text (a record is as easy to foresee at its beginning):
 measured on the pocket pair, smoothed. The first lasts for `_FIRST_STAGE` tokens.
@@ -149,7 +147,8 @@ class DrafterAcceptance:
         self._usual: list[list[float]] | None = None
         self._missed = 0.0
         self._expected_missed = 0.0
-        self._confidence = [Evidence(1.0, _CONFIDENCE_DOUBT, 0.5) for _ in range(len(_CONFIDENCE_EDGES) + 1)]
+        self.calibration = Calibration()
+        self.reach_of_drafts = Reach()
         self._turned_out: dict[RequestClass | None, deque[list[float]]] = {}
         self._runs: dict[RequestClass | None, _Runs] = {}
         self.num_rounds = 0
@@ -232,22 +231,6 @@ class DrafterAcceptance:
         weight = sum(count for _, count in known)
         return max(0.0, sum(odds * count for odds, count in known) / weight) if weight else 0.0
 
-    # -- confidence ---------------------------------------------------------------------------
-
-    def calibrate(self, rates: Sequence[float], confidences: Sequence[float], num_held: int, rejected: bool) -> None:
-        """Compare what held with what the rates alone said, by the drafter's confidence in it."""
-        for j in range(min(num_held + (1 if rejected else 0), len(confidences))):
-            is_held = j < num_held
-            self._evidence_of(confidences[j]).count(int(is_held), int(not is_held), rates[j])
-
-    def odds(self, confidences: Sequence[float]) -> list[float]:
-        """What the drafter's confidence in each token that it drew makes of the odds that the token holds."""
-        known = [evidence.odds for evidence in self._confidence]
-        return [known[bisect_right(_CONFIDENCE_EDGES, confidence)] for confidence in confidences]
-
-    def _evidence_of(self, confidence: float) -> Evidence:
-        return self._confidence[bisect_right(_CONFIDENCE_EDGES, confidence)]
-
 
 class SessionAcceptance:
     """What is known of one session with one kind of drafter.
@@ -303,22 +286,27 @@ class SessionAcceptance:
         *,
         is_next_held: bool | None = None,
         confidences: Sequence[float] = (),
+        num_asked: int = 0,
     ) -> None:
         """Take a round in which `num_looked_at` drafted tokens were verified and the first `num_held` held.
 
         `is_next_held` says of the first token that was drafted and cut off before the verification whether it was the
         target's own all the same; None where that is not known. Unlikely tokens are cut off: without their misses the
-        rates would be those of the likely ones.
+        rates would be those of the likely ones. `num_asked` is how many tokens a draft had that might end early: where
+        it ends counts as a miss, so that rates are those of what comes of asking.
         """
         if num_looked_at == 0 and is_next_held is None:
             return
-        was_rejected = num_held < num_looked_at or is_next_held is False
+        num_come, was_rejected = num_held, num_held < num_looked_at or is_next_held is False
         num_held = min(num_held + (1 if is_next_held else 0), MAX_POSITIONS - 1)
         if confidences:
-            self._drafter.calibrate(self.rates, confidences, min(num_held, len(self.rates) - 1), was_rejected)
+            self._drafter.calibration.observe(confidences[: num_held + (1 if was_rejected else 0)], num_held)
         if self._was_whole is not None:
             self._drafter.observe_start(self._told, self._was_whole, num_held > 0)
         self._was_whole = not was_rejected
+        if num_asked:
+            self._drafter.reach_of_drafts.observe(num_asked, num_looked_at, num_come)
+            num_held, was_rejected = min(num_come, MAX_POSITIONS - 1), num_come < num_asked
         self._believe(num_held, was_rejected)
         self._rates.add(num_held, was_rejected, _SESSION_FADING, 1.0, [*self._offsets, 0.0])
         self._drafter.observe(self.beliefs, self._stage, num_held, was_rejected)
@@ -331,7 +319,22 @@ class SessionAcceptance:
 
     def sharpened(self, confidences: Sequence[float]) -> list[float]:
         """The survival of a proposal's positions, given the drafter's confidence in each of its tokens."""
-        return list(accumulate(map(adjusted, self.rates, self._drafter.odds(confidences)), mul))
+        return list(accumulate(self._drafter.calibration.chances(confidences), mul))
+
+    @property
+    def has_ended_early(self) -> bool:
+        """Whether drafts of its drafter are seen to end early."""
+        return self._drafter.reach_of_drafts.has_ended_early
+
+    @property
+    def drafted(self) -> list[float]:
+        """How likely each position is drafted, if it is asked for; () for all of them."""
+        return self._drafter.reach_of_drafts.drafted(self.survival)
+
+    @property
+    def calibration(self) -> Calibration:
+        """What its drafter's confidence is worth."""
+        return self._drafter.calibration
 
     def _believe(self, num_held: int, was_rejected: bool) -> None:
         posterior = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from statistics import median
 
 import numpy as np
@@ -146,16 +147,35 @@ class StepCosts:
             self._corrections = np.ones(size)
 
 
+_STEPS_FADING = 1.0 / 32.0
+"""What a batch counts in how many steps are run of those that were asked for."""
+
+
 class DraftCosts:
-    """D of one drafter: the time of a batch by its longest lookahead and the sum of all its tokens."""
+    """D of one drafter: the time of a batch by its longest lookahead and the sum of all its tokens.
+
+    Batches may end early: `steps` says how many steps are run, by how many were asked for.
+    """
 
     def __init__(self) -> None:
         self._plane = Regression((0.5, 0.5, 0.05), (5.0, 2.0, 0.5))
+        self._shares: list[float] = []
 
     def observe(self, longest: int, num_tokens: int, draft_ms: float) -> None:
         """Take a batch that was drafted."""
         if longest > 0:
             self._plane.observe((1.0, longest, num_tokens), draft_ms, tolerance=_DRAFT_TOLERANCE_MS)
+
+    def observe_steps(self, num_asked: int, num_run: int) -> None:
+        """Take a batch of which so many steps were asked for."""
+        self._shares.extend([1.0] * (num_asked - len(self._shares)))
+        for index in range(num_asked):
+            self._shares[index] += _STEPS_FADING * ((index < num_run) - self._shares[index])
+
+    def steps(self, limit: int) -> list[float]:
+        """How many steps are likely to be run if 0, 1 .. `limit` are asked for."""
+        shares = self._shares[:limit]
+        return list(accumulate(shares + [1.0] * (limit - len(shares)), initial=0.0))
 
     @property
     def parts(self) -> tuple[float, float, float]:

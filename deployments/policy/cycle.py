@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,17 @@ from deployments.policy.waiting import SPLIT_MARGIN
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_A_FEW = 4
+"""Steps over which the price of one is found: a draft may be hidden up to a point."""
+
+
+class Further(NamedTuple):
+    """What one more costs: a token that is drafted, one that is verified, and a step of a batch."""
+
+    drafted: float
+    verified: float
+    step: float
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cycle:
@@ -22,7 +35,8 @@ class Cycle:
 
     `whole_ms` and `half_ms` are the steps of all and of half of the sessions with 0, 1 .. drafted tokens, up to the
     most and to half of that (`half_ms` is empty where groups do not part); `away_ms` the time between two steps, by
-    the longest lookahead; a draft takes `draft_ms` by the longest lookahead and `token_ms` per token. Somebody has
+    the longest lookahead; a draft takes `draft_ms` by the longest lookahead, `step_ms` for each step that is run, and
+    `token_ms` per token. Somebody has
     asked for `floor` tokens in any case. What rounds were seen to take comes on top: `bare` of cycles without drafts,
     `drafted` of the others.
     """
@@ -31,6 +45,7 @@ class Cycle:
     half_ms: Floats
     away_ms: Floats
     draft_ms: Floats
+    step_ms: float
     token_ms: float
     floor: int = 0
     bare: Lateness = AS_MODELLED
@@ -50,21 +65,50 @@ class Cycle:
         """One of them by the sum of its parts alone."""
         return float(self._modelled(np.array([cap]), np.array([num_tokens]))[0])
 
-    def alone_ms(self) -> list[float]:
-        """Of one session by its lookahead: what is in `times_ms` for as many tokens as its lookahead has."""
+    def marginal_ms(self, cap: int, num_tokens: int) -> Further:
+        """What is added to rounds with drafts, in ms."""
+        at = np.array([cap]), np.array([num_tokens])
+        most = min(len(self.whole_ms) - 1, max(2, num_tokens + num_tokens // 2))
+        least = min(num_tokens // 2, most - 1)
+        more_ms = _A_FEW * self.step_ms
+        later = replace(self, away_ms=self.away_ms + more_ms, draft_ms=self.draft_ms + more_ms)
+        now_ms, num_batches = float(self._modelled(*at)[0]), 2 if self._parts(*at) else 1
+        fewer_ms, more_tokens_ms = self._modelled(np.array([cap, cap]), np.array([least, most])).tolist()
+        token_ms = (more_tokens_ms - fewer_ms) / (most - least)
+        step_ms = (float(later._modelled(*at)[0]) - now_ms) / (_A_FEW * num_batches)
+        factor, drafted_ms = self.drafted.factor, min(self.token_ms, max(0.0, token_ms))
+        verified_ms = max(0.0, token_ms) - drafted_ms
+        return Further(factor * drafted_ms, factor * verified_ms, factor * max(0.0, step_ms))
+
+    def alone_ms(self, drafted: Sequence[float] = ()) -> list[float]:
+        """Of one session by its lookahead; `drafted` says how likely each position is drafted, () all of them."""
         most = min(len(self.whole_ms), len(self.away_ms))
-        parts_ms = self.whole_ms[:most] + self.away_ms[:most] + self.token_ms * np.arange(most)
+        tokens = np.arange(most)
+        whole_ms = self.whole_ms[:most]
+        if drafted:
+            tokens = np.concatenate(([0.0], np.cumsum(drafted)))[:most]
+            whole_ms = np.interp(tokens, np.arange(len(self.whole_ms)), self.whole_ms)
+        parts_ms = whole_ms + self.away_ms[:most] + self.token_ms * tokens
         first_ms = float(self.whole_ms[0] + self.away_ms[self.floor])
         lateness = self.drafted if self.floor else self.bare
         return [lateness.after(first_ms), *map(self.drafted.after, parts_ms[1:].tolist())]
 
     def _modelled(self, caps: Ints, tokens: Ints) -> Floats:
+        together, turns = self._both(caps, tokens)
+        return together if turns is None else np.where(SPLIT_MARGIN * turns < together, turns, together)
+
+    def _parts(self, caps: Ints, tokens: Ints) -> bool:
+        together, turns = self._both(caps, tokens)
+        return turns is not None and bool((SPLIT_MARGIN * turns < together).all())
+
+    def _both(self, caps: Ints, tokens: Ints) -> tuple[Floats, Floats | None]:
+        """In one batch, and in two that take turns; None where groups do not part."""
         caps = np.maximum(caps, self.floor)
         waits_ms, tokens_ms = self.away_ms[caps], self.token_ms * tokens
         together: Floats = self.whole_ms[tokens] + waits_ms + np.where(caps > 0, tokens_ms, 0.0)
         if not len(self.half_ms):
-            return together
+            return together, None
         half_ms, half_tokens_ms = self.half_ms[tokens >> 1], self.token_ms * (tokens >> 1)
         drafts_ms = 2.0 * (self.draft_ms[caps] + half_tokens_ms)
         turns = np.maximum(np.maximum(2.0 * half_ms, half_ms + half_tokens_ms + waits_ms), drafts_ms)
-        return np.where((caps > 0) & (SPLIT_MARGIN * turns < together), turns, together)
+        return together, np.where(caps > 0, turns, np.inf)

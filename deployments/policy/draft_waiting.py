@@ -9,7 +9,7 @@ where drafts take longer, turns only queue up at the drafter, and the group with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from deployments.messages import SessionId
@@ -39,12 +39,18 @@ _MOST_SKIPPED = 64
 """Batches that nobody waits for after waits in vain: 1, 2, 4 .. up to so many."""
 
 
+_SHARE_MEMORY = 0.05
+"""What a batch counts in how much of a lookahead is drafted, as drafts may end early."""
+
+
 class _Away(NamedTuple):
-    """A session between its proposal and its next go-ahead; `num_sessions` left with it, in `batch`."""
+    """A session between its proposal and its next go-ahead; `num_sessions` left with it, in `batch`, with `length`
+    drafted tokens for this one.
+    """
 
     left_ms: float
     num_sessions: int
-    lookahead: int
+    length: int
     batch: int
 
 
@@ -56,15 +62,24 @@ class DraftPolicy:
         self._turnaround = Regression((2.0, 0.1), (20.0, 1.0), memory=64)
         self._away: dict[SessionId, _Away] = {}
         self._num_batches = 0
+        self._share = 1.0
         self._is_waiting = False
         self._num_in_vain = 0
         self._num_to_skip = 0
 
     # -- observations -------------------------------------------------------------------------
 
-    def left(self, lookaheads: Mapping[SessionId, int], draft_ms: float, now_ms: float) -> None:
-        """The proposals of a batch are on their way; it has taken `draft_ms`."""
-        self._costs.observe(max(lookaheads.values()), sum(lookaheads.values()), draft_ms)
+    def left(
+        self,
+        sessions: Sequence[SessionId],
+        lookaheads: Sequence[int],
+        lengths: Sequence[int],
+        draft_ms: float,
+        now_ms: float,
+    ) -> None:
+        """The proposals of a batch are on their way, some shorter than was asked for; it has taken `draft_ms`."""
+        self._costs.observe(max(lengths), sum(lengths), draft_ms)
+        self._share += _SHARE_MEMORY * (sum(lengths) / sum(lookaheads) - self._share)
         for away in self._away.values():
             if away.batch == self._num_batches:  # it had not come back by then
                 self._observe_turnaround(away, now_ms - draft_ms, is_over=False)
@@ -74,8 +89,8 @@ class DraftPolicy:
             self._num_to_skip = min(_MOST_SKIPPED, 1 << self._num_in_vain)
             self._num_in_vain += 1
         self._num_batches += 1
-        for session, lookahead in lookaheads.items():
-            self._away[session] = _Away(now_ms, len(lookaheads), lookahead, self._num_batches)
+        for session, length in zip(sessions, lengths, strict=True):
+            self._away[session] = _Away(now_ms, len(sessions), length, self._num_batches)
 
     def came_back(self, session: SessionId, now_ms: float) -> None:
         """The session's next go-ahead is here."""
@@ -103,7 +118,7 @@ class DraftPolicy:
             return None
         ready = _Batch()
         for lookahead in lookaheads:
-            ready = ready.and_one(lookahead)
+            ready = ready.and_one(max(1, round(self._share * lookahead)))
         rest_ms = waited_since_ms + self._draft_ms(ready) - now_ms
         expected = _Batch()
         for due_ms, batch in self._expected(now_ms):
@@ -134,7 +149,7 @@ class DraftPolicy:
         batches: dict[tuple[float, int], _Batch] = {}
         for away in self._away.values():
             key = (away.left_ms, away.num_sessions)
-            batches[key] = batches.get(key, _Batch()).and_one(away.lookahead)
+            batches[key] = batches.get(key, _Batch()).and_one(away.length)
         expected = []
         for (left_ms, num_sessions), batch in batches.items():
             away_ms = self._turnaround.predict((1.0, num_sessions))

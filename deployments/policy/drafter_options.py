@@ -5,6 +5,8 @@ A drafter stays for the rest of an answer, so it is judged by what to expect ove
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from deployments.policy.drafter_choice import Option, Outlook
 from deployments.policy.exposure import Exposure
 from deployments.policy.planner import Planner
@@ -19,8 +21,10 @@ def drafted(
 ) -> Option:
     """A drafter with a model: its batch takes (fixed, per step, per token) and exposes that and the hops."""
     fixed_ms, step_ms, token_ms = draft_parts
-    away_ms = exposure.by_cap(fixed_ms, step_ms + token_ms, plan.num_positions)
-    return Option(kind, plan.acceptance_of(kind).survival_ahead, away_ms, switch_ms=switch_ms)
+    acceptance = plan.acceptance_of(kind)
+    num_steps = accumulate(acceptance.drafted or [1.0] * plan.num_positions, initial=0.0)
+    away_ms = exposure.away_ms([fixed_ms + (step_ms + token_ms) * steps for steps in num_steps])
+    return Option(kind, acceptance.survival_ahead, away_ms, switch_ms=switch_ms)
 
 
 def looked_up(plan: Speculation, exposure: Exposure, offer: float) -> Option:

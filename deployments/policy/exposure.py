@@ -31,10 +31,9 @@ class Exposure:
         if idle_ms > _STOOD_STILL_MS:
             self.bare_hop_ms = _towards(self.bare_hop_ms, max(0.0, gap_ms))
 
-    def by_cap(self, fixed_ms: float, per_token_ms: float, max_cap: int) -> Sequence[float]:
-        """The time between two steps of a session for which 0, 1 .. max_cap tokens are drafted."""
-        drafted = (self.hop_ms + fixed_ms + per_token_ms * cap for cap in range(1, max_cap + 1))
-        return (self.bare_hop_ms, *drafted)
+    def away_ms(self, draft_ms: Sequence[float]) -> Sequence[float]:
+        """The time between two steps of a session, by how long its draft takes; the first is that of none."""
+        return (self.bare_hop_ms, *(self.hop_ms + one for one in draft_ms[1:]))
 
 
 def _towards(known: float, found: float) -> float:

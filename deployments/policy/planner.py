@@ -15,20 +15,18 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from deployments.messages import Priority, SessionId
+from deployments.messages import EarlyStop, Priority, SessionId
 from deployments.policy.costs import DraftCosts, StepCosts, mean_parts
-from deployments.policy.cycle import Cycle
+from deployments.policy.cycle import Cycle, Further
 from deployments.policy.exposure import Exposure
-from deployments.policy.lookahead import Candidate, Choice, Search
-from deployments.policy.probing import Probing
+from deployments.policy.lookahead import Candidate, Choice, Search, unless_as_good
+from deployments.policy.probing import Probing, of_the_longest_off, probe_rounds
 from deployments.policy.round_times import Lateness, RoundTimes, company
 from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
 from deployments.policy.step_mix import StepMix
 from deployments.timing import StepShape
 
 _WEIGHTS: Mapping[Priority, float] = {"interactive": 1.0, "batch": 0.4}
-_HYSTERESIS = 1.003
-"""A plan stays unless another one promises more than this."""
 _PLANS_PER_ROUND = 4
 """At most so many plans in the time in which every session has one round."""
 _CALM = 16.0
@@ -46,14 +44,14 @@ often than those of short ones, and show less of the first positions than short 
 """
 _DEEPER_EVERY = 32.0
 """Cycles between two looks beyond what pays."""
-_PROBE_ROUNDS, _PROBE_ROUNDS_TOGETHER = 3, 6
-"""Rounds of a probe, of a session alone and among others. The first is of neither kind, as what the drafter has missed
-is made up for; among others the next are not either, until all have come to it.
-"""
 _PURE_CYCLES = 2.0
 """Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end."""
 _PROMPTS_SHARE = 0.25
 """Of a round that others' prompts may take, by the cost model, for it to tell something: that much is taken off."""
+_MOST_ENDING_EARLY = 16
+"""Sessions of which drafts end early. Among more of them, batches hardly differ in what they have in prospect, and
+groups that take turns part and join with every draft that is longer or shorter than the one before.
+"""
 _SETTLED_ROUNDS = 4
 """A session's first rounds take longer than others: its request is still under way everywhere."""
 
@@ -92,6 +90,7 @@ class Planner:
     _threshold: float = 0.0
     _cap: int = 0
     _forecast: Forecast | None = None
+    _further: Further | None = None
     _promises_much: bool = False
 
     # -- observations -------------------------------------------------------------------------
@@ -125,6 +124,7 @@ class Planner:
         session.prompts_ms, session.missing_ms = self._prompts_ms, self._missing_ms
         session.num_rounds += 1
         told = session.told(self.settings)
+        is_apart = bool(told) and session.ends_early and session.acceptance.has_ended_early
         if session.advance(1 + num_held) and told is None:
             self._has_news = True
         if told is None and num_sessions:  # rounds that were told pay for no looking around
@@ -132,7 +132,7 @@ class Planner:
             self.probing.passed(1.0 / num_sessions, company(num_sessions))
         is_same_company = session.company == num_sessions
         session.company = num_sessions
-        if prompts_ms <= _PROMPTS_SHARE * round_ms and is_same_company and num_sessions:
+        if prompts_ms <= _PROMPTS_SHARE * round_ms and is_same_company and num_sessions and not is_apart:
             self._observe_time(session, num_looked_at, forecast, round_ms - prompts_ms + missing_ms)
         session.num_rounds_off = 0 if num_looked_at else session.num_rounds_off + 1
         if num_looked_at and told is None:
@@ -173,18 +173,26 @@ class Planner:
         told = session.told(self.settings)
         if told is not None:
             session.forecast = self._forecast if told == session.lookahead else None
+            session.early_stop = None
             return told
         is_first, session.is_new = session.is_new, False
         if session.probe is not None and self._is_of_another_company(session.probe):
             session.probe = None
         session.is_probe = session.probe is not None
         if session.probe is not None:
-            return self._tried(session, session.probe)
+            return self._as_far(session, self._tried(session, session.probe))
         if session.lookahead is None:
             survival = session.acceptance.survival[: self._cap]
             session.lookahead = sum(chance >= self._threshold for chance in survival)
         session.forecast = self._forecast
-        return 0 if is_first and not self._promises_much else session.lookahead
+        return 0 if is_first and not self._promises_much else self._as_far(session, session.lookahead)
+
+    def _as_far(self, session: Speculation, lookahead: int) -> int:
+        """How many tokens to ask for: where drafts are seen to end early, as many as there may be."""
+        session.early_stop = self._early_stop_of(session) if lookahead else None
+        if session.early_stop is None or not session.acceptance.has_ended_early:
+            return lookahead
+        return min(session.num_positions, self.settings.max_speculative_tokens)
 
     def begins(self, session_id: SessionId, session: Speculation) -> bool:
         """A session takes part from now on; whether that makes another company, which needs a plan at once."""
@@ -204,6 +212,23 @@ class Planner:
         cycles = 1.0 / _PLANS_PER_ROUND if self._has_news else self._cycles_to_plan
         if self._num_rounds_since_plan >= cycles * len(self.sessions):
             self._plan()
+
+    def _may_end_early(self, session: Speculation) -> bool:
+        return session.ends_early and len(self.sessions) <= _MOST_ENDING_EARLY
+
+    def _early_stop_of(self, session: Speculation) -> EarlyStop | None:
+        """When a draft of this session is not worth going on with."""
+        if self._further is None or not self._may_end_early(session):
+            return None
+        acceptance, more = session.acceptance, self._further
+        session.place_cost = more.verified / _WEIGHTS[session.priority]
+        return EarlyStop(
+            value=_WEIGHTS[session.priority],
+            token_cost=more.drafted + more.verified,
+            step_cost=more.step,
+            chances=acceptance.calibration.as_bytes(),
+            nexts=acceptance.calibration.nexts(self.settings.max_speculative_tokens),
+        )
 
     def _is_of_another_company(self, probe: Probe) -> bool:
         """Then it tells nothing, and holds its session up beside others that go on as planned."""
@@ -228,7 +253,8 @@ class Planner:
             weight, survival, told = _WEIGHTS[one.priority], one.acceptance.survival, one.told(self.settings)
             if told is None:
                 sessions.append(one)
-                candidates.append(Candidate(survival[:limit], weight, one.is_free))
+                drafted = one.acceptance.drafted[:limit] if self._may_end_early(one) else ()
+                candidates.append(Candidate(survival[:limit], weight, one.is_free, drafted))
             else:  # it takes part in the step whatever is decided for the others
                 one.lookahead = told
                 settled.append(Candidate((), weight * (1.0 + sum(survival[:told]))))
@@ -236,24 +262,26 @@ class Planner:
         if not sessions:
             self._only_told(search)
             return
-        bare, drafted = search.best()
-        chosen, rival = self._better(bare, drafted)
+        bare, with_drafts = search.best()
+        chosen, rival = self._better(bare, with_drafts)
         before = tuple(min(one.lookahead or 0, limit) for one in sessions)
         is_other = before != chosen.lookaheads[: len(sessions)] and all(one.lookahead is not None for one in sessions)
         if is_other and sum(before) <= search.max_tokens:
-            chosen = _unless_as_good(chosen, search.score(before + (0,) * len(settled)))
+            chosen = unless_as_good(chosen, search.score(before + (0,) * len(settled)))
         for session, lookahead in zip(sessions, chosen.lookaheads, strict=False):
             session.lookahead = lookahead
         is_calm = not chosen.cap and not self._cap
         self._cycles_to_plan = min(_CALM, 2.0 * self._cycles_to_plan) if is_calm else 1.0 / _PLANS_PER_ROUND
         self._threshold, self._cap = chosen.threshold, chosen.cap
+        self._further = None
+        if with_drafts is not None:
+            more_ms = search.cycle.marginal_ms(with_drafts.cap, with_drafts.num_tokens)
+            self._further = Further(*(chosen.rate * one for one in more_ms))
         self._forecast = self._forecast_of(chosen, search.cycle)
         self.stats.rate, self.stats.cap = chosen.rate, chosen.cap
         self._promises_much = self.stats.rate > _FIRST_BEGINS * bare.rate
-        if rival is not None:
-            probe = self._probe_of(sessions, chosen, rival, search)
-            if probe is not None:
-                self._begin_probe(sessions, probe, self._forecast_of(probe, search.cycle))
+        if rival is not None and (probe := self._probe_of(sessions, chosen, rival, search)) is not None:
+            self._begin_probe(sessions, probe, self._forecast_of(probe, search.cycle))
         if chosen.cap:
             self._look_deeper(sessions, limit)
 
@@ -266,7 +294,8 @@ class Planner:
     def _search(self, candidates: Sequence[Candidate], limit: int) -> Search:
         room = max(0, self.max_step_tokens - len(self.sessions))
         num_pairs = min(room, sum(len(one.survival) for one in candidates))
-        given_up = self._given_up() if len(candidates) > 1 else 1.0
+        may_end_early = any(one.drafted for one in candidates)
+        given_up = self._given_up() if len(candidates) > 1 and not may_end_early else 1.0
         return Search(candidates, self._cycle(num_pairs, limit), given_up)
 
     def _given_up(self) -> float:
@@ -284,7 +313,7 @@ class Planner:
         return self.costs.predict(shape) + self.exposure.bare_hop_ms
 
     def _forecast_of(self, choice: Choice, cycle: Cycle) -> Forecast:
-        modelled_ms = cycle.modelled_ms(choice.cap, sum(choice.lookaheads))
+        modelled_ms = cycle.modelled_ms(choice.cap, choice.num_tokens)
         return Forecast(len(self.sessions), _is_drafted(choice, cycle), modelled_ms)
 
     def _better(self, bare: Choice, drafted: Choice | None) -> tuple[Choice, Choice | None]:
@@ -309,8 +338,9 @@ class Planner:
             if not probing.may_be_due:
                 return None
             if rival.cap:
-                probe = search.score(_of_the_longest_off(sessions, rival.lookaheads))
-            num_cycles = _probe_rounds(sessions) * probe.cycle_ms / chosen.cycle_ms
+                rounds_off = [one.num_rounds_off for one in sessions]
+                probe = search.score(of_the_longest_off(rounds_off, rival.lookaheads))
+            num_cycles = probe_rounds(len(sessions)) * probe.cycle_ms / chosen.cycle_ms
             if not probing.is_due(rate, probe.rate, num_cycles, num_seen):
                 return None
         return probe
@@ -319,14 +349,14 @@ class Planner:
         self.probing.begins()
         for session, lookahead in zip(sessions, probe.lookaheads, strict=False):
             if lookahead != session.lookahead:
-                session.probe = Probe(lookahead, _probe_rounds(sessions), forecast)
+                session.probe = Probe(lookahead, probe_rounds(len(sessions)), forecast)
 
     def _look_deeper(self, sessions: Sequence[Speculation], limit: int) -> None:
         """Now and then a few sessions look one token further than pays, so that a change is seen."""
         if self._cycles_to_deeper > 0.0:
             return
         self._cycles_to_deeper = _DEEPER_EVERY
-        for session in sorted(sessions, key=_rounds_off)[: max(1, len(sessions) // 16)]:
+        for session in sorted(sessions, key=lambda one: -one.num_rounds_off)[: max(1, len(sessions) // 16)]:
             if session.probe is None and session.lookahead is not None and session.lookahead < limit:
                 session.probe = Probe(session.lookahead + 1, 1, self._forecast)
 
@@ -335,16 +365,19 @@ class Planner:
         fixed = [told for one in self.sessions.values() if (told := one.told(self.settings))]
         num_sequences = num_sessions * (1.0 + batch.other_sequences)
         num_tokens = num_sequences + sum(fixed) + num_sessions * batch.other_drafted
-        first_ms, step_ms, token_ms = self._draft_parts()
-        half_ms = np.empty(0)
+        costs = self._used_costs()
+        first_ms, step_ms, token_ms = mean_parts(costs)
+        num_steps = np.mean([one.steps(limit) for one in costs or (DraftCosts(),)], axis=0)
+        half_ms, draft_ms = np.empty(0), first_ms + step_ms * num_steps
         if self.can_split and num_sequences >= 2.0:
             half_ms = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2)
         return Cycle(
             whole_ms=self.costs.curve(self._shape(num_sequences, num_tokens), num_pairs),
             half_ms=half_ms,
-            away_ms=np.array(self.exposure.by_cap(first_ms, step_ms, limit)),
-            draft_ms=np.array([first_ms + step_ms * cap for cap in range(limit + 1)]),
-            token_ms=token_ms,
+            away_ms=np.array(self.exposure.away_ms(draft_ms.tolist())),
+            draft_ms=draft_ms,
+            step_ms=step_ms,
+            token_ms=token_ms / max(1, len(costs)),
             floor=min(max(fixed, default=0), limit),
             bare=Lateness(factor=self.round_times.bare_factor(num_sessions, self._bare_model)),
             drafted=self.round_times.drafted_lateness(num_sessions),
@@ -357,35 +390,10 @@ class Planner:
             num_sequences=sequences, num_tokens=max(sequences, round(num_tokens)), num_context_tokens=context
         )
 
-    def _draft_parts(self) -> tuple[float, float, float]:
+    def _used_costs(self) -> list[DraftCosts]:
         used = {one.drafter for one in self.sessions.values()} & self.draft_costs.keys()
-        costs = [self.draft_costs[name] for name in used or self.draft_costs]
-        first, step, token = mean_parts(costs)
-        return first, step, token / max(1, len(costs))
+        return [self.draft_costs[name] for name in used or self.draft_costs]
 
 
 def _is_drafted(choice: Choice, cycle: Cycle) -> bool:
     return choice.cap > 0 or cycle.floor > 0
-
-
-def _probe_rounds(sessions: Sequence[Speculation]) -> int:
-    return _PROBE_ROUNDS if len(sessions) == 1 else _PROBE_ROUNDS_TOGETHER
-
-
-def _unless_as_good(chosen: Choice, before: Choice) -> Choice:
-    """What there was before, if it is of the same kind and next to as good."""
-    is_same_kind = (before.cap > 0) == (chosen.cap > 0)
-    if is_same_kind and chosen.rate < _HYSTERESIS * before.rate:
-        return before._replace(threshold=chosen.threshold)
-    return chosen
-
-
-def _rounds_off(session: Speculation) -> int:
-    return -session.num_rounds_off
-
-
-def _of_the_longest_off(sessions: Sequence[Speculation], lookaheads: Sequence[int]) -> tuple[int, ...]:
-    """The same lookaheads, for one in eight of the sessions alone: those that have not been drafted for the longest."""
-    order = sorted((i for i, _ in enumerate(sessions) if lookaheads[i]), key=lambda i: _rounds_off(sessions[i]))
-    few = set(order[: max(1, len(sessions) // 8)])
-    return tuple(lookahead if i in few else 0 for i, lookahead in enumerate(lookaheads))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _SPENT = 0.002
 """The share of all tokens that probes may cost, where much is known of what they try."""
 _LITTLE_KNOWN = 6.0
@@ -12,6 +14,10 @@ _LOOK_EVERY_CYCLES = 12.0
 _FIRST_AFTER_CYCLES = 4.0
 _ENOUGH_CYCLES = 3.0
 """Cycles of a kind that have to be seen in a company, whatever the model says."""
+_PROBE_ROUNDS, _PROBE_ROUNDS_TOGETHER = 3, 6
+"""Rounds of a probe, of a session alone and among others. The first is of neither kind, as what the drafter has missed
+is made up for; among others the next are not either, until all have come to it.
+"""
 
 
 class Probing:
@@ -53,3 +59,15 @@ class Probing:
         """A probe begins."""
         self._since, self._next = 0.0, _LEAST_CYCLES
         self.num_probes += 1
+
+
+def of_the_longest_off(rounds_off: Sequence[int], lookaheads: Sequence[int]) -> tuple[int, ...]:
+    """The same lookaheads, for one in eight of the sessions alone: those that have not been drafted for the longest."""
+    order = sorted((i for i, _ in enumerate(rounds_off) if lookaheads[i]), key=lambda i: -rounds_off[i])
+    few = set(order[: max(1, len(rounds_off) // 8)])
+    return tuple(lookahead if i in few else 0 for i, lookahead in enumerate(lookaheads))
+
+
+def probe_rounds(num_sessions: int) -> int:
+    """How many rounds a probe takes."""
+    return _PROBE_ROUNDS if num_sessions == 1 else _PROBE_ROUNDS_TOGETHER

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from deployments.messages import PolicyName, Priority, RequestClass
+from deployments.messages import EarlyStop, PolicyName, Priority, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance, stage_of
 
 
@@ -44,11 +45,13 @@ class Probe:
 
 @dataclass(slots=True, kw_only=True)
 class Speculation:
-    """One session as the planner knows it. `requested` None leaves the lookahead to the policy.
+    """One session as the planner knows it. `requested` None leaves the lookahead to the policy; `may_end_early` says
+    whether its drafter may stop where the tokens are too unlikely, as MTP drafters can.
 
     `drafters` is what is known of each kind of drafter, shared by all sessions; `kind` drafts for this one.
     `drafter` is the replica that does. `forecast` is what the model says of the round that it was given a lookahead
-    for last.
+    for last, `early_stop` when its draft may end before that. A token of such a draft that is less likely to hold than
+    `place_cost` is not worth its place in the step.
     """
 
     drafters: dict[str, DrafterAcceptance]
@@ -58,11 +61,14 @@ class Speculation:
     requested: int | None = None
     priority: Priority = "interactive"
     policy: PolicyName | None = None
+    may_end_early: bool = False
     lookahead: int | None = None
     heuristic: int = 0
     probe: Probe | None = None
     is_probe: bool = False
     forecast: Forecast | None = None
+    early_stop: EarlyStop | None = None
+    place_cost: float = 0.0
     num_rounds_off: int = 0
     prompts_ms: float = 0.0
     missing_ms: float = 0.0
@@ -91,6 +97,18 @@ class Speculation:
         if self.lookahead is None or is_probe:
             return 0
         return self.lookahead - num_drafted
+
+    def num_worth(self, survival: Sequence[float]) -> int:
+        """How many tokens of a draft that might end early are worth their place in the step."""
+        count = len(survival)
+        while count and survival[count - 1] < self.place_cost:
+            count -= 1
+        return count
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether its drafter, the present one, may stop before the lookahead."""
+        return self.may_end_early and self.kind == "mtp"
 
     @property
     def acceptance(self) -> SessionAcceptance:

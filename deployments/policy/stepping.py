@@ -16,6 +16,8 @@ from deployments.timing import StepShape, StepTiming
 _MAX_WAIT_STEPS = 2.0
 """Nobody who is ready waits longer than this many steps take."""
 
+_LATEST = 0.3
+"""What a session's latest draft counts in what is expected of the next."""
 _FEW = 4
 """One in so many sessions away from the others does not make two groups."""
 
@@ -41,12 +43,16 @@ class Ready(NamedTuple):
 
 @dataclass(slots=True)
 class _Away:
-    """A session between its verdict and its next Verify."""
+    """A session between its verdict and its next Verify. As drafts may end early, it brings a `share` of its lookahead,
+    and takes `pace` times as long as others with that: who drafts with it makes the difference.
+    """
 
     left_ms: float
     lookahead: int
     is_away: bool = True
     commits: float = 1.5
+    share: float = 1.0
+    pace: float = 1.0
 
     @property
     def key(self) -> tuple[float, int]:
@@ -70,13 +76,18 @@ class StepPolicy:
         """A verdict is on its way; the session comes back with up to `lookahead` drafted tokens."""
         away = self._away.get(session)
         commits = float(num_committed) if away is None else away.commits + 0.2 * (num_committed - away.commits)
-        self._away[session] = _Away(now_ms, lookahead, True, commits)
+        share, pace = (1.0, 1.0) if away is None else (away.share, away.pace)
+        self._away[session] = _Away(now_ms, lookahead, True, commits, share, pace)
 
-    def came_back(self, session: SessionId, now_ms: float) -> None:
-        """The session's next Verify is here."""
+    def came_back(self, session: SessionId, num_drafted: int, now_ms: float) -> None:
+        """The session's next Verify is here; its draft may have ended before its lookahead."""
         if (away := self._away.get(session)) is not None and away.is_away:
             away.is_away = False
-            self._turnaround.observe((1.0, away.lookahead), max(1e-3, now_ms - away.left_ms))
+            features, away_ms = (1.0, away.lookahead), max(1e-3, now_ms - away.left_ms)
+            if num_drafted and away.lookahead:
+                away.share += _LATEST * (min(1.0, num_drafted / away.lookahead) - away.share)
+                away.pace += _LATEST * (min(LATE, away_ms / self._turnaround.predict(features)) - away.pace)
+            self._turnaround.observe(features, away_ms)
 
     def forget(self, session: SessionId) -> None:
         """The session has ended or moved."""
@@ -145,27 +156,31 @@ class StepPolicy:
 
     def _expected(self, now_ms: float) -> list[tuple[float, Group]]:
         """Sessions that are away and not late, those that left together as one group, the next to come first."""
-        clusters: dict[tuple[float, int], Group] = {}
+        clusters: dict[tuple[float, int], list[_Away]] = {}
         for away in self._away.values():
             if away.is_away:
-                known = clusters.get(away.key)
-                count, gain = (known.num_sequences, known.gain) if known else (0, 0.0)
-                clusters[away.key] = Group(count + 1, (count + 1) * (1 + away.lookahead), gain + away.commits, 0.0)
+                clusters.setdefault(away.key, []).append(away)
         expected = []
-        for (left_ms, lookahead), group in clusters.items():
-            away_ms = self._turnaround.predict((1.0, lookahead))
+        for (left_ms, _), group in clusters.items():
+            away_ms = max(self._away_ms(away) for away in group)
             if now_ms - left_ms < LATE * away_ms:
-                expected.append((max(now_ms, left_ms + away_ms), group._replace(away_ms=away_ms)))
+                gain = sum(away.commits for away in group)
+                num_drafted = sum(away.share * away.lookahead for away in group)
+                one = Group(len(group), len(group) + round(num_drafted), gain, away_ms)
+                expected.append((max(now_ms, left_ms + away_ms), one))
         return sorted(expected)
 
     def _group(self, ready: Sequence[Ready]) -> Group:
-        gain, lookahead = 0.0, 0
+        gain, away_ms = 0.0, self._turnaround.predict((1.0, 0))
         for one in ready:
-            away = self._away.get(one.session)
             gain += self._commits(one.session)
-            lookahead = max(lookahead, away.lookahead if away is not None else 0)
-        num_tokens = sum(one.num_tokens for one in ready)
-        return Group(len(ready), num_tokens, gain, self._turnaround.predict((1.0, lookahead)))
+            if (away := self._away.get(one.session)) is not None:
+                away_ms = max(away_ms, self._away_ms(away))
+        return Group(len(ready), sum(one.num_tokens for one in ready), gain, away_ms)
+
+    def _away_ms(self, away: _Away) -> float:
+        """How long the session is likely to be away."""
+        return away.pace * self._turnaround.predict((1.0, away.lookahead))
 
     def _commits(self, session: SessionId) -> float:
         away = self._away.get(session)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from deployments.messages import Costs, DrafterName, Proposal, Verdict, VerdictItem
+from deployments.messages import Costs, DrafterName, Proposal, Token, Verdict, VerdictItem
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts, mean_parts
+from deployments.policy.limits import room_for_proposal
 from deployments.policy.patience import after_skipped_round
 from deployments.policy.planner import Planner
 from deployments.policy.speculation import Forecast, Speculation, SpeculationSettings
@@ -28,6 +29,7 @@ class Round(NamedTuple):
     num_held: int
     num_looked_at: int
     num_missing: int
+    num_asked: int
     is_next_held: bool | None
     drafted_by: DrafterName
     confidences: tuple[float, ...]
@@ -81,6 +83,8 @@ class Lookaheads:
             if costs is None:
                 costs = self._draft_costs[drafter] = DraftCosts()
             costs.observe(proposal.longest, proposal.num_tokens, proposal.draft_ms)
+            if proposal.lookahead:
+                costs.observe_steps(proposal.lookahead, proposal.longest)
 
     def observe(self, verifier: VerifierPeer, session: Session, item: VerdictItem, gap_ms: float) -> Round:
         """What there is to learn from a session's round that has just ended; `gap_ms` is its time outside the step.
@@ -90,12 +94,17 @@ class Lookaheads:
         drafted, looked_at = session.proposal, item.num_drafted
         is_free = session.proposed_by == "prompt_lookup"
         plan = self.plan_of(session)
+        num_asked = 0
+        if session.early_stop is not None and session.confidences:
+            room = room_for_proposal(session.context_len, session.request.max_context_tokens)
+            num_asked = min(room, session.lookahead)
         return Round(
             plan=plan,
             num_sessions=len(verifier.planner.sessions),
             num_held=item.num_accepted,
             num_looked_at=looked_at,
-            num_missing=plan.num_missing(looked_at, session.is_probe),
+            num_missing=0 if num_asked else plan.num_missing(looked_at, session.is_probe),
+            num_asked=num_asked,
             is_next_held=_is_next_held(session, item),
             drafted_by=session.proposed_by,
             confidences=session.confidences[: len(drafted)],
@@ -120,7 +129,11 @@ class Lookaheads:
             elif one.gap_ms > 0.0 and is_bare:
                 planner.exposure.observe_bare(one.gap_ms, verdict.idle_ms)
             one.plan.acceptance_of(one.drafted_by).observe(
-                one.num_held, one.num_looked_at, is_next_held=one.is_next_held, confidences=one.confidences
+                one.num_held,
+                one.num_looked_at,
+                is_next_held=one.is_next_held,
+                confidences=one.confidences,
+                num_asked=one.num_asked,
             )
             planner.on_round(
                 one.plan, one.num_held, one.num_looked_at, one.forecast, one.num_sessions, one.gap_ms + verdict.step_ms
@@ -147,20 +160,26 @@ class Lookaheads:
         lookahead = planner.lookahead(plan)
         session.is_probe, session.asks_probe = session.asks_probe, plan.is_probe
         session.forecast, session.asked_forecast = session.asked_forecast, plan.forecast
+        session.lookahead, session.early_stop = session.asked_lookahead, session.asked_early_stop
+        session.asked_early_stop = plan.early_stop
         return 0 if patience.num_rounds_to_skip else lookahead
 
-    def survival_percent(self, session: Session) -> tuple[int, ...]:
-        """How likely each token of the proposal holds; () where just so many are wanted (told so, or a probe).
+    def offered(self, session: Session) -> tuple[tuple[Token, ...], tuple[int, ...]]:
+        """What to verify of the proposal, and how likely each token holds: () where just so many are wanted.
 
-        Where acceptance is not coupled the drawn tokens' confidences must stay out of this.
+        That is where a request has told so, in a probe, and where the draft might have ended early: what is not worth
+        its place is left out here. Where acceptance is not coupled the drawn tokens' confidences must stay out of this.
         """
-        if not session.proposal or session.is_probe or self.told(plan := self.plan_of(session)) is not None:
-            return ()
+        proposal = session.proposal
+        if not proposal or session.is_probe or self.told(plan := self.plan_of(session)) is not None:
+            return proposal, ()
         acceptance = plan.acceptance_of(session.proposed_by)
-        survival = acceptance.survival
-        if session.confidences:
-            survival = acceptance.sharpened(session.confidences)
-        return tuple([int(100.0 * chance + 0.5) for chance in survival[: len(session.proposal)]])
+        if not session.confidences:
+            return proposal, tuple([int(100.0 * chance + 0.5) for chance in acceptance.survival[: len(proposal)]])
+        survival = acceptance.sharpened(session.confidences)
+        if session.early_stop is not None:
+            return proposal[: plan.num_worth(survival)], ()
+        return proposal, tuple([int(100.0 * chance + 0.5) for chance in survival])
 
     def plan_of(self, session: Session) -> Speculation:
         """The session as its planner knows it."""
@@ -175,6 +194,7 @@ class Lookaheads:
                 requested=request.num_speculative_tokens,
                 priority=request.priority,
                 policy=request.policy,
+                may_end_early=not request.params.draws_to_reject,
             )
         return session.plan
 

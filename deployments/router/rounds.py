@@ -105,6 +105,7 @@ class Rounds:
             stop_token_ids=session.request.stop_token_ids,
             drafter=session.fed_drafter,
             lookahead=self._go_ahead(session),
+            early_stop=session.asked_early_stop,
             request=session.request.request,
             salt=session.request.salt,
             priority=session.request.priority,
@@ -262,14 +263,17 @@ class Rounds:
             self._choosing.attached(session, self._clock())
             if session.drafter:
                 self._stats.add_epoch("drafter_chosen" if has_changed else "drafter_came")
+        tokens, survival_percent = self.lookaheads.offered(session)
+        self._stats.add_lookahead(session.request.request_class, len(session.proposal))
         item = VerifyItem(
             session=session.id,
             epoch=session.epoch,
             context_len=session.context_len,
-            tokens=session.proposal,
+            tokens=tokens,
             lookahead=self._go_ahead(session),
+            early_stop=session.asked_early_stop,
             drafter=session.fed_drafter,
-            survival_percent=self.lookaheads.survival_percent(session),
+            survival_percent=survival_percent,
             distributions=session.distributions,
         )
         self._await_verdict(session, item)
@@ -286,7 +290,6 @@ class Rounds:
         room = room_for_proposal(session.context_len + 1, session.request.max_context_tokens)
         allowed = session.request.max_speculative_tokens
         session.asked_lookahead = min(lookahead, room if allowed is None else min(room, allowed))
-        self._stats.add_lookahead(session.request.request_class, session.asked_lookahead)
         return session.asked_lookahead
 
     def _await_verdict(self, session: Session, asked: Open | VerifyItem) -> None:

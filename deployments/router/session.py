@@ -15,6 +15,7 @@ from deployments.messages import (
     Commit,
     DrafterKind,
     DrafterName,
+    EarlyStop,
     Epoch,
     Generate,
     Open,
@@ -84,7 +85,10 @@ class Session:
     is_paused: bool = False
     deadline_s: float = 0.0
     patience: Patience = field(default_factory=Patience)
+    lookahead: int = 0
     asked_lookahead: int = 0
+    early_stop: EarlyStop | None = None
+    asked_early_stop: EarlyStop | None = None
     is_probe: bool = False
     asks_probe: bool = False
     forecast: Forecast | None = None

@@ -82,9 +82,9 @@ class Batching:
         else:
             self._policy.left(session.id, lookahead, num_committed, _now_ms())
 
-    def came_back(self, session: SessionId) -> None:
+    def came_back(self, session: SessionId, num_drafted: int) -> None:
         """The session's next Verify is here."""
-        self._policy.came_back(session, _now_ms())
+        self._policy.came_back(session, num_drafted, _now_ms())
 
     def forget(self, session: SessionId) -> None:
         """The session is closed."""

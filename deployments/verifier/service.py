@@ -216,6 +216,7 @@ class VerifierService:
             tokens=list(message.tokens),
             drafter=message.drafter,
             lookahead=message.lookahead,
+            early_stop=message.early_stop,
             asked_s=time.perf_counter(),
         )
         self._sessions[session.id] = session
@@ -236,7 +237,7 @@ class VerifierService:
             session.asked_s = time.perf_counter()
             if self._store is not None and KEPT in item.distributions:
                 session.distributions = self._store.take(session.id, item.context_len)
-            self._batching.came_back(session.id)
+            self._batching.came_back(session.id, len(session.proposal))
             if self._admission.has_room(session):
                 self._active[session.id] = session
             else:
@@ -374,6 +375,7 @@ class VerifierService:
                 ranges=self._engine.shadow(session.id, have_len, stop),
                 hidden=self._engine.hidden(session.id) if is_complete else b"",
                 tokens=tuple(session.tokens[have_len:stop]) if session.opened.params.has_penalties else (),
+                early_stop=session.early_stop if is_complete else None,
             )
         )
         return is_complete

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from deployments.distributions import Distribution
 from deployments.link import Link
 from deployments.logs import about, epoch_name, session_name
-from deployments.messages import DeltaItem, Epoch, Open, SessionId, Token, VerdictItem, VerifyItem
+from deployments.messages import DeltaItem, EarlyStop, Epoch, Open, SessionId, Token, VerdictItem, VerifyItem
 from deployments.policy.limits import cut_at_end, room_for_proposal
 from deployments.verifier.engine import Outcome
 
@@ -27,6 +27,7 @@ class Session:
     tokens: list[Token]
     drafter: str
     lookahead: int
+    early_stop: EarlyStop | None = None
     computed_len: int = 0
     num_cached: int = 0
     arrival: int = 0
@@ -62,6 +63,7 @@ class Session:
         self.epoch = item.epoch
         self.drafter = item.drafter
         self.lookahead = item.lookahead
+        self.early_stop = item.early_stop
         room = min(max_lookahead, room_for_proposal(self.context_len, self.opened.max_context_tokens))
         self.proposal = valid_prefix(item.tokens[:room], vocab_size)
         self.survival = tuple(percent / 100 for percent in item.survival_percent[: len(self.proposal)])

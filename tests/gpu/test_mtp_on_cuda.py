@@ -14,6 +14,7 @@ from deployments.drafter.mtp_engine import MtpEngine, build_mtp_engine
 from deployments.messages import SamplingParams
 from deployments.models.loading import EmbeddingTable
 from tests.support.draft_drill import ADJUSTED, GREEDY, KINDS, Drill, Rounds, assert_same_drafts
+from tests.support.early_stops import assert_ends_as_expected
 from tests.support.tiny_drafters import TinyPair, tiny_pair
 
 pytestmark = pytest.mark.gpu
@@ -79,6 +80,12 @@ def test_sessions_with_penalties_and_more_sessions_than_a_graph_takes(params: Se
     assert_same_drafts(pair, [on_cuda(pair), reference(pair)], params, Rounds(number=3))
 
 
+@pytest.mark.parametrize("params", [[GREEDY] * 5, KINDS, [*KINDS[:4], ADJUSTED]])
+def test_drafts_that_may_end_early_end_as_the_plain_account_has_it(params: Sequence[SamplingParams]) -> None:
+    pair = tiny_pair()
+    assert_ends_as_expected(pair, [on_cuda(pair), reference(pair)], params)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_agrees_on_most_tokens(dtype: torch.dtype) -> None:
     # The target's own bytes are of its dtype: both engines read the same.
@@ -105,9 +112,10 @@ def test_captured_calls_wait_for_nothing_but_their_tokens() -> None:
                 for kind in pair.spec.layers
             }
             steps = engine._forward.start(hidden_BH, [5, 6, 7], [2, 2, 2], memory)  # type: ignore[call-arg, arg-type]
-            drawn = steps.draw([4, 4, 2], [GREEDY] * 3, [3, 3, 3])  # type: ignore[attr-defined]
+            drawn = steps.draw([4, 4, 2], [None] * 3, [GREEDY] * 3, [3, 3, 3])  # type: ignore[attr-defined]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    tokens_KB, confidences_KB = (columns.tolist() for columns in drawn)
+    tokens_KB, confidences_KB = drawn.tokens_KB.tolist(), drawn.confidences_KB.tolist()
+    assert list(drawn.lengths) == [4, 4, 2]
     assert all(0 <= token < 97 for tokens in tokens_KB for token in tokens)
     assert all(confidence > 0 for confidences in confidences_KB[:2] for confidence in confidences)

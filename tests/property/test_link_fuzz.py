@@ -15,12 +15,16 @@ from deployments.messages import (
     Cancel,
     Delta,
     DeltaItem,
+    EarlyStop,
     Generate,
     KvRange,
     Message,
+    Open,
     Record,
     SamplingParams,
     SetFlow,
+    Verify,
+    VerifyItem,
 )
 from deployments.traffic import TRAFFIC
 
@@ -47,6 +51,41 @@ RANGES = st.builds(
     keys=st.binary(max_size=200),
     values=st.binary(max_size=200),
 )
+COSTS = st.floats(0, allow_nan=False)
+EARLY_STOPS = st.none() | st.builds(
+    EarlyStop,
+    value=COSTS,
+    token_cost=COSTS,
+    step_cost=COSTS,
+    chances=st.binary(max_size=9),
+    nexts=st.binary(max_size=9),
+)
+ROUNDS = st.one_of(
+    st.builds(
+        Open,
+        session=U64,
+        epoch=st.tuples(SMALL, SMALL),
+        tokens=st.lists(SMALL, max_size=30).map(tuple),
+        max_context_tokens=SMALL,
+        params=PARAMS,
+        early_stop=EARLY_STOPS,
+    ),
+    st.builds(
+        Verify,
+        items=st.lists(
+            st.builds(
+                VerifyItem,
+                session=U64,
+                epoch=st.tuples(SMALL, SMALL),
+                context_len=SMALL,
+                tokens=st.lists(SMALL, max_size=9).map(tuple),
+                lookahead=SMALL,
+                early_stop=EARLY_STOPS,
+            ),
+            max_size=4,
+        ).map(tuple),
+    ),
+)
 DELTAS = st.builds(
     Delta,
     items=st.lists(
@@ -59,6 +98,7 @@ DELTAS = st.builds(
             lookahead=SMALL,
             ranges=st.lists(RANGES, max_size=2).map(tuple),
             hidden=st.binary(max_size=64),
+            early_stop=EARLY_STOPS,
         ),
         max_size=4,
     ).map(tuple),
@@ -134,6 +174,13 @@ def test_records_survive_any_fragmentation(records: list[Message], places: list[
 def test_tensor_bytes_arrive_as_they_left(delta: Delta, places: list[int]) -> None:
     messages, is_open = feed("drafter", "verifier", cut(bytes(to_frame(delta, 1 << 16)), places))
     assert (messages, is_open) == ([delta], True)
+
+
+@settings(deadline=None)
+@given(ROUNDS, st.lists(SMALL, max_size=4))
+def test_what_a_router_asks_of_a_verifier_arrives_as_it_left(asked: Open | Verify, places: list[int]) -> None:
+    messages, is_open = feed("verifier", "router", cut(bytes(to_frame(asked, 1 << 16)), places))
+    assert (messages, is_open) == ([asked], True)
 
 
 @settings(deadline=None)

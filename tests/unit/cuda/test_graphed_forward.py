@@ -11,6 +11,7 @@ from deployments.drafter.graphed_forward import GraphedForward, can_run_graphed
 from deployments.drafter.library_forward import LibraryForward
 from deployments.drafter.mtp_engine import MtpEngine
 from tests.support.draft_drill import ADJUSTED, GREEDY, KINDS, Rounds, assert_same_drafts
+from tests.support.early_stops import assert_beginnings, ending_after, open_batch, with_stops
 from tests.support.tiny_drafters import TinyPair, draft_request, kv_ranges, tiny_pair
 
 SIZES = (1, 2, 4)
@@ -52,6 +53,16 @@ def test_drafts_equal_the_library_s(shape: str) -> None:
 def test_batches_of_every_size_and_kind(params: Any) -> None:
     pair = tiny_pair(seed=1)
     assert_same_drafts(pair, make_engines(pair), params, QUICK)
+
+
+def test_rows_that_end_early_change_nothing_for_those_beside_them() -> None:
+    pair = tiny_pair(seed=1)
+    engine, _ = make_engines(pair)
+    contexts = [list(range(3 + row, 9 + 6 * row)) for row in range(4)]
+    requests = open_batch([engine], pair, contexts, (5, 5, 4, 4), KINDS[:4])
+    whole, lengths = engine.draft(requests), (5, 1, 3, 4)
+    stops = [ending_after(length, draft.confidences) for length, draft in zip(lengths, whole, strict=True)]
+    assert_beginnings(engine.draft(with_stops(requests, stops)), whole, lengths)
 
 
 def test_what_an_earlier_call_pointed_to_is_not_read() -> None:

@@ -168,7 +168,9 @@ def test_a_sessions_own_bad_beginning_is_not_held_against_it_later():
 def test_confidence_sharpens_the_rate_when_it_has_shown_its_worth():
     drafter = DrafterAcceptance()
     session = SessionAcceptance(drafter, "prose", 8)
-    assert session.sharpened((0.2,))[0] == pytest.approx(session.rates[0]), "nothing is known of it yet"
+    first = session.sharpened((0.2, 0.97))
+    assert 0.2 < first[0] < 0.6, "nothing is known of it yet"
+    assert 0.8 * first[0] < first[1] < first[0], "the second holds if the first does"
     chance = random.Random(4)
     for _ in range(400):
         confidence = chance.random()
@@ -211,3 +213,65 @@ def test_sessions_that_differ_by_their_class_are_no_runs():
         for _ in range(30):
             session.observe(int(chance.random() < rate), 1)
     assert drafter.run_log_odds < 0.3
+
+
+def beside_a_censored_one(
+    whole: tuple[int, int], num_rounds: int = 30
+) -> tuple[list[SessionAcceptance], list[DrafterAcceptance]]:
+    """After drafts that may end early, some of which held as far as they went: (tokens, asked), and the same of which
+    nobody knows that they might have been longer.
+    """
+    drafters = [DrafterAcceptance(), DrafterAcceptance()]
+    sessions = [SessionAcceptance(drafter, "code", 8) for drafter in drafters]
+    num_drafted, num_asked = whole
+    for _ in range(num_rounds):
+        for session, asked in zip(sessions, (num_asked, 0), strict=True):
+            session.observe(num_drafted, num_drafted, confidences=(0.9,) * num_drafted, num_asked=asked)
+            session.observe(0, num_asked, confidences=(0.2,) * num_asked, num_asked=asked)
+    return sessions, drafters
+
+
+def test_a_draft_that_ended_early_and_held_whole_is_a_miss_of_the_position_after_it():
+    (early, censored), _ = beside_a_censored_one((2, 8))
+    assert early.rates[:2] == pytest.approx(censored.rates[:2], abs=0.05)
+    assert early.rates[2] < 0.6 * censored.rates[2]
+    assert early.survival[3] < 0.6 * censored.survival[3]
+    assert SessionAcceptance(DrafterAcceptance(), "code", 8).rates[2] == pytest.approx(censored.rates[2], abs=0.2)
+
+
+def test_a_draft_that_had_all_that_was_asked_for_is_none():
+    (early, censored), _ = beside_a_censored_one((8, 8))
+    assert early.rates == censored.rates
+    assert early.drafted == []
+
+
+def test_where_a_draft_ended_says_nothing_of_confidence_and_of_runs():
+    (early, censored), (drafter, other) = beside_a_censored_one((2, 8))
+    assert drafter.calibration.as_bytes() == other.calibration.as_bytes()
+    assert drafter.run_log_odds == other.run_log_odds
+    assert (early.drafted != [], censored.drafted) == (True, [])
+    sharp = (early.sharpened((0.9, 0.9)), censored.sharpened((0.9, 0.9)))
+    assert sharp[0] == sharp[1]
+
+
+def test_runs_of_drafts_that_end_early_are_those_of_what_was_drafted():
+    """What held as far as it went is whole: a first token is likelier to hold after it, if those come in runs."""
+    drafter, chance = DrafterAcceptance(), random.Random(3)
+    session, held = SessionAcceptance(drafter, "code", 8), 0
+    for _ in range(600):
+        held = int(chance.random() < (0.5, 0.85)[held])
+        session.observe(held, 1, confidences=(0.9,), num_asked=8)
+    assert drafter.run_log_odds == pytest.approx(math.log(0.85 / 0.15), rel=0.25)
+
+
+def test_what_was_drafted_and_cut_off_does_not_count_though_it_held():
+    """Not for the rates, which are those of what comes of asking; confidence in it has shown its worth."""
+    drafters = [DrafterAcceptance(), DrafterAcceptance()]
+    early, censored = (SessionAcceptance(drafter, "code", 8) for drafter in drafters)
+    for _ in range(30):
+        early.observe(2, 2, is_next_held=True, confidences=(0.9, 0.9, 0.2, 0.2), num_asked=8)
+        censored.observe(2, 2, is_next_held=True, confidences=(0.9, 0.9, 0.2, 0.2))
+    assert early.rates[2] < 0.5 < censored.rates[2]
+    assert early.sharpened((0.2,)) == censored.sharpened((0.2,))
+    assert early.sharpened((0.2,))[0] > 0.8
+    assert sum(early.drafted) < 5

@@ -33,7 +33,9 @@ class Rounds:
         """These sessions' batch begins now and ends."""
         took_ms = draft_ms(self.lookahead)
         self.now_ms += took_ms
-        self.policy.left(dict.fromkeys(sessions, self.lookahead), took_ms, self.now_ms)
+        batch = list(sessions)
+        asked = [self.lookahead] * len(batch)
+        self.policy.left(batch, asked, asked, took_ms, self.now_ms)
 
     def waits(self, num_ready: int, *, since_ms: float | None = None) -> float | None:
         """For how long so many others that are ready now would wait."""

@@ -131,10 +131,10 @@ def test_what_was_not_seen_for_a_while_gives_way_soon():
 
 def test_a_gap_with_a_wait_in_a_queue_tells_nothing():
     exposure = Exposure()
-    before = exposure.by_cap(0.0, 0.0, 1)
+    before = exposure.away_ms([0.0, 0.0])
     exposure.observe_drafted(9.0, 1.0, 0.0)
     exposure.observe_bare(9.0, 0.0)
-    assert exposure.by_cap(0.0, 0.0, 1) == before
+    assert exposure.away_ms([0.0, 0.0]) == before
 
 
 @pytest.mark.parametrize("floor", [0, 2])
@@ -144,6 +144,7 @@ def test_a_cycle_takes_as_long_as_such_rounds_were_seen_to_take(floor: int):
         half_ms=np.empty(0),
         away_ms=np.array([1.0, 3.0, 4.0, 5.0]),
         draft_ms=np.array([1.0, 2.0, 3.0, 4.0]),
+        step_ms=1.0,
         token_ms=0.25,
         floor=floor,
         bare=Lateness(factor=1.5),
@@ -163,6 +164,7 @@ def test_a_cycle_is_of_two_halves_where_that_is_clearly_shorter():
         half_ms=np.array([10.0, 10.0, 10.0]),
         away_ms=np.array([1.0, 9.0, 12.0]),
         draft_ms=np.array([0.0, 8.0, 11.0]),
+        step_ms=3.0,
         token_ms=0.5,
     )
     together = [20.0 + 9.0, 29.5, 30.0, 50.5, 51.0]
