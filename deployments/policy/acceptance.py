@@ -305,7 +305,7 @@ class SessionAcceptance:
             self._drafter.observe_start(self._told, self._was_whole, num_held > 0)
         self._was_whole = not was_rejected
         if num_asked:
-            self._drafter.reach_of_drafts.observe(num_asked, num_looked_at, num_come)
+            self._drafter.reach_of_drafts.observe(num_asked, len(confidences), num_looked_at, num_come)
             num_held, was_rejected = min(num_come, MAX_POSITIONS - 1), num_come < num_asked
         self._believe(num_held, was_rejected)
         self._rates.add(num_held, was_rejected, _SESSION_FADING, 1.0, [*self._offsets, 0.0])

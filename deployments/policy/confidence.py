@@ -74,24 +74,25 @@ class Reach:
     A draft ends while all of it holds, or behind a token that does not, or goes on behind that for nothing.
     """
 
-    __slots__ = ("_cut", "_ended", "_missed", "_went_on")
+    __slots__ = ("_cut", "_ended", "_missed", "_went_on", "has_ended_early")
 
     def __init__(self) -> None:
         self._cut, self._missed = 0.0, _REACH_DOUBT
         self._ended, self._went_on = 0.0, _REACH_DOUBT
+        self.has_ended_early = False
 
-    def observe(self, num_asked: int, num_looked_at: int, num_held: int) -> None:
-        """Take a draft that might have ended early: of the tokens that were looked at so many held."""
+    def observe(self, num_asked: int, num_drafted: int, num_looked_at: int, num_held: int) -> None:
+        """Take a draft that might have ended early: of the tokens that were looked at so many held.
+
+        Tokens that are left out before they are looked at are as good as not drafted, but do not say that its drafter
+        can end early.
+        """
+        self.has_ended_early = self.has_ended_early or num_drafted < num_asked
         is_missed, has_ended = num_held < num_looked_at, num_looked_at < num_asked
         self._cut = _FADING * self._cut + (has_ended and not is_missed)
         self._missed = _FADING * self._missed + is_missed
         self._ended = _FADING * self._ended + (has_ended and is_missed)
         self._went_on = _FADING * self._went_on + max(0, num_looked_at - num_held - 1)
-
-    @property
-    def has_ended_early(self) -> bool:
-        """Whether any has."""
-        return bool(self._cut or self._ended)
 
     def drafted(self, survival: Sequence[float]) -> list[float]:
         """How likely each position is drafted, by the chance that it counts in the end; () for all of them."""

@@ -263,6 +263,8 @@ class Rounds:
             self._choosing.attached(session, self._clock())
             if session.drafter:
                 self._stats.add_epoch("drafter_chosen" if has_changed else "drafter_came")
+        # What the proposal was asked for with becomes known as such when the next one is asked for.
+        lookahead = self._go_ahead(session)
         tokens, survival_percent = self.lookaheads.offered(session)
         self._stats.add_lookahead(session.request.request_class, len(session.proposal))
         item = VerifyItem(
@@ -270,7 +272,7 @@ class Rounds:
             epoch=session.epoch,
             context_len=session.context_len,
             tokens=tokens,
-            lookahead=self._go_ahead(session),
+            lookahead=lookahead,
             early_stop=session.asked_early_stop,
             drafter=session.fed_drafter,
             survival_percent=survival_percent,

@@ -124,7 +124,7 @@ def observed(drafter: Drafter, num_drafts: int = 4000) -> tuple[Reach, list[floa
     reach, counts = Reach(), [0] * len(drafter.rates)
     for _ in range(num_drafts):
         drafted, held = drafter.draft()
-        reach.observe(len(drafter.rates), drafted, held)
+        reach.observe(len(drafter.rates), drafted, drafted, held)
         for position in range(drafted):
             counts[position] += 1
     return reach, [count / num_drafts for count in counts]
@@ -136,7 +136,7 @@ def test_all_positions_are_drafted_until_a_draft_has_ended_early(num_held: int):
     reach, shares = observed(drafter, 200)
     assert shares == [1.0] * 6
     assert reach.drafted(drafter.survival) == []
-    reach.observe(6, 2, num_held)
+    reach.observe(6, 2, 2, num_held)
     assert sum(reach.drafted(drafter.survival)) < 6.0
 
 
@@ -177,5 +177,15 @@ def test_drafts_that_no_longer_end_early_are_drafted_whole_again_before_long():
     survival = [0.5, 0.25, 0.125, 0.0625]
     before = sum(reach.drafted(survival))
     for _ in range(3000):
-        reach.observe(4, 4, 0)
+        reach.observe(4, 4, 4, 0)
     assert sum(reach.drafted(survival)) > 3.9 > 2.1 > before
+
+
+def test_tokens_that_are_left_out_do_not_say_that_a_drafter_can_end_early():
+    reach = Reach()
+    for _ in range(50):
+        reach.observe(6, 6, 4, 4)
+    assert not reach.has_ended_early
+    assert reach.drafted([0.5] * 6) == []
+    reach.observe(6, 3, 3, 3)
+    assert reach.has_ended_early

@@ -98,3 +98,50 @@ def test_drafts_cost_by_their_longest_lookahead_and_their_tokens():
                 costs.observe(longest, longest * sessions, 0.4 + 3.1 * longest + 0.05 * longest * sessions)
     assert costs.predict(4, 8) == pytest.approx(0.4 + 12.4 + 0.4, rel=0.05)
     assert costs.predict(0, 0) == 0.0
+
+
+def test_all_steps_are_run_that_are_asked_for_until_a_batch_has_ended_early():
+    costs = DraftCosts()
+    assert costs.steps(0) == [0.0]
+    assert costs.steps(4) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    for num_asked in (2, 6, 4):
+        costs.observe_steps(num_asked, num_asked)
+    assert costs.steps(8) == [*map(float, range(9))]
+
+
+def test_fewer_steps_are_expected_where_batches_end_early():
+    costs = DraftCosts()
+    costs.observe_steps(6, 3)
+    once = costs.steps(8)
+    assert once[:4] == [0.0, 1.0, 2.0, 3.0]
+    assert 5.5 < once[6] < 6.0, "one batch says little"
+    assert once[8] - once[6] == 2.0, "further ones were not asked for"
+    for _ in range(400):
+        costs.observe_steps(6, 3)
+    assert costs.steps(8) == pytest.approx([0.0, 1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 4.0, 5.0], abs=0.01)
+
+
+def test_steps_are_expected_by_how_often_they_are_run():
+    costs = DraftCosts()
+    for num_run in (1, 2, 4, 4) * 200:
+        costs.observe_steps(4, num_run)
+    assert costs.steps(4) == pytest.approx([0.0, 1.0, 1.75, 2.25, 2.75], abs=0.06)
+
+
+def test_batches_that_ended_early_are_forgotten():
+    costs = DraftCosts()
+    for _ in range(400):
+        costs.observe_steps(6, 3)
+    for _ in range(400):
+        costs.observe_steps(6, 6)
+    assert costs.steps(6)[6] == pytest.approx(6.0, abs=0.01)
+
+
+def test_a_batch_tells_nothing_of_steps_that_it_was_not_asked_for():
+    costs = DraftCosts()
+    for _ in range(400):
+        costs.observe_steps(6, 3)
+    before = costs.steps(6)
+    for _ in range(400):
+        costs.observe_steps(2, 2)
+    assert costs.steps(6) == pytest.approx(before)

@@ -19,23 +19,30 @@ def draft_ms(lookahead: int) -> float:
 class Rounds:
     """A drafter whose sessions have come back `step_ms` after each proposal, in one batch, for some rounds."""
 
-    def __init__(self, step_ms: float = 13.0, lookahead: int = LONG, num_rounds: int = 12) -> None:
+    def __init__(
+        self, step_ms: float = 13.0, lookahead: int = LONG, num_rounds: int = 12, length: int | None = None
+    ) -> None:
         self.policy = DraftPolicy()
-        self.lookahead = lookahead
+        self.step_ms = step_ms
+        self.lookahead, self.length = lookahead, length or lookahead
         self.now_ms = 1000.0
+        self.play(num_rounds)
+
+    def play(self, num_rounds: int) -> None:
+        """So many rounds of one session and of four."""
         for num_sessions in (1, 4) * num_rounds:
             self.drafted(range(num_sessions))
-            self.now_ms += step_ms
+            self.now_ms += self.step_ms
             for session in range(num_sessions):
                 self.policy.came_back(session, self.now_ms)
 
     def drafted(self, sessions: Iterable[int]) -> None:
-        """These sessions' batch begins now and ends."""
-        took_ms = draft_ms(self.lookahead)
+        """These sessions' batch begins now and ends, after `length` of the tokens that they were asked for."""
+        took_ms = draft_ms(self.length)
         self.now_ms += took_ms
         batch = list(sessions)
-        asked = [self.lookahead] * len(batch)
-        self.policy.left(batch, asked, asked, took_ms, self.now_ms)
+        num = len(batch)
+        self.policy.left(batch, [self.lookahead] * num, [self.length] * num, took_ms, self.now_ms)
 
     def waits(self, num_ready: int, *, since_ms: float | None = None) -> float | None:
         """For how long so many others that are ready now would wait."""
@@ -111,3 +118,28 @@ def test_waits_in_vain_end_by_themselves():
         for session in range(4):
             rounds.policy.came_back(session, rounds.now_ms)
     assert 0 < num_waits < 20
+
+
+@pytest.mark.parametrize(("length", "is_waiting"), [(LONG, True), (4, False)])
+def test_a_batch_is_expected_to_take_what_is_drafted_of_its_lookahead(length: int, is_waiting: bool):
+    """A draft of 12 takes 40 ms, one that was asked for as much and ends after 4 takes 16: nobody waits longer."""
+    rounds = Rounds(num_rounds=60, length=length)
+    rounds.drafted(range(4))
+    assert (rounds.waits(2, since_ms=rounds.now_ms - 20.0) is not None) is is_waiting
+    assert rounds.waits(2, since_ms=rounds.now_ms - draft_ms(length)) is None
+
+
+def test_drafts_that_no_longer_end_early_are_seen_to_be_long_again():
+    rounds = Rounds(num_rounds=60, length=4)
+    rounds.length = LONG
+    rounds.play(60)
+    rounds.drafted(range(4))
+    assert rounds.waits(2, since_ms=rounds.now_ms - 20.0) is not None
+
+
+def test_who_is_asked_for_a_token_gets_one_however_short_others_drafts_are():
+    rounds = Rounds(step_ms=5.0, lookahead=16, num_rounds=60, length=1)
+    rounds.drafted(range(4))
+    until_ms = rounds.policy.wait_until_ms([1, 1], rounds.now_ms, rounds.now_ms)
+    assert until_ms is not None
+    assert until_ms - rounds.now_ms == pytest.approx(draft_ms(1), rel=0.1)

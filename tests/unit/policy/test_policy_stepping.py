@@ -1,0 +1,114 @@
+"""What a verifier expects of the sessions that are away: when each comes back, and with how many tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from deployments.policy.stepping import Ready, StepPolicy
+from deployments.timing import StepShape, StepTiming
+
+LOOKAHEAD = 16
+NEWCOMER = Ready(session=99, context_len=0, num_drafted=0)
+"""A session that has just come: nothing is known of it."""
+
+
+def long_steps(num_tokens: int) -> float:
+    """Reading the weights is all that a step costs: worth any wait for others."""
+    return 60.0
+
+
+def dear_beyond_eight(num_tokens: int) -> float:
+    """Up to eight tokens cost nothing, each beyond them a lot."""
+    return 60.0 + 20.0 * max(0, num_tokens - 8)
+
+
+class Steps:
+    """A verifier at which some sessions have had many rounds: away for so long, each by itself."""
+
+    def __init__(self, step_ms: Callable[[int], float], away_ms: Mapping[int, float]) -> None:
+        shapes = [StepShape(num_sequences=1, num_tokens=num_tokens) for num_tokens in range(1, 41)]
+        self.policy = StepPolicy(StepTiming(shape=shape, step_ms=step_ms(shape.num_tokens)) for shape in shapes)
+        self.away_ms = away_ms
+        self.now_ms = 1000.0
+
+    def rounds(self, count: int, num_drafted: int, lookahead: int = LOOKAHEAD) -> None:
+        """All sessions leave together, asked for so many tokens, and come back with so many."""
+        for _ in range(count):
+            for session in self.away_ms:
+                self.policy.left(session, lookahead, 4, self.now_ms)
+            for session, away_ms in sorted(self.away_ms.items(), key=lambda one: one[1]):
+                self.policy.came_back(session, num_drafted, self.now_ms + away_ms)
+            self.now_ms += 200.0
+
+    def waits_for(self, *sessions: int, lookahead: int = LOOKAHEAD, gone_for_ms: float = 0.0) -> float | None:
+        """How long a newcomer would wait for sessions that left so long ago; they stay away."""
+        for session in sessions:
+            self.policy.left(session, lookahead, 4, self.now_ms - gone_for_ms)
+        until_ms = self.policy.wait_until_ms([NEWCOMER], self.now_ms, self.now_ms)
+        for session in sessions:
+            self.policy.came_back(session, 0, self.now_ms)
+        return None if until_ms is None else until_ms - self.now_ms
+
+
+def test_sessions_that_are_always_back_three_times_as_soon_are_expected_so():
+    steps = Steps(long_steps, {0: 10.0, **dict.fromkeys(range(1, 5), 30.0)})
+    steps.rounds(40, LOOKAHEAD)
+    # Up to twice the time that one is expected to be away is given to it.
+    assert steps.waits_for(0) == pytest.approx(2 * 10.0, rel=0.05)
+    steps = Steps(long_steps, {0: 10.0, **dict.fromkeys(range(1, 5), 30.0)})
+    steps.rounds(40, LOOKAHEAD)
+    assert steps.waits_for(1) == pytest.approx(2 * 30.0, rel=0.05)
+
+
+def test_of_sessions_that_left_together_the_slowest_is_waited_for():
+    away_ms = {0: 10.0, **dict.fromkeys(range(1, 5), 30.0)}
+    steps = Steps(long_steps, away_ms)
+    steps.rounds(40, LOOKAHEAD)
+    assert steps.waits_for(0, 1) == pytest.approx(2 * 30.0, rel=0.05)
+
+
+def test_a_session_is_late_by_its_own_pace():
+    found = []
+    for session in (0, 1):
+        steps = Steps(long_steps, {0: 10.0, **dict.fromkeys(range(1, 5), 30.0)})
+        steps.rounds(40, LOOKAHEAD)
+        found.append(steps.waits_for(session, gone_for_ms=25.0) is not None)
+    assert found == [False, True], "nobody waits for the quick one any more"
+
+
+def test_a_pace_follows_a_session_that_becomes_slower():
+    steps = Steps(long_steps, {0: 10.0, **dict.fromkeys(range(1, 5), 30.0)})
+    steps.rounds(40, LOOKAHEAD)
+    steps.away_ms = dict.fromkeys(range(5), 30.0)
+    steps.rounds(20, LOOKAHEAD)
+    assert steps.waits_for(0) == pytest.approx(2 * 30.0, rel=0.1)
+
+
+@pytest.mark.parametrize(("num_drafted", "is_waited_for"), [(4, True), (LOOKAHEAD, False)])
+def test_a_session_is_expected_with_what_it_brings_of_its_lookahead(num_drafted: int, is_waited_for: bool):
+    """Five tokens of its own and one of the newcomer's have room beside each other, seventeen and one have not."""
+    steps = Steps(dear_beyond_eight, {1: 20.0})
+    steps.rounds(20, num_drafted)
+    assert (steps.waits_for(1) is not None) is is_waited_for
+
+
+def test_a_session_that_nothing_is_known_of_is_expected_with_its_whole_lookahead():
+    steps = Steps(dear_beyond_eight, {1: 20.0})
+    assert steps.waits_for(2) is None
+    assert Steps(dear_beyond_eight, {1: 20.0}).waits_for(2, lookahead=4) is not None
+
+
+def test_rounds_without_a_draft_tell_nothing_of_how_much_drafts_bring():
+    steps = Steps(dear_beyond_eight, {1: 20.0})
+    steps.rounds(20, LOOKAHEAD)
+    steps.rounds(20, 0)
+    assert steps.waits_for(1) is None
+
+
+def test_what_a_session_brings_is_forgotten_with_it():
+    steps = Steps(dear_beyond_eight, {1: 20.0})
+    steps.rounds(20, 4)
+    steps.policy.forget(1)
+    assert steps.waits_for(1) is None
