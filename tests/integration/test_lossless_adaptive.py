@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deployments.ingress.generation import GenerateRequest
-from deployments.messages import SamplingParams, Verdict, VerdictItem
+from deployments.messages import Proposal, SamplingParams, Verdict, VerdictItem
 from tests.support.equality import Reference, Tally
 from tests.support.pocket import TARGET, chat_prompts, drafter_engine, make_request, outputs, verifier_engine
 from tests.support.rig import Rig, running_rig
@@ -29,6 +29,12 @@ def lookaheads(rig: Rig) -> set[int]:
     return {item.num_drafted for item in items}
 
 
+def has_ended_early(rig: Rig) -> bool:
+    """Whether a batch ran fewer steps than it was asked for."""
+    proposals = [m for _, m in rig.of("router")[0].tap.messages if isinstance(m, Proposal)]
+    return any(0 < proposal.longest < proposal.lookahead for proposal in proposals)
+
+
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 async def test_auto_equals_off_alone_and_among_others(params):
     reference = Reference(TARGET)
@@ -40,7 +46,7 @@ async def test_auto_equals_off_alone_and_among_others(params):
     async with running_rig(verifiers=[engine], drafters=[drafter_engine()], router={"policy": "adaptive"}) as rig:
         for index, prompt in enumerate(prompts):
             tally.check(prompt, params, expected[index], await rig.generate(make(index, prompt, params)))
-        alone = lookaheads(rig)
+        alone, ended_early = lookaheads(rig), has_ended_early(rig)
         for index, prompt in enumerate(prompts[:2]):
             off = make(100 + index, prompt, params, num_speculative_tokens=0)
             tally.check(prompt, params, expected[index], await rig.generate(off))
@@ -52,5 +58,6 @@ async def test_auto_equals_off_alone_and_among_others(params):
     # It has looked ahead and it has not, as it tries both at once: else this would show nothing.
     assert min(alone) == 0
     assert max(alone) > 0
+    assert ended_early
     tally.close()
     engine.check_integrity()
