@@ -1,5 +1,5 @@
-"""What held against what was to be expected, as odds: how much a circumstance (a drafter's confidence, how far an
-answer has come) makes of a rate that knows nothing of it."""
+"""What held against what was to be expected, as odds: how much a circumstance (how far an answer has come) makes of a
+rate that knows nothing of it."""
 
 from __future__ import annotations
 

@@ -174,12 +174,10 @@ class Lookaheads:
         if not proposal or session.is_probe or self.told(plan := self.plan_of(session)) is not None:
             return proposal, ()
         acceptance = plan.acceptance_of(session.proposed_by)
-        if not session.confidences:
-            return proposal, tuple([int(100.0 * chance + 0.5) for chance in acceptance.survival[: len(proposal)]])
-        survival = acceptance.sharpened(session.confidences)
-        if session.early_stop is not None:
+        survival = acceptance.sharpened(session.confidences) if session.confidences else acceptance.survival
+        if session.confidences and session.early_stop is not None:
             return proposal[: plan.num_worth(survival)], ()
-        return proposal, tuple([int(100.0 * chance + 0.5) for chance in survival])
+        return proposal, tuple([int(100.0 * chance + 0.5) for chance in survival[: len(proposal)]])
 
     def plan_of(self, session: Session) -> Speculation:
         """The session as its planner knows it."""

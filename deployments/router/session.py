@@ -58,6 +58,9 @@ class Session:
     `drafter_name` is what drafts for it, never "auto"; with a `choice` it changes on the way, and a drafter that is
     attached stays so while the text itself is looked up.
 
+    What is `asked` for (lookahead, early stop, probe, forecast) is of the round to come; the same without is of the
+    proposal that is there.
+
     `num_missed` counts the latest proposals of its drafter of which not even the first token held.
 
     `epoch` names the present placement. `verify_epoch` is the one under which the outstanding Open

@@ -45,7 +45,7 @@ class RouterStats:
         self._round_draft_seconds.add(draft_s)
 
     def add_lookahead(self, request_class: RequestClass | None, lookahead: int) -> None:
-        """Count what a session was given to look ahead."""
+        """Count how many tokens were drafted for a round."""
         self._lookahead.cell(request_class or measures.UNKNOWN_CLASS).observe(lookahead)
 
     def add_bypass(self, request_class: str, drafter: DrafterKind) -> None:
