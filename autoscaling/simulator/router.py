@@ -14,6 +14,7 @@ from deployments.messages import DrafterName, EarlyStop, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.drafter_options import LOOKUP
+from deployments.policy.experience import Ended
 from deployments.policy.planner import Planner
 from deployments.policy.speculation import Forecast, Speculation, SpeculationSettings
 
@@ -170,11 +171,7 @@ class Router:
         planner = self.planners[index]
         own_tokens = sum(1 + item.num_drafted for item in report.items)
         decided = [(self._sessions[item.session], item) for item in report.items if item.session in self._sessions]
-        num_missing = sum(
-            0 if session.num_asked else session.plan.num_missing(item.num_drafted, session.is_probe)
-            for session, item in decided
-        )
-        planner.on_step(report.shape, report.step_ms, len(report.items), own_tokens, num_missing)
+        planner.on_step(report.shape, report.step_ms, len(report.items), own_tokens)
         for session, item in decided:
             self._on_decided(planner, session, item, report)
         planner.refresh()
@@ -188,22 +185,17 @@ class Router:
             elif report.is_bare:
                 planner.exposure.observe_bare(gap_ms, report.idle_ms)
             self._count(session, item)
-            acceptance = session.plan.acceptance_of(session.proposed_by or session.plan.kind)
-            acceptance.observe(
-                item.num_held,
-                item.num_drafted,
-                is_next_held=item.is_next_held,
-                confidences=session.confidences,
-                num_asked=session.num_asked,
-            )
-            planner.on_round(
-                session.plan,
-                item.num_held,
-                item.num_drafted,
-                session.forecast,
-                len(planner.sessions),
-                gap_ms + report.step_ms,
-            )
+            if not session.plan.is_apart(self._settings):
+                session.plan.acceptance_of(session.proposed_by or session.plan.kind).observe(
+                    item.num_held,
+                    item.num_drafted,
+                    is_next_held=item.is_next_held,
+                    confidences=session.confidences,
+                    num_asked=session.num_asked,
+                )
+            round_ms, num_sessions = gap_ms + report.step_ms, len(planner.sessions)
+            ended = Ended(item.num_held, item.num_drafted, session.forecast, num_sessions, round_ms, session.draft_ms)
+            planner.on_round(session.plan, ended)
         session.round_started_ms = now_ms
         num_new = min(item.num_held + 1, length - session.position)
         session.position += num_new

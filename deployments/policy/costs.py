@@ -147,8 +147,8 @@ class StepCosts:
             self._corrections = np.ones(size)
 
 
-_STEPS_FADING = 1.0 / 32.0
-"""What a batch counts in how many steps are run of those that were asked for."""
+_STEPS_MEMORY = 32
+"""Batches that tell how many steps are run of those that were asked for; before the first, all of them are."""
 
 
 class DraftCosts:
@@ -160,6 +160,7 @@ class DraftCosts:
     def __init__(self) -> None:
         self._plane = Regression((0.5, 0.5, 0.05), (5.0, 2.0, 0.5))
         self._shares: list[float] = []
+        self._num_asked: list[int] = []
 
     def observe(self, longest: int, num_tokens: int, draft_ms: float) -> None:
         """Take a batch that was drafted."""
@@ -168,9 +169,12 @@ class DraftCosts:
 
     def observe_steps(self, num_asked: int, num_run: int) -> None:
         """Take a batch of which so many steps were asked for."""
-        self._shares.extend([1.0] * (num_asked - len(self._shares)))
+        num_new = num_asked - len(self._shares)
+        self._shares.extend([1.0] * num_new)
+        self._num_asked.extend([1] * num_new)
         for index in range(num_asked):
-            self._shares[index] += _STEPS_FADING * ((index < num_run) - self._shares[index])
+            self._num_asked[index] = count = min(_STEPS_MEMORY, self._num_asked[index] + 1)
+            self._shares[index] += ((index < num_run) - self._shares[index]) / count
 
     def steps(self, limit: int) -> list[float]:
         """How many steps are likely to be run if 0, 1 .. `limit` are asked for."""

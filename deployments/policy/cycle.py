@@ -61,9 +61,15 @@ class Cycle:
         times_ms: Floats = late_ms + factor * self._modelled(caps, tokens)
         return times_ms
 
-    def modelled_ms(self, cap: int, num_tokens: int) -> float:
-        """One of them by the sum of its parts alone."""
-        return float(self._modelled(np.array([cap]), np.array([num_tokens]))[0])
+    def seen_ms(self, num_tokens: int, draft_ms: float) -> float:
+        """The sum of the parts alone where so many tokens were drafted in all, and a batch of drafts took so long."""
+        tokens, hop_ms = min(num_tokens, len(self.whole_ms) - 1), float(self.away_ms[-1] - self.draft_ms[-1])
+        together = float(self.whole_ms[tokens]) + hop_ms + draft_ms
+        if not len(self.half_ms):
+            return together
+        half_ms = float(self.half_ms[tokens >> 1])
+        turns = max(2.0 * half_ms, half_ms + hop_ms + draft_ms, 2.0 * draft_ms)
+        return turns if SPLIT_MARGIN * turns < together else together
 
     def marginal_ms(self, cap: int, num_tokens: int) -> Further:
         """What is added to rounds with drafts, in ms."""

@@ -9,24 +9,23 @@ session and round is the same at any number of sessions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 
-from deployments.messages import EarlyStop, Priority, SessionId
+from deployments.messages import EarlyStop, SessionId
 from deployments.policy.costs import DraftCosts, StepCosts, mean_parts
 from deployments.policy.cycle import Cycle, Further
+from deployments.policy.experience import Ended, Experience
 from deployments.policy.exposure import Exposure
 from deployments.policy.lookahead import Candidate, Choice, Search, unless_as_good
 from deployments.policy.probing import Probing, of_the_longest_off, probe_rounds
-from deployments.policy.round_times import Lateness, RoundTimes, company
+from deployments.policy.round_times import Lateness, company
 from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
 from deployments.policy.step_mix import StepMix
 from deployments.timing import StepShape
 
-_WEIGHTS: Mapping[Priority, float] = {"interactive": 1.0, "batch": 0.4}
 _PLANS_PER_ROUND = 4
 """At most so many plans in the time in which every session has one round."""
 _CALM = 16.0
@@ -44,10 +43,6 @@ often than those of short ones, and show less of the first positions than short 
 """
 _DEEPER_EVERY = 32.0
 """Cycles between two looks beyond what pays."""
-_PURE_CYCLES = 2.0
-"""Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end."""
-_PROMPTS_SHARE = 0.25
-"""Of a round that others' prompts may take, by the cost model, for it to tell something: that much is taken off."""
 _MOST_ENDING_EARLY = 16
 """Sessions of which drafts end early. Among more of them, batches hardly differ in what they have in prospect, and
 groups that take turns part and join with every draft that is longer or shorter than the one before.
@@ -78,11 +73,8 @@ class Planner:
     sessions: dict[SessionId, Speculation] = field(default_factory=dict)
     stats: PlannerStats = field(default_factory=PlannerStats)
     _batch: StepMix = field(default_factory=StepMix)
-    round_times: RoundTimes = field(default_factory=RoundTimes)
+    experience: Experience = field(default_factory=Experience)
     probing: Probing = field(default_factory=Probing)
-    _prompts_ms: float = 0.0
-    _missing_ms: float = 0.0
-    _bare_cycles: float = 0.0
     _num_rounds_since_plan: int = 0
     _cycles_to_plan: float = 1.0 / _PLANS_PER_ROUND
     _has_news: bool = False
@@ -95,76 +87,29 @@ class Planner:
 
     # -- observations -------------------------------------------------------------------------
 
-    def on_step(
-        self, shape: StepShape, step_ms: float, num_own: int, num_own_tokens: int, num_missing: int = 0
-    ) -> None:
-        """A step has run, with so many sessions and tokens of this planner in it; so many planned ones were not."""
+    def on_step(self, shape: StepShape, step_ms: float, num_own: int, num_own_tokens: int) -> None:
+        """A step has run, with so many sessions and tokens of this planner in it."""
         self.costs.observe(shape, step_ms)
         self._batch.observe(shape, num_own, num_own_tokens)
-        if shape.num_prompt_tokens or num_missing:
-            self._count_unforeseen(shape, num_missing)
+        self.experience.on_step(shape, num_own, num_own_tokens, len(self.sessions), self.costs)
         self._num_rounds_since_plan += num_own
-        num_cycles = num_own / max(1, len(self.sessions))
-        self._bare_cycles = self._bare_cycles + num_cycles if num_own_tokens == num_own else 0.0
 
-    def on_round(
-        self,
-        session: Speculation,
-        num_held: int,
-        num_looked_at: int,
-        forecast: Forecast | None,
-        num_sessions: int,
-        round_ms: float,
-    ) -> None:
-        """A round of this session has ended, one of so many on the verifier; `forecast` is what it was asked with.
-
-        Sessions that want no drafter are not among those; where there are no others nothing can be learnt.
-        """
-        prompts_ms, missing_ms = self._prompts_ms - session.prompts_ms, self._missing_ms - session.missing_ms
-        session.prompts_ms, session.missing_ms = self._prompts_ms, self._missing_ms
+    def on_round(self, session: Speculation, ended: Ended) -> None:
+        """A round of this session has ended with that step."""
         session.num_rounds += 1
-        told = session.told(self.settings)
-        is_apart = bool(told) and session.ends_early and session.acceptance.has_ended_early
-        if session.advance(1 + num_held) and told is None:
+        told, num_looked_at = session.told(self.settings), ended.num_looked_at
+        if session.advance(1 + ended.num_held) and told is None:
             self._has_news = True
-        if told is None and num_sessions:  # rounds that were told pay for no looking around
-            self._cycles_to_deeper -= 1.0 / num_sessions
-            self.probing.passed(1.0 / num_sessions, company(num_sessions))
-        is_same_company = session.company == num_sessions
-        session.company = num_sessions
-        if prompts_ms <= _PROMPTS_SHARE * round_ms and is_same_company and num_sessions and not is_apart:
-            self._observe_time(session, num_looked_at, forecast, round_ms - prompts_ms + missing_ms)
+        if told is None and ended.num_sessions:  # rounds that were told pay for no looking around
+            self._cycles_to_deeper -= 1.0 / ended.num_sessions
+            self.probing.passed(1.0 / ended.num_sessions, company(ended.num_sessions))
+        self.experience.on_round(session, ended, self.settings, self._batch.context, self._bare_model)
         session.num_rounds_off = 0 if num_looked_at else session.num_rounds_off + 1
         if num_looked_at and told is None:
             self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
         elif num_looked_at and told is not None:
-            longer = told + (2 if num_held >= num_looked_at else -1)
+            longer = told + (2 if ended.num_held >= num_looked_at else -1)
             session.heuristic = min(self.settings.max_speculative_tokens, max(1, longer))
-
-    def _count_unforeseen(self, shape: StepShape, num_missing: int) -> None:
-        """What prompts have added to a step, and what was taken off it by tokens that it lacks: no plan knew."""
-        num_verified = max(1, shape.num_tokens - shape.num_prompt_tokens)
-        verified = msgspec.structs.replace(shape, num_tokens=num_verified, num_prompt_tokens=0)
-        verified_ms = self.costs.predict(verified)
-        if shape.num_prompt_tokens:
-            self._prompts_ms += max(0.0, self.costs.predict(shape) - verified_ms)
-        if num_missing:
-            whole = msgspec.structs.replace(verified, num_tokens=max(1, num_verified + num_missing))
-            self._missing_ms += self.costs.predict(whole) - verified_ms
-
-    def _observe_time(
-        self, session: Speculation, num_looked_at: int, forecast: Forecast | None, round_ms: float
-    ) -> None:
-        """Take a round's time if it and the one before it, in whose wake it began, were of the same kind."""
-        num_sessions = session.company
-        if num_looked_at:
-            is_foreseen = forecast is not None and forecast.is_drafted and forecast.num_sessions == num_sessions
-            if forecast is not None and is_foreseen and not session.num_rounds_off:
-                self.round_times.observe_drafted(num_sessions, forecast.modelled_ms, round_ms)
-        elif session.told(self.settings) or (forecast is not None and forecast.is_drafted):
-            return  # drafts that came too late, or had no room, took their time all the same
-        elif num_sessions == 1 or (session.num_rounds_off and self._bare_cycles >= _PURE_CYCLES):
-            self.round_times.observe_bare(num_sessions, self._batch.context, self._bare_model, round_ms)
 
     # -- decisions ----------------------------------------------------------------------------
 
@@ -221,9 +166,9 @@ class Planner:
         if self._further is None or not self._may_end_early(session):
             return None
         acceptance, more = session.acceptance, self._further
-        session.place_cost = more.verified / _WEIGHTS[session.priority]
+        session.place_cost = more.verified / session.weight
         return EarlyStop(
-            value=_WEIGHTS[session.priority],
+            value=session.weight,
             token_cost=more.drafted + more.verified,
             step_cost=more.step,
             chances=acceptance.calibration.as_bytes(),
@@ -250,14 +195,14 @@ class Planner:
         limit = self.settings.max_speculative_tokens
         sessions, candidates, settled = [], [], []
         for one in self.sessions.values():
-            weight, survival, told = _WEIGHTS[one.priority], one.acceptance.survival, one.told(self.settings)
+            weight, told = one.weight, one.told(self.settings)
             if told is None:
                 sessions.append(one)
                 drafted = one.acceptance.drafted[:limit] if self._may_end_early(one) else ()
-                candidates.append(Candidate(survival[:limit], weight, one.is_free, drafted))
+                candidates.append(Candidate(one.acceptance.survival[:limit], weight, one.is_free, drafted))
             else:  # it takes part in the step whatever is decided for the others
                 one.lookahead = told
-                settled.append(Candidate((), weight * (1.0 + sum(survival[:told]))))
+                settled.append(Candidate((), weight * (1.0 + sum(one.acceptance.survival[:told]))))
         search = self._search(candidates + settled, limit)
         if not sessions:
             self._only_told(search)
@@ -277,9 +222,9 @@ class Planner:
         if with_drafts is not None:
             more_ms = search.cycle.marginal_ms(with_drafts.cap, with_drafts.num_tokens)
             self._further = Further(*(chosen.rate * one for one in more_ms))
-        self._forecast = self._forecast_of(chosen, search.cycle)
+        self._forecast = self._forecast_of(chosen, search.cycle, chosen.rate)
         self.stats.rate, self.stats.cap = chosen.rate, chosen.cap
-        self._promises_much = self.stats.rate > _FIRST_BEGINS * bare.rate
+        self._promises_much = self._kept(chosen) > _FIRST_BEGINS * self._kept(bare)
         if rival is not None and (probe := self._probe_of(sessions, chosen, rival, search)) is not None:
             self._begin_probe(sessions, probe, self._forecast_of(probe, search.cycle))
         if chosen.cap:
@@ -312,18 +257,22 @@ class Planner:
         shape = StepShape(num_sequences=sequences, num_tokens=tokens, num_context_tokens=round(context * sequences))
         return self.costs.predict(shape) + self.exposure.bare_hop_ms
 
-    def _forecast_of(self, choice: Choice, cycle: Cycle) -> Forecast:
-        modelled_ms = cycle.modelled_ms(choice.cap, choice.num_tokens)
-        return Forecast(len(self.sessions), _is_drafted(choice, cycle), modelled_ms)
+    def _forecast_of(self, choice: Choice, cycle: Cycle, rate: float = 0.0) -> Forecast:
+        num_told = sum(told for one in self.sessions.values() if (told := one.told(self.settings)))
+        return Forecast(len(self.sessions), _is_drafted(choice, cycle), cycle, num_told, rate)
 
     def _better(self, bare: Choice, drafted: Choice | None) -> tuple[Choice, Choice | None]:
         """The better of two kinds of rounds, and the other."""
         if drafted is None:
             return bare, None
         margin = _ENDS if self._cap else _BEGINS
-        if drafted.rate > margin * bare.rate:
+        if self._kept(drafted) > margin * self._kept(bare):
             return drafted, bare
         return bare, drafted
+
+    def _kept(self, choice: Choice) -> float:
+        """Its rate, as far as plans of its kind keep what they promise."""
+        return choice.rate * self.experience.promises.kept(len(self.sessions), choice.cap > 0)
 
     def _probe_of(
         self, sessions: Sequence[Speculation], chosen: Choice, rival: Choice, search: Search
@@ -331,8 +280,8 @@ class Planner:
         """Now and then try the other kind of rounds: all sessions where it is unknown, else as few as will do."""
         if len(sessions) == 1 and sessions[0].num_rounds < _SETTLED_ROUNDS:
             return None
-        probing, rate = self.probing, chosen.rate
-        num_seen = self.round_times.num_cycles(len(self.sessions), _is_drafted(rival, search.cycle))
+        probing, rate = self.probing, self._kept(chosen)
+        num_seen = self.experience.round_times.num_cycles(len(self.sessions), _is_drafted(rival, search.cycle))
         probe = rival
         if not probing.is_untried(num_seen):
             if not probing.may_be_due:
@@ -341,7 +290,7 @@ class Planner:
                 rounds_off = [one.num_rounds_off for one in sessions]
                 probe = search.score(of_the_longest_off(rounds_off, rival.lookaheads))
             num_cycles = probe_rounds(len(sessions)) * probe.cycle_ms / chosen.cycle_ms
-            if not probing.is_due(rate, probe.rate, num_cycles, num_seen):
+            if not probing.is_due(rate, self._kept(probe), num_cycles, num_seen):
                 return None
         return probe
 
@@ -379,8 +328,8 @@ class Planner:
             step_ms=step_ms,
             token_ms=token_ms / max(1, len(costs)),
             floor=min(max(fixed, default=0), limit),
-            bare=Lateness(factor=self.round_times.bare_factor(num_sessions, self._bare_model)),
-            drafted=self.round_times.drafted_lateness(num_sessions),
+            bare=Lateness(factor=self.experience.round_times.bare_factor(num_sessions, self._bare_model)),
+            drafted=self.experience.round_times.drafted_lateness(num_sessions),
         )
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:

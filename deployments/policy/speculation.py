@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from deployments.messages import EarlyStop, PolicyName, Priority, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance, SessionAcceptance, stage_of
+from deployments.policy.cycle import Cycle
+
+_WEIGHTS: Mapping[Priority, float] = {"interactive": 1.0, "batch": 0.4}
 
 
 class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,13 +28,21 @@ class SpeculationSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, its time
-    before what was seen of such rounds is put on top.
+    """What the model says of a round: how many sessions share its cycle, whether drafts are waited for, and the times
+    by which it was planned. Tokens that sessions were told to draft are in those in any case: `num_told` of them.
+    `rate` is what all sessions were to commit, in tokens per ms, where that was not just tried.
     """
 
     num_sessions: int
     is_drafted: bool
-    modelled_ms: float
+    cycle: Cycle
+    num_told: int = 0
+    rate: float = 0.0
+
+    def modelled_ms(self, tokens_each: float, draft_ms: float) -> float:
+        """The same of a cycle in which so much was drafted per session: its time before waits that no model knows."""
+        num_tokens = round(tokens_each * self.num_sessions) - self.num_told
+        return self.cycle.seen_ms(max(0, num_tokens), draft_ms)
 
 
 @dataclass(slots=True)
@@ -71,7 +82,6 @@ class Speculation:
     place_cost: float = 0.0
     num_rounds_off: int = 0
     prompts_ms: float = 0.0
-    missing_ms: float = 0.0
     num_rounds: int = 0
     num_tokens: int = 0
     is_new: bool = True
@@ -92,12 +102,6 @@ class Speculation:
             lookahead = self.heuristic or max(1, settings.num_speculative_tokens)
         return min(lookahead, self.num_positions, settings.max_speculative_tokens)
 
-    def num_missing(self, num_drafted: int, is_probe: bool) -> int:
-        """How many tokens fewer than planned its part of a step has: it had no room, or some were cut off."""
-        if self.lookahead is None or is_probe:
-            return 0
-        return self.lookahead - num_drafted
-
     def num_worth(self, survival: Sequence[float]) -> int:
         """How many tokens of a draft that might end early are worth their place in the step."""
         count = len(survival)
@@ -109,6 +113,15 @@ class Speculation:
     def ends_early(self) -> bool:
         """Whether its drafter, the present one, may stop before the lookahead."""
         return self.may_end_early and self.kind == "mtp"
+
+    def is_apart(self, settings: SpeculationSettings) -> bool:
+        """Whether its rounds tell nothing of others: its drafts are as long as was told, theirs seen to end early."""
+        return bool(self.told(settings)) and self.ends_early and self.acceptance.has_ended_early
+
+    @property
+    def weight(self) -> float:
+        """What a token of it counts."""
+        return _WEIGHTS[self.priority]
 
     @property
     def acceptance(self) -> SessionAcceptance:

@@ -68,6 +68,7 @@ class StepPolicy:
         self.costs.seed(timings)
         self._away: dict[SessionId, _Away] = {}
         self._turnaround = Regression((1.0, 1.0), (20.0, 5.0), memory=64)
+        self._bare_turnaround = Regression((1.0,), (20.0,), memory=64)
         self.num_trimmed_tokens = 0
 
     # -- observations -------------------------------------------------------------------------
@@ -79,15 +80,29 @@ class StepPolicy:
         share, pace = (1.0, 1.0) if away is None else (away.share, away.pace)
         self._away[session] = _Away(now_ms, lookahead, True, commits, share, pace)
 
-    def came_back(self, session: SessionId, num_drafted: int, now_ms: float) -> None:
-        """The session's next Verify is here; its draft may have ended before its lookahead."""
-        if (away := self._away.get(session)) is not None and away.is_away:
-            away.is_away = False
-            features, away_ms = (1.0, away.lookahead), max(1e-3, now_ms - away.left_ms)
-            if num_drafted and away.lookahead:
-                away.share += _LATEST * (min(1.0, num_drafted / away.lookahead) - away.share)
-                away.pace += _LATEST * (min(LATE, away_ms / self._turnaround.predict(features)) - away.pace)
-            self._turnaround.observe(features, away_ms)
+    def came_back(self, session: SessionId, num_drafted: int, now_ms: float, since_ms: float | None = None) -> None:
+        """The session's next Verify is here; its draft may have ended before its lookahead.
+
+        If nothing was received since `since_ms`, as a step ran, it may have come at any time from then on.
+        """
+        if (away := self._away.get(session)) is None or not away.is_away:
+            return
+        away.is_away = False
+        is_drafted = num_drafted > 0 and away.lookahead > 0
+        if is_drafted:
+            away.share += _LATEST * (min(1.0, num_drafted / away.lookahead) - away.share)
+        expected_ms, latest_ms = self._away_ms(away), now_ms - away.left_ms
+        soonest_ms = latest_ms if since_ms is None else since_ms - away.left_ms
+        if soonest_ms < expected_ms < latest_ms:  # as was to be expected, for all that is known
+            return
+        away_ms = max(1e-3, min(latest_ms, max(soonest_ms, expected_ms)))
+        if not away.lookahead:
+            self._bare_turnaround.observe((1.0,), away_ms)
+            return
+        features = (1.0, away.lookahead)
+        if is_drafted:
+            away.pace += _LATEST * (min(LATE, away_ms / self._turnaround.predict(features)) - away.pace)
+        self._turnaround.observe(features, away_ms)
 
     def forget(self, session: SessionId) -> None:
         """The session has ended or moved."""
@@ -171,7 +186,7 @@ class StepPolicy:
         return sorted(expected)
 
     def _group(self, ready: Sequence[Ready]) -> Group:
-        gain, away_ms = 0.0, self._turnaround.predict((1.0, 0))
+        gain, away_ms = 0.0, self._bare_turnaround.predict((1.0,))
         for one in ready:
             gain += self._commits(one.session)
             if (away := self._away.get(one.session)) is not None:
@@ -180,6 +195,8 @@ class StepPolicy:
 
     def _away_ms(self, away: _Away) -> float:
         """How long the session is likely to be away."""
+        if not away.lookahead:
+            return self._bare_turnaround.predict((1.0,))
         return away.pace * self._turnaround.predict((1.0, away.lookahead))
 
     def _commits(self, session: SessionId) -> float:

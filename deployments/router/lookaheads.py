@@ -8,6 +8,7 @@ from typing import NamedTuple
 from deployments.messages import Costs, DrafterName, Proposal, Token, Verdict, VerdictItem
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts, mean_parts
+from deployments.policy.experience import Ended
 from deployments.policy.limits import room_for_proposal
 from deployments.policy.patience import after_skipped_round
 from deployments.policy.planner import Planner
@@ -28,7 +29,6 @@ class Round(NamedTuple):
     num_sessions: int
     num_held: int
     num_looked_at: int
-    num_missing: int
     num_asked: int
     is_next_held: bool | None
     drafted_by: DrafterName
@@ -103,7 +103,6 @@ class Lookaheads:
             num_sessions=len(verifier.planner.sessions),
             num_held=item.num_accepted,
             num_looked_at=looked_at,
-            num_missing=0 if num_asked else plan.num_missing(looked_at, session.is_probe),
             num_asked=num_asked,
             is_next_held=_is_next_held(session, item),
             drafted_by=session.proposed_by,
@@ -120,24 +119,24 @@ class Lookaheads:
         """
         planner = verifier.planner
         if verdict.step_ms > 0.0:
-            num_missing = sum(one.num_missing for one in rounds)
-            planner.on_step(verdict.shape, verdict.step_ms, len(verdict.items), num_own_tokens, num_missing)
+            planner.on_step(verdict.shape, verdict.step_ms, len(verdict.items), num_own_tokens)
         is_bare = num_own_tokens == len(verdict.items)
         for one in rounds:
             if one.gap_ms > 0.0 and one.draft_ms is not None:
                 planner.exposure.observe_drafted(one.gap_ms, one.draft_ms, verdict.idle_ms)
             elif one.gap_ms > 0.0 and is_bare:
                 planner.exposure.observe_bare(one.gap_ms, verdict.idle_ms)
-            one.plan.acceptance_of(one.drafted_by).observe(
-                one.num_held,
-                one.num_looked_at,
-                is_next_held=one.is_next_held,
-                confidences=one.confidences,
-                num_asked=one.num_asked,
-            )
-            planner.on_round(
-                one.plan, one.num_held, one.num_looked_at, one.forecast, one.num_sessions, one.gap_ms + verdict.step_ms
-            )
+            if not one.plan.is_apart(self._settings):
+                one.plan.acceptance_of(one.drafted_by).observe(
+                    one.num_held,
+                    one.num_looked_at,
+                    is_next_held=one.is_next_held,
+                    confidences=one.confidences,
+                    num_asked=one.num_asked,
+                )
+            round_ms, draft_ms = one.gap_ms + verdict.step_ms, one.draft_ms or 0.0
+            ended = Ended(one.num_held, one.num_looked_at, one.forecast, one.num_sessions, round_ms, draft_ms)
+            planner.on_round(one.plan, ended)
         self._plan(planner)
 
     def _plan(self, planner: Planner, *, at_once: bool = False) -> None:

@@ -25,6 +25,7 @@ class Batching:
         self._merging = Merging(budget)
         self._free_since_ms = _now_ms()
         self._waiting_since_ms: float | None = None
+        self._deaf_since_ms: float | None = None
         self.idle_ms = 0.0
 
     @property
@@ -35,6 +36,7 @@ class Batching:
     async def waits(self, active: Collection[Session], arrived: asyncio.Event) -> bool:
         """Wait a little for what is about to arrive, if that pays; whether anything was waited for."""
         now_ms = _now_ms()
+        self._deaf_since_ms = None
         if self._waiting_since_ms is None:
             self._waiting_since_ms = now_ms
         until_ms = self._policy.wait_until_ms(self._ready(active), self._waiting_since_ms, now_ms)
@@ -65,8 +67,9 @@ class Batching:
         return sessions
 
     def ran(self, chunks: Sequence[Chunk], started_ms: float, step_ms: float) -> StepShape:
-        """A step has run; its shape."""
+        """A step has run; its shape. What was sent meanwhile is received from now on until the next `waits`."""
         self.idle_ms = max(0.0, started_ms - self._free_since_ms)
+        self._deaf_since_ms = started_ms
         self._free_since_ms, self._waiting_since_ms = started_ms + step_ms, None
         self._merging.ran(chunks)
         return shape_of(chunks)
@@ -84,7 +87,7 @@ class Batching:
 
     def came_back(self, session: SessionId, num_drafted: int) -> None:
         """The session's next Verify is here."""
-        self._policy.came_back(session, num_drafted, _now_ms())
+        self._policy.came_back(session, num_drafted, _now_ms(), self._deaf_since_ms)
 
     def forget(self, session: SessionId) -> None:
         """The session is closed."""

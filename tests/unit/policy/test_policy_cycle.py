@@ -62,7 +62,7 @@ def test_nothing_costs_less_than_nothing():
 def test_a_step_costs_half_of_it_where_two_groups_take_turns():
     """A group waits for its draft and its step, and in that time the other has both as well: two steps of drafts."""
     turns = cycle(half_ms=5.0, hop_ms=40.0)
-    assert turns.modelled_ms(4, 8) == pytest.approx(5.0 + 0.5 * 4 + TOKEN_MS * 4 + 40.0 + STEP_MS * 4)
+    assert turns.times_ms[4, 8] == pytest.approx(5.0 + 0.5 * 4 + TOKEN_MS * 4 + 40.0 + STEP_MS * 4)
     assert turns.marginal_ms(4, 8).step == pytest.approx(0.5 * STEP_MS)
     assert dataclasses.replace(turns, half_ms=np.empty(0)).marginal_ms(4, 8).step == pytest.approx(STEP_MS)
 
@@ -70,7 +70,7 @@ def test_a_step_costs_half_of_it_where_two_groups_take_turns():
 def test_a_step_costs_all_of_it_where_both_groups_wait_for_the_drafter():
     draft_ms = 33.0 + STEP_MS * np.arange(9.0)
     busy = cycle(verified_ms=0.0, whole_ms=np.full(MOST + 1, 90.0), half_ms=30.0, draft_ms=draft_ms, away_ms=draft_ms)
-    assert busy.modelled_ms(4, 8) == pytest.approx(2 * (33.0 + STEP_MS * 4 + TOKEN_MS * 4)), "one draft after the other"
+    assert busy.times_ms[4, 8] == pytest.approx(2 * (33.0 + STEP_MS * 4 + TOKEN_MS * 4)), "one draft after the other"
     assert busy.marginal_ms(4, 8).step == pytest.approx(STEP_MS)
 
 
@@ -86,8 +86,27 @@ def test_a_step_that_is_hidden_in_part_costs_that_part():
     away_ms = np.full(9, 50.0 - TOKEN_MS * 4 - 2 * STEP_MS)
     whole_ms = np.full(MOST + 1, 120.0)
     partly = cycle(verified_ms=0.0, whole_ms=whole_ms, half_ms=50.0, away_ms=away_ms, draft_ms=np.zeros(9))
-    assert partly.modelled_ms(4, 8) == 100.0
+    assert partly.times_ms[4, 8] == 100.0
     assert partly.marginal_ms(4, 8).step == pytest.approx(STEP_MS * 2 / 4 / 2)
+
+
+@pytest.mark.parametrize(
+    ("half_ms", "draft_ms", "seen_ms"),
+    [(None, 7.0, 10.0 + 3.0 + 1.0 + 7.0),
+     (5.0, 20.0, 10.0 + 3.0 + 1.0 + 20.0),  # turns would be two drafts
+     (10.0, 9.0, 10.0 + 3.0 + 1.0 + 9.0),  # and here two steps
+     (4.0, 7.0, 2 * 7.0),
+     (6.0, 5.0, 2 * (6.0 + 1.5)),
+     (4.0, 6.9, 2 * 6.9)],
+)  # fmt: skip
+def test_a_cycle_that_was_seen_is_modelled_by_what_was_drafted_in_it(
+    half_ms: float | None, draft_ms: float, seen_ms: float
+):
+    assert cycle(half_ms=half_ms).seen_ms(6, draft_ms) == pytest.approx(seen_ms)
+
+
+def test_more_tokens_than_there_may_be_count_as_the_most():
+    assert cycle().seen_ms(10 * MOST, 7.0) == cycle().seen_ms(MOST, 7.0)
 
 
 def test_a_session_alone_whose_draft_does_not_end_early_takes_as_long_as_ever():

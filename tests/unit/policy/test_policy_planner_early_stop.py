@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from deployments.messages import PolicyName, Priority
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
+from deployments.policy.cycle import Cycle
 from deployments.policy.early_stop import is_usable
+from deployments.policy.experience import Ended
 from deployments.policy.planner import Planner
 from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
 from deployments.timing import StepShape, StepTiming
@@ -201,10 +204,13 @@ def test_a_batch_requests_token_counts_less_and_has_to_be_likelier_for_its_place
 def drafted_cycles(one: Speculation, *, num_looked_at: int = 4, num_rounds: int = 6) -> tuple[float, float]:
     """How many drafted and bare cycles such rounds of a session alone have shown."""
     plan = begun(one)
-    forecast = Forecast(num_sessions=1, is_drafted=True, modelled_ms=30.0) if num_looked_at else None
+    forecast = Forecast(num_sessions=1, is_drafted=True, cycle=Cycle(
+        whole_ms=np.full(17, 20.0), half_ms=np.empty(0), away_ms=np.full(17, 5.0), draft_ms=np.full(17, 5.0),
+        step_ms=0.0, token_ms=0.0,
+    )) if num_looked_at else None  # fmt: skip
     for _ in range(1 + num_rounds):
-        plan.on_round(one, num_looked_at, num_looked_at, forecast, 1, 40.0)
-    return plan.round_times.num_cycles(1, True), plan.round_times.num_cycles(1, False)
+        plan.on_round(one, Ended(num_looked_at, num_looked_at, forecast, 1, 40.0))
+    return plan.experience.round_times.num_cycles(1, True), plan.experience.round_times.num_cycles(1, False)
 
 
 @pytest.mark.parametrize("has_ended_early", [False, True])

@@ -42,6 +42,16 @@ class Steps:
                 self.policy.came_back(session, num_drafted, self.now_ms + away_ms)
             self.now_ms += 200.0
 
+    def rounds_that_a_step_hides(self, count: int, *, between_ms: tuple[float, float]) -> None:
+        """All leave together and are seen again at the end of a step that began when none of them was back."""
+        soonest_ms, latest_ms = between_ms
+        for _ in range(count):
+            for session in self.away_ms:
+                self.policy.left(session, LOOKAHEAD, 4, self.now_ms)
+            for session in self.away_ms:
+                self.policy.came_back(session, LOOKAHEAD, self.now_ms + latest_ms, self.now_ms + soonest_ms)
+            self.now_ms += 200.0
+
     def waits_for(self, *sessions: int, lookahead: int = LOOKAHEAD, gone_for_ms: float = 0.0) -> float | None:
         """How long a newcomer would wait for sessions that left so long ago; they stay away."""
         for session in sessions:
@@ -67,6 +77,18 @@ def test_of_sessions_that_left_together_the_slowest_is_waited_for():
     steps = Steps(long_steps, away_ms)
     steps.rounds(40, LOOKAHEAD)
     assert steps.waits_for(0, 1) == pytest.approx(2 * 30.0, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("between_ms", "expected_ms"), [((1.0, 60.0), 10.0), ((2.0, 10.5), 10.0), ((20.0, 60.0), 20.0), ((1.0, 5.0), 5.0)]
+)
+def test_who_comes_back_while_a_step_runs_may_have_been_back_for_long(
+    between_ms: tuple[float, float], expected_ms: float
+):
+    steps = Steps(long_steps, dict.fromkeys(range(4), 10.0))
+    steps.rounds(40, LOOKAHEAD)
+    steps.rounds_that_a_step_hides(400, between_ms=between_ms)
+    assert steps.waits_for(0) == pytest.approx(2 * expected_ms, rel=0.1), "what was known, as far as it can be"
 
 
 def test_a_session_is_late_by_its_own_pace():

@@ -178,7 +178,6 @@ def test_a_draft_that_ended_early_counts_by_what_was_asked_for():
     item = rig.answer(asked, 4, 24)
     found = rig.router._rounds.lookaheads.observe(verifier, session, item, 1.0)
     assert found.num_asked == opened.lookahead > 4
-    assert found.num_missing == 0
     session.early_stop = None
     assert rig.router._rounds.lookaheads.observe(verifier, session, item, 1.0).num_asked == 0
 
@@ -227,3 +226,16 @@ def test_it_is_the_proposal_of_a_probe_that_is_verified_whole(params: SamplingPa
     rig.verdict(probe, 0, 99)
     after = propose(rig, probe, 6, confidences)
     assert (after.tokens, after.survival_percent) != (TOKENS, ()), "the round after it is as any other"
+
+
+@pytest.mark.parametrize(("has_ended_early", "num_taught"), [(False, 1), (True, 0)])
+def test_told_drafts_say_nothing_of_such_as_end_early_once_those_are_seen(has_ended_early: bool, num_taught: int):
+    rig = drafting_rig()
+    session, opened = begun(rig, num_speculative_tokens=4)
+    acceptance = rig.router._rounds.lookaheads.plan_of(session).acceptance
+    if has_ended_early:
+        acceptance.observe(2, 2, confidences=(0.99, 0.99), num_asked=8)
+    before = rig.router._rounds.lookaheads.num_rounds["mtp"]
+    asked = propose(rig, opened, 4, ())
+    rig.verdict(asked, 1, 24)
+    assert rig.router._rounds.lookaheads.num_rounds["mtp"] - before == num_taught

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -38,3 +39,32 @@ def test_what_was_left_out_of_a_proposal_is_not_counted_when_it_is_looked_at_aga
     for _ in range(3):
         assert batching.select(sessions) == sessions
         assert all(len(session.survival) == len(session.proposal) <= 1 for session in sessions)
+
+
+@pytest.mark.parametrize(("looks_between", "expected_ms"), [(True, 30.0), (False, 10.0)])
+def test_who_comes_back_behind_a_step_may_have_come_at_any_time_of_it(
+    monkeypatch: pytest.MonkeyPatch, looks_between: bool, expected_ms: float
+) -> None:
+    """Sessions that are away for ten ms, seen thirty ms later as a step was running: they are not slower for that."""
+    now_ms = 0.0
+    monkeypatch.setattr("deployments.verifier.batching._now_ms", lambda: now_ms)
+    batching = Batching(StepBudget(max_step_tokens=64, prompt_tokens=4, max_step_sessions=64), (), can_split=False)
+    session = session_of(1, ())
+
+    def round_of(took_ms: float, *, is_behind_step: bool) -> None:
+        nonlocal now_ms
+        batching.left(session, 0, 1)
+        if is_behind_step:
+            batching.ran([], now_ms + 1.0, took_ms - 2.0)
+        now_ms += took_ms
+        if looks_between:
+            asyncio.run(batching.waits([], asyncio.Event()))
+        batching.came_back(session.id, 0)
+        asyncio.run(batching.waits([], asyncio.Event()))
+
+    for _ in range(40):
+        round_of(10.0, is_behind_step=False)
+    for _ in range(400):
+        round_of(30.0, is_behind_step=True)
+    batching.left(session, 0, 1)
+    assert batching.policy._away_ms(batching.policy._away[session.id]) == pytest.approx(expected_ms, rel=0.05)
