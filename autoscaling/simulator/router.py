@@ -196,6 +196,7 @@ class Router:
             round_ms, num_sessions = gap_ms + report.step_ms, len(planner.sessions)
             ended = Ended(item.num_held, item.num_drafted, session.forecast, num_sessions, round_ms, session.draft_ms)
             planner.on_round(session.plan, ended)
+            session.plan.heed(item.num_drafted, item.num_held, self._settings)
         session.round_started_ms = now_ms
         num_new = min(item.num_held + 1, length - session.position)
         session.position += num_new

@@ -184,11 +184,6 @@ class DrafterService(AttachedSessions[Attachment]):
         lengths = [len(draft.tokens) for draft in drafts]
         num_tokens, longest = sum(lengths), max(lengths)
         asked = [request.lookahead for request in requests]
-        self._policy.left(sessions, asked, lengths, batch_s * 1e3, now_s * 1e3)
-        if logger.isEnabledFor(logging.DEBUG):
-            more = {"sessions": len(requests), "tokens": num_tokens, "seconds": batch_s}
-            logger.debug("batch", extra=about(batch=self.stats.num_batches + 1, **more))
-        self.stats.add_batch(batch_s, (started_s - since_s for _, since_s in ready), num_tokens)
         proposals: dict[Link, list[ProposalItem]] = {}
         for request, draft in zip(requests, drafts, strict=True):
             known = self._attached[request.session]
@@ -213,3 +208,8 @@ class DrafterService(AttachedSessions[Attachment]):
                     lookahead=max(asked),
                 ),
             )
+        self._policy.left(sessions, asked, lengths, batch_s * 1e3, now_s * 1e3)
+        if logger.isEnabledFor(logging.DEBUG):
+            more = {"sessions": len(requests), "tokens": num_tokens, "seconds": batch_s}
+            logger.debug("batch", extra=about(batch=self.stats.num_batches + 1, **more))
+        self.stats.add_batch(batch_s, (started_s - since_s for _, since_s in ready), num_tokens)

@@ -107,9 +107,6 @@ class Planner:
         session.num_rounds_off = 0 if num_looked_at else session.num_rounds_off + 1
         if num_looked_at and told is None:
             self._cycles_to_plan = 1.0 / _PLANS_PER_ROUND
-        elif num_looked_at and told is not None:
-            longer = told + (2 if ended.num_held >= num_looked_at else -1)
-            session.heuristic = min(self.settings.max_speculative_tokens, max(1, longer))
 
     # -- decisions ----------------------------------------------------------------------------
 

@@ -102,6 +102,13 @@ class Speculation:
             lookahead = self.heuristic or max(1, settings.num_speculative_tokens)
         return min(lookahead, self.num_positions, settings.max_speculative_tokens)
 
+    def heed(self, num_looked_at: int, num_held: int, settings: SpeculationSettings) -> None:
+        """A round has ended: what the heuristic asks for next."""
+        told = self.told(settings)
+        if num_looked_at and told is not None:
+            longer = told + (2 if num_held >= num_looked_at else -1)
+            self.heuristic = min(settings.max_speculative_tokens, max(1, longer))
+
     def num_worth(self, survival: Sequence[float]) -> int:
         """How many tokens of a draft that might end early are worth their place in the step."""
         count = len(survival)

@@ -94,6 +94,7 @@ class Lookaheads:
         drafted, looked_at = session.proposal, item.num_drafted
         is_free = session.proposed_by == "prompt_lookup"
         plan = self.plan_of(session)
+        plan.heed(looked_at, item.num_accepted, self._settings)
         num_asked = 0
         if session.early_stop is not None and session.confidences:
             room = room_for_proposal(session.context_len, session.request.max_context_tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from deployments.link import Link, send_or_drop
@@ -44,7 +44,10 @@ class DrafterPeer:
 
 @dataclass(slots=True)
 class VerifierPeer:
-    """A verifier, the sessions placed on it, and what it has been asked for and not answered yet."""
+    """A verifier, the sessions placed on it, and what it has been asked for and not answered yet.
+
+    `lesson` takes in what its latest step taught, which waits until the next is on its way.
+    """
 
     link: Link
     planner: Planner
@@ -53,6 +56,7 @@ class VerifierPeer:
     steps: list[set[SessionId]] = field(default_factory=list)
     load: PeerLoad = field(default_factory=PeerLoad)
     prefixes: PrefixMemory = field(default_factory=PrefixMemory)
+    lesson: Callable[[], None] | None = None
 
     @property
     def num_sessions(self) -> int:
@@ -67,6 +71,12 @@ class VerifierPeer:
     def has_room(self) -> bool:
         """Whether one more Verify may be queued at the verifier."""
         return len(self.steps) < MAX_STEPS_AT_VERIFIER
+
+    def learn(self) -> None:
+        """Take the lesson, if there is one."""
+        lesson, self.lesson = self.lesson, None
+        if lesson is not None:
+            lesson()
 
     def settle(self, session: SessionId) -> None:
         """The verifier owes nothing for this session any more; a step that owes nothing is over."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 from deployments.link import send_or_drop
 from deployments.messages import (
@@ -143,9 +144,12 @@ class Rounds:
                 send_or_drop(link, Commits(items=tuple(commits)))
         self._commits.clear()
         self._drafts.send()
-        self.pump(verifier)
+        is_asked = self.pump(verifier)
         num_own_tokens = sum(1 + item.num_drafted for item in verdict.items)
-        self.lookaheads.learn(verifier, verdict, num_own_tokens, rounds)
+        verifier.learn()
+        verifier.lesson = partial(self.lookaheads.learn, verifier, verdict, num_own_tokens, rounds)
+        if is_asked:
+            verifier.learn()
 
     def on_wait(self, verifier: VerifierPeer, session: Session) -> None:
         """The session waits for room at its verifier, and others need not wait for it."""
@@ -199,14 +203,19 @@ class Rounds:
         else:
             ready[session.id] = None
 
-    def pump(self, verifier: VerifierPeer) -> None:
-        """Send what is ready, all of it in one message, while the verifier has room for one more step."""
+    def pump(self, verifier: VerifierPeer) -> bool:
+        """Send what is ready, all of it in one message, if the verifier has room for one more step; whether it has.
+
+        Then it computes, and there is time to learn. Before that drafters do, which may have no core to spare.
+        """
         if not verifier.ready or not verifier.has_room:
-            return
+            return False
         sessions = [self._sessions[session_id] for session_id in verifier.ready]
         verifier.ready.clear()
         verifier.steps.append({session.id for session in sessions})
         send_or_drop(verifier.link, Verify(items=tuple(self._verify_item(session) for session in sessions)))
+        verifier.learn()
+        return True
 
     def _ended_round(self, verifier: VerifierPeer, session: Session, item: VerdictItem, step_ms: float) -> Round:
         """What there is to learn from a round; the drafter's canary for this class learns at once."""

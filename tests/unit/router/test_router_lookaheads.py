@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deployments.distributions import KEPT
-from deployments.messages import Attach, Cancel, Costs, Detach, Verify, VerifyItem
+from deployments.messages import Attach, Cancel, Costs, Detach, Open, Verify, VerifyItem
 from deployments.router.session import Session
 from deployments.timing import StepShape, StepTiming
 from tests.support.router_rig import Rig
@@ -156,3 +156,41 @@ def test_the_only_drafter_is_tried_again_after_a_while():
     rig.tick(6.0)
     rig.generate("yet another", **LONG)
     assert rig.opened().drafter == "drafter-0"
+
+
+def test_what_a_step_taught_is_taken_in_when_the_next_is_on_its_way():
+    """While a drafter drafts, the router leaves it the core that the two may share."""
+    rig = Rig()
+    rig.generate(**LONG)
+    opened = rig.opened()
+    rig.verdict(opened, 0, 11)
+    (verifier,) = rig.router._peers.verifiers.values()
+    assert verifier.planner.costs.num_observed == 0
+    rig.propose(opened, 4, (20, 21, 22, 23))
+    assert verifier.planner.costs.num_observed == 1
+    rig.verdict(rig.asked(), 4, 24)
+    assert verifier.planner.costs.num_observed == 1
+    rig.tick(1.1)  # no proposal comes: the round goes ahead without one
+    assert rig.asked().tokens == ()
+    assert verifier.planner.costs.num_observed == 2
+
+
+def test_where_nobody_drafts_it_is_taken_in_at_once():
+    rig = Rig()
+    rig.generate(num_speculative_tokens=0, **LONG)
+    rig.verdict(rig.opened(), 0, 11)
+    (verifier,) = rig.router._peers.verifiers.values()
+    assert verifier.planner.costs.num_observed == 1
+
+
+def test_no_lesson_is_lost_when_another_step_ends_before_the_next_is_asked_for():
+    rig = Rig()
+    for name in ("r0", "r1"):
+        rig.generate(name, **LONG)
+    first, second = rig.verifiers[0].take(Open)
+    rig.verdict(first, 0, 11)
+    rig.verdict(second, 0, 11)
+    (verifier,) = rig.router._peers.verifiers.values()
+    assert verifier.planner.costs.num_observed == 1
+    rig.propose(first, 4, (20,))
+    assert verifier.planner.costs.num_observed == 2
