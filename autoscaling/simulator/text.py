@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import json
 import random
-from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import accumulate
 from statistics import NormalDist
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from deployments.messages import RequestClass
+from deployments.policy.confidence import CONFIDENCE_EDGES
 
 DEEPEST = 64
+_MIDDLES = [0.5 * (low + high) for low, high in zip((0.0, *CONFIDENCE_EDGES), (*CONFIDENCE_EDGES, 1.0), strict=True)]
 _NORMAL = NormalDist()
 _INSIGHT = 1.1
 """The standard deviation of what a drafter knows of a token, where what it does not know has one of 1: with this, its
@@ -38,12 +38,24 @@ def conditional(cumulative: Sequence[float]) -> tuple[float, ...]:
     return tuple(rates) + (rates[-1],) * (DEEPEST - len(rates))
 
 
+class Recording(NamedTuple):
+    """By how much of the answer is there: how many tokens of a draft hold, and the bins of its confidences, a digit
+    each (those of deployments/policy/confidence.py).
+    """
+
+    held: Sequence[int]
+    confidences: Sequence[str]
+
+
 @cache
-def recordings() -> dict[RequestClass, list[list[int]]]:
-    """By class, the runs of each recorded answer: so many tokens that hold, one that does not, and so on to its end."""
+def recordings() -> dict[RequestClass, list[Recording]]:
+    """Recorded answers by class."""
     text = files("autoscaling.simulator").joinpath("recorded.json").read_text("utf-8")
-    found: dict[RequestClass, list[list[int]]] = json.loads(text)["runs"]
-    return found
+    found: dict[RequestClass, list[dict[str, Any]]] = json.loads(text)["answers"]
+    return {
+        name: [Recording(one["held"], one["confidences"].split(" ")) for one in answers]
+        for name, answers in found.items()
+    }
 
 
 class Output(Protocol):
@@ -63,18 +75,20 @@ class Output(Protocol):
 class RecordedText:
     """An answer as it was recorded. What holds in it comes in runs, which draws by position do not show."""
 
-    def __init__(self, runs: Sequence[int]) -> None:
-        self._misses = [end - 1 for end in accumulate(run + 1 for run in runs[:-1])]
-        self.length = max(1, sum(runs) + len(runs) - 1)
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self.length = max(1, len(recording.held))
 
     def num_held(self, position: int, lookahead: int) -> int:
-        """Up to the next miss."""
-        index = bisect_left(self._misses, position)
-        return min(lookahead, self._misses[index] - position) if index < len(self._misses) else lookahead
+        """As many as were seen to hold there."""
+        held = self._recording.held
+        return min(lookahead, held[position]) if position < len(held) else lookahead
 
     def confidence(self, position: int, index: int) -> float | None:
-        """Not recorded."""
-        return None
+        """The middle of its bin; behind what was recorded, that of the last token."""
+        bins = self._recording.confidences
+        digits = bins[position] if position < len(bins) else ""
+        return _MIDDLES[int(digits[min(index, len(digits) - 1)])] if digits else None
 
 
 class Text:

@@ -35,6 +35,10 @@ class _Batch(NamedTuple):
         return _Batch(self.num_sessions + other.num_sessions, longest, self.num_tokens + other.num_tokens)
 
 
+_MINORITY = 2
+"""A group that is so many times smaller than the one that it could join waits for that, for as long as their common
+draft takes. Apart, a verifier's step is as dear for it as for all.
+"""
 _MOST_SKIPPED = 64
 """Batches that nobody waits for after waits in vain: 1, 2, 4 .. up to so many."""
 
@@ -119,14 +123,16 @@ class DraftPolicy:
         ready = _Batch()
         for lookahead in lookaheads:
             ready = ready.and_one(max(1, round(self._share * lookahead)))
-        rest_ms = waited_since_ms + self._draft_ms(ready) - now_ms
         expected = _Batch()
         for due_ms, batch in self._expected(now_ms):
             expected = expected.joined(batch)
             wait_ms = due_ms - now_ms
+            is_minority = _MINORITY * ready.num_sessions <= expected.num_sessions
+            most_ms = self._draft_ms(ready.joined(expected) if is_minority else ready)
+            rest_ms = waited_since_ms + most_ms - now_ms
             if wait_ms > rest_ms:
-                break
-            if self._is_worth_waiting(ready, expected, wait_ms):
+                continue
+            if is_minority or self._is_worth_waiting(ready, expected, wait_ms):
                 self._is_waiting = True
                 return now_ms + min(rest_ms, max(1.0, LATE * wait_ms))
         return None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
+
 import pytest
 
 from autoscaling.simulator.run import Scenario, simulate
-from autoscaling.simulator.text import RecordedText, recordings
+from autoscaling.simulator.text import RecordedText, Recording, recordings
 from deployments.messages import RequestClass
 from deployments.policy.classes import REQUEST_CLASSES
+from deployments.policy.confidence import CONFIDENCE_EDGES, bin_of
 from deployments.policy.draft_waiting import DraftPolicy
 from deployments.policy.hardware import Pair, pairs
 from deployments.policy.speculation import SpeculationSettings
@@ -86,9 +90,32 @@ def test_every_pair_names_its_hardware():
     assert all(pair.description and len(pair.verify.tokens) == len(pair.verify.step_ms) for pair in found.values())
 
 
-def test_a_recorded_text_holds_up_to_its_next_miss():
-    text = RecordedText([2, 0, 3])  # two that hold, a miss, another, and three that hold to the end
-    assert text.length == 7
-    assert [text.num_held(position, 8) for position in range(4)] == [2, 1, 0, 0]
-    assert text.num_held(4, 8) == 8
-    assert text.num_held(0, 1) == 1
+def test_a_recorded_text_holds_as_it_was_seen_to():
+    text = RecordedText(Recording([0, 2, 1, 0, 0, 3, 2, 1], ["", "775", "75", "5", "0", "765", "65", "5"]))
+    assert text.length == 8
+    assert [text.num_held(position, 8) for position in range(1, 6)] == [2, 1, 0, 0, 3]
+    assert text.num_held(5, 2) == 2
+    assert text.num_held(8, 4) == 4, "the answer is over"
+    assert [bin_of(text.confidence(1, index) or 0.0) for index in range(5)] == [7, 7, 5, 5, 5], "the last goes on"
+    assert text.confidence(0, 0) is None
+
+
+def test_recordings_are_in_the_bins_that_confidences_are_told_apart_by():
+    text = files("autoscaling.simulator").joinpath("recorded.json").read_text("utf-8")
+    assert tuple(json.loads(text)["edges"]) == CONFIDENCE_EDGES
+    for name, answers in recordings().items():
+        assert len(answers) >= 20, name
+        for held, confidences in answers:
+            assert len(held) == len(confidences)
+            known = zip(held[1:], confidences[1:], strict=True)
+            assert all(len(bins) >= min(count, 1) and set(bins) <= set("01234567") for count, bins in known)
+
+
+def test_drafts_of_recorded_texts_end_early():
+    told, open_one = (
+        simulate(Scenario(pair=PAIR, concurrency=1, classes=("prose",), lookahead=lookahead, num_tokens=3_000,
+                          warm_up_tokens=1_000, recorded=True))
+        for lookahead in (12, None)
+    )  # fmt: skip
+    assert told.mean_lookahead > 10
+    assert 1.0 < open_one.mean_lookahead < 6

@@ -86,13 +86,30 @@ def test_nobody_waits_for_sessions_that_do_not_come_back(is_told: bool):
     assert rounds.waits(2) is None
 
 
+@pytest.mark.parametrize(("num_ready", "is_waiting"), [(2, True), (3, False)])
+def test_a_group_of_half_the_size_joins_the_larger_one_where_others_would_take_turns(num_ready: int, is_waiting: bool):
+    rounds = Rounds(step_ms=38.0)
+    rounds.drafted(range(4))
+    assert (rounds.waits(num_ready) is not None) == is_waiting
+
+
+def test_it_waits_for_as_long_as_the_common_draft_takes():
+    """Its own draft would be a short one."""
+    rounds = Rounds(step_ms=25.0)
+    rounds.drafted(range(4))
+    until_ms = rounds.policy.wait_until_ms([1], rounds.now_ms, rounds.now_ms)
+    assert until_ms is not None
+    assert draft_ms(1) < until_ms - rounds.now_ms <= draft_ms(LONG) + 0.5
+    assert rounds.policy.wait_until_ms([1], rounds.now_ms - draft_ms(LONG), rounds.now_ms) is None
+
+
 def test_nobody_waits_longer_than_a_draft_of_its_own_takes():
     rounds = Rounds(step_ms=25.0)
     rounds.drafted(range(4))
-    waited_ms = rounds.waits(2, since_ms=rounds.now_ms - 10.0)
+    waited_ms = rounds.waits(3, since_ms=rounds.now_ms - 10.0)
     assert waited_ms is not None
     assert waited_ms <= draft_ms(LONG) - 10.0 + 0.5
-    assert rounds.waits(2, since_ms=rounds.now_ms - draft_ms(LONG)) is None
+    assert rounds.waits(3, since_ms=rounds.now_ms - draft_ms(LONG)) is None
 
 
 def test_those_who_came_back_while_others_were_drafted_for_tell_nothing_of_a_step():
