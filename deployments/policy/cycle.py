@@ -67,9 +67,7 @@ class Cycle:
         together = float(self.whole_ms[tokens]) + hop_ms + draft_ms
         if not len(self.half_ms):
             return together
-        half_ms = float(self.half_ms[tokens >> 1])
-        turns = max(2.0 * half_ms, half_ms + hop_ms + draft_ms, 2.0 * draft_ms)
-        return turns if SPLIT_MARGIN * turns < together else together
+        return float(_better(together, _in_turns(self.half_ms[tokens >> 1], hop_ms, draft_ms)))
 
     def marginal_ms(self, cap: int, num_tokens: int) -> Further:
         """What is added to rounds with drafts, in ms."""
@@ -101,20 +99,29 @@ class Cycle:
 
     def _modelled(self, caps: Ints, tokens: Ints) -> Floats:
         together, turns = self._both(caps, tokens)
-        return together if turns is None else np.where(SPLIT_MARGIN * turns < together, turns, together)
+        return together if turns is None else _better(together, turns)
 
     def _parts(self, caps: Ints, tokens: Ints) -> bool:
         together, turns = self._both(caps, tokens)
-        return turns is not None and bool((SPLIT_MARGIN * turns < together).all())
+        return turns is not None and bool((_better(together, turns) == turns).all())
 
     def _both(self, caps: Ints, tokens: Ints) -> tuple[Floats, Floats | None]:
         """In one batch, and in two that take turns; None where groups do not part."""
         caps = np.maximum(caps, self.floor)
-        waits_ms, tokens_ms = self.away_ms[caps], self.token_ms * tokens
+        waits_ms, drafts_ms, tokens_ms = self.away_ms[caps], self.draft_ms[caps], self.token_ms * tokens
         together: Floats = self.whole_ms[tokens] + waits_ms + np.where(caps > 0, tokens_ms, 0.0)
         if not len(self.half_ms):
             return together, None
-        half_ms, half_tokens_ms = self.half_ms[tokens >> 1], self.token_ms * (tokens >> 1)
-        drafts_ms = 2.0 * (self.draft_ms[caps] + half_tokens_ms)
-        turns = np.maximum(np.maximum(2.0 * half_ms, half_ms + half_tokens_ms + waits_ms), drafts_ms)
+        half_draft_ms = drafts_ms + self.token_ms * (tokens >> 1)
+        turns = _in_turns(self.half_ms[tokens >> 1], waits_ms - drafts_ms, half_draft_ms)
         return together, np.where(caps > 0, turns, np.inf)
+
+
+def _in_turns(half_ms: Floats | float, hop_ms: Floats | float, draft_ms: Floats | float) -> Floats:
+    """A cycle of two groups of which one drafts while the other is verified: the longest of what stands in line."""
+    return np.maximum(np.maximum(2.0 * half_ms, half_ms + hop_ms + draft_ms), 2.0 * draft_ms)
+
+
+def _better(together: Floats | float, turns: Floats | float) -> Floats:
+    """What the verifier would do of both."""
+    return np.where(SPLIT_MARGIN * turns < together, turns, together)

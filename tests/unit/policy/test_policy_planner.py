@@ -171,6 +171,20 @@ def test_rounds_are_as_late_as_by_what_was_drafted_in_them(num_drafted: int, dra
     assert late.after(16.0) == pytest.approx(21.0, abs=1.0), "five ms that no part of a round accounts for"
 
 
+@pytest.mark.parametrize(("share", "is_drafted"), [(1.0, True), (0.5, False)])
+def test_drafting_has_to_keep_what_it_promises(share: float, is_drafted: bool):
+    """Plans with drafts promise more than those without, but not twice as much."""
+    planner, session = alone("structured")
+    steps = [StepShape(num_sequences=1, num_tokens=tokens, num_context_tokens=256) for tokens in range(1, 18)]
+    planner.costs.seed(StepTiming(shape=one, step_ms=10.0 + 4.0 * one.num_tokens) for one in steps)
+    for _ in range(200):
+        planner.experience.promises.observe(1, True, 1.0, share)
+    session.lookahead = None
+    assert planner.lacks_plan(session)
+    planner.refresh()
+    assert (planner.stats.cap > 0) == is_drafted
+
+
 def test_a_wide_gap_is_probed_seldom():
     probing = Probing()
     probing.passed(100.0, 0)
