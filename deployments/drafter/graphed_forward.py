@@ -128,19 +128,18 @@ class GraphedSteps:
         )
         tokens_KB = torch.zeros(lookaheads[0], num_sessions, dtype=torch.int64, device=space.device)
         confidences_KB = torch.zeros(lookaheads[0], num_sessions, device=space.device)
-        drafting, may_stop = Drafting(lookaheads, early_stops), any(early_stops)
+        drafting = Drafting(lookaheads, early_stops)
         for step in range(lookaheads[0]):
             if not drafting.rows:
                 break
-            num_active = drafting.rows[-1] + 1
+            num_active = drafting.num_active
             logits_BV = space.of_size(num_active).step()[:num_active]
             first = step * num_sessions
             choice = choose(logits_BV, rows.take(slice(first, first + num_active)))
             space.tokens_R[:num_active].copy_(choice.tokens_R)
             tokens_KB[step, :num_active] = choice.tokens_R
             confidences_KB[step, :num_active] = choice.confidences_R
-            known = choice.confidences_R.tolist() if may_stop else [1.0] * num_active
-            drafting.drafted([known[row] for row in drafting.rows])
+            drafting.has_stepped(choice.confidences_R.tolist)
         return WholeDraft(tokens_KB, confidences_KB, drafting.lengths)
 
 

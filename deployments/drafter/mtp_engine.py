@@ -147,18 +147,17 @@ class MtpEngine:
     def _draft_stepwise(self, steps: DraftSteps, requests: Sequence[DraftRequest]) -> list[Draft]:
         tokens_B = torch.tensor([request.last_token for request in requests], device=self._device)
         early_stops = [self._early_stop(request) for request in requests]
-        drafting, may_stop = Drafting([request.lookahead for request in requests], early_stops), any(early_stops)
+        drafting = Drafting([request.lookahead for request in requests], early_stops)
         drawn: list[Drawn] = []
         while drafting.rows:
-            going_on = requests[: drafting.rows[-1] + 1]
+            going_on = requests[: drafting.num_active]
             salts = [
                 request.context_len if self._params[request.session].draws_to_reject else None for request in going_on
             ]
             logits_BV = self._adjusted(steps.step(tokens_B[: len(going_on)]), requests, drawn)
             drawn.append(self.draw(logits_BV, self._rows(going_on, len(drawn)), salts))
             tokens_B = drawn[-1].tokens_R
-            known = drawn[-1].confidences_R.tolist() if may_stop else [1.0] * len(going_on)
-            drafting.drafted([known[row] for row in drafting.rows])
+            drafting.has_stepped(drawn[-1].confidences_R.tolist)
         return _as_drafts(requests, drawn, drafting.lengths)
 
     def _early_stop(self, request: DraftRequest) -> EarlyStop | None:

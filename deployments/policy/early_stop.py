@@ -7,7 +7,7 @@ for drafts that are one call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 from deployments.messages import EarlyStop
@@ -26,10 +26,23 @@ class Drafting:
     def __init__(self, lookaheads: Sequence[int], early_stops: Sequence[EarlyStop | None]) -> None:
         self._lookaheads = lookaheads
         self._early_stops = early_stops
+        self._may_stop = any(early_stop is not None for early_stop in early_stops)
         self._nexts = [next_chances(early_stop, max(lookaheads)) for early_stop in early_stops]
         self._survival = [1.0] * len(lookaheads)
         self.lengths = [0] * len(lookaheads)
         self.rows = [row for row, lookahead in enumerate(lookaheads) if lookahead > 0]
+
+    @property
+    def num_active(self) -> int:
+        """How many rows a step has to cover: those up to the last that still drafts."""
+        return self.rows[-1] + 1 if self.rows else 0
+
+    def has_stepped(self, read: Callable[[], Sequence[float]]) -> None:
+        """Every active row has got another token. `read` tells how sure the drafter was of each: it is asked only if a
+        draft may end by that, as a device has to be waited for.
+        """
+        known = read() if self._may_stop else [1.0] * self.num_active
+        self.drafted([known[row] for row in self.rows])
 
     def drafted(self, confidences: Sequence[float]) -> None:
         """Every row in `rows` has got another token, which its drafter was so sure of."""

@@ -109,3 +109,19 @@ def test_malformed_chances_are_not_usable():
         assert not is_usable(msgspec.structs.replace(good, chances=chances))
     assert not is_usable(msgspec.structs.replace(good, nexts=b""))
     assert is_usable(msgspec.structs.replace(good, nexts=b"\x00"))
+
+
+def test_confidences_are_read_only_where_a_draft_may_end_by_them():
+    def never() -> Sequence[float]:
+        raise AssertionError("a device would have to be waited for")
+
+    told = Drafting([2, 3], [None, None])
+    told.has_stepped(never)
+    assert told.lengths == [1, 1]
+    open_one = Drafting([3, 3, 3], [early_stop(token_cost=0.5, chances=SURE_ALONE)] * 3)
+    open_one.has_stepped(lambda: [SURE, UNSURE, SURE])
+    assert (open_one.rows, open_one.num_active) == ([0, 2], 3), "the last row's place is kept for it"
+    open_one.has_stepped(lambda: [UNSURE, UNSURE, SURE])
+    assert open_one.rows == [2]
+    open_one.has_stepped(lambda: [SURE, SURE, SURE])
+    assert (open_one.rows, open_one.num_active, open_one.lengths) == ([], 0, [2, 1, 3])
