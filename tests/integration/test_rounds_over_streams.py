@@ -128,7 +128,10 @@ async def test_the_output_does_not_depend_on_the_policy(agreement: float, policy
         assert max(drafted) > 0
         if policy == "adaptive":
             late = drafted[len(drafted) // 2 :]
-            assert sum(late) / len(late) < 1.0 if agreement == 0.0 else sum(late) / len(late) > 1.0
+            if agreement:
+                assert sum(late) / len(late) > 1.0
+            else:  # but all try again for a few rounds once their company has lasted
+                assert sum(count > 0 for count in late) / len(late) < 0.5
 
 
 async def test_perfect_drafts_are_accepted_whole():
