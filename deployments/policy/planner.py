@@ -47,6 +47,10 @@ _MOST_ENDING_EARLY = 16
 """Sessions of which drafts end early. Among more of them, batches hardly differ in what they have in prospect, and
 groups that take turns part and join with every draft that is longer or shorter than the one before.
 """
+_BEYOND = 1
+"""Tokens that a draft which may end early may go on beyond what is planned for its session. What comes in runs is
+had in the next round too: a token looks better by its confidence than it is for the answer.
+"""
 _SETTLED_ROUNDS = 4
 """A session's first rounds take longer than others: its request is still under way everywhere."""
 
@@ -130,11 +134,12 @@ class Planner:
         return 0 if is_first and not self._promises_much else self._as_far(session, session.lookahead)
 
     def _as_far(self, session: Speculation, lookahead: int) -> int:
-        """How many tokens to ask for: where drafts are seen to end early, as many as there may be."""
+        """How many tokens to ask for: where drafts are seen to end early, good ones may go on beyond the plan."""
         session.early_stop = self._early_stop_of(session) if lookahead else None
         if session.early_stop is None or not session.acceptance.has_ended_early:
             return lookahead
-        return min(session.num_positions, self.settings.max_speculative_tokens)
+        most = min(session.num_positions, self.settings.max_speculative_tokens)
+        return min(most, lookahead + _BEYOND)
 
     def begins(self, session_id: SessionId, session: Speculation) -> bool:
         """A session takes part from now on; whether that makes another company, which needs a plan at once."""
