@@ -138,8 +138,7 @@ class Planner:
         session.early_stop = self._early_stop_of(session) if lookahead else None
         if session.early_stop is None or not session.acceptance.has_ended_early:
             return lookahead
-        most = min(session.num_positions, self.settings.max_speculative_tokens)
-        return min(most, lookahead + _BEYOND)
+        return min(lookahead + _BEYOND, session.num_positions, self.settings.max_speculative_tokens)
 
     def begins(self, session_id: SessionId, session: Speculation) -> bool:
         """A session takes part from now on; whether that makes another company, which needs a plan at once."""
