@@ -17,8 +17,10 @@ from deployments.policy.round_times import BareModel, RoundTimes
 from deployments.policy.speculation import Forecast, Speculation, SpeculationSettings
 from deployments.timing import StepShape
 
-_PURE_CYCLES = 2.0
-"""Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end."""
+_PURE_CYCLES = 3.0
+"""Cycles without a drafted token after which rounds of sessions that share steps are bare ones from end to end, and
+groups that took turns have come together: the first takes 1.8 times as long as later ones, the third 1.15.
+"""
 _PROMPTS_SHARE = 0.25
 """Of a round that others' prompts may take, by the cost model, for it to tell something: that much is taken off."""
 
@@ -64,21 +66,22 @@ class Experience:
         """Take a round that has ended with that step."""
         prompts_ms, session.prompts_ms = self._prompts_ms - session.prompts_ms, self._prompts_ms
         is_same_company, session.company = session.company == ended.num_sessions, ended.num_sessions
-        if not ended.num_sessions:
+        if not ended.num_sessions or prompts_ms > _PROMPTS_SHARE * ended.round_ms:
             return
         told = session.told(settings)
         if told is None:
-            self._observe_promise(session, ended)
-        if is_same_company and not session.is_apart(settings) and prompts_ms <= _PROMPTS_SHARE * ended.round_ms:
+            self._observe_promise(session, ended, prompts_ms)
+        if is_same_company and not session.is_apart(settings):
             if ended.num_looked_at:
                 self._observe_drafted(session, ended, prompts_ms)
             elif not told and not _is_drafted(ended.forecast):
                 self._observe_bare(session, ended, prompts_ms, context, bare_model)
 
-    def _observe_promise(self, session: Speculation, ended: Ended) -> None:
+    def _observe_promise(self, session: Speculation, ended: Ended, prompts_ms: float) -> None:
+        """Take what came of a plan. Prompts are none of its fault: only the kind that runs would pay for them."""
         forecast, num_sessions = ended.forecast, ended.num_sessions
         if forecast is not None and forecast.rate and forecast.num_sessions == num_sessions:
-            num_promised = forecast.rate * ended.round_ms / num_sessions
+            num_promised = forecast.rate * (ended.round_ms - prompts_ms) / num_sessions
             num_come = session.weight * (1 + ended.num_held)
             self.promises.observe(num_sessions, forecast.is_drafted, num_promised, num_come)
 

@@ -30,8 +30,10 @@ _PLANS_PER_ROUND = 4
 """At most so many plans in the time in which every session has one round."""
 _CALM = 16.0
 """Cycles until the next plan at the most, where one plan after the other says that nobody shall draft."""
-_BEGINS, _ENDS = 1.02, 1.005
-"""Drafting begins where it promises more than the one, and ends where it promises less than the other."""
+_BEGINS, _BEGINS_TOGETHER, _ENDS = 1.02, 1.05, 1.005
+"""Drafting begins where it promises more than the one, and ends where it promises less than the other. Together it has
+to promise more: until groups have parted, or come together again, two or three cycles go by for nothing.
+"""
 _FIRST_BEGINS = 1.25
 """The same for a session's first round. It is decided before the prompt is read, when nobody knows who will share the
 round, and the drafter has the whole prompt to catch up with: what promises little had better wait for the second.
@@ -216,6 +218,8 @@ class Planner:
             chosen = unless_as_good(chosen, search.score(before + (0,) * len(settled)))
         for session, lookahead in zip(sessions, chosen.lookaheads, strict=False):
             session.lookahead = lookahead
+        if bool(chosen.cap) != bool(self._cap):
+            self.probing.changes()
         is_calm = not chosen.cap and not self._cap
         self._cycles_to_plan = min(_CALM, 2.0 * self._cycles_to_plan) if is_calm else 1.0 / _PLANS_PER_ROUND
         self._threshold, self._cap = chosen.threshold, chosen.cap
@@ -266,7 +270,8 @@ class Planner:
         """The better of two kinds of rounds, and the other."""
         if drafted is None:
             return bare, None
-        margin = _ENDS if self._cap else _BEGINS
+        begins = _BEGINS_TOGETHER if len(self.sessions) > 1 else _BEGINS
+        margin = _ENDS if self._cap else begins
         if self._kept(drafted) > margin * self._kept(bare):
             return drafted, bare
         return bare, drafted

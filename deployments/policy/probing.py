@@ -12,6 +12,7 @@ _LEAST_CYCLES, _MOST_CYCLES = 48.0, 2048.0
 """Cycles of all sessions between two probes."""
 _LOOK_EVERY_CYCLES = 12.0
 _FIRST_AFTER_CYCLES = 4.0
+_FRESH_CYCLES = 8.0
 _ENOUGH_CYCLES = 3.0
 """Cycles of a kind that have to be seen in a company, whatever the model says."""
 _PROBE_ROUNDS, _PROBE_ROUNDS_TOGETHER = 3, 6
@@ -57,8 +58,17 @@ class Probing:
 
     def begins(self) -> None:
         """A probe begins."""
-        self._since, self._next = 0.0, _LEAST_CYCLES
+        self.changes()
         self.num_probes += 1
+
+    def changes(self) -> None:
+        """The plan itself goes over to the other kind: what would be tried now has just been run."""
+        self._since, self._next = 0.0, _LEAST_CYCLES
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether a kind has only just begun, on a promise: its first rounds say what it is worth."""
+        return self._since < _FRESH_CYCLES
 
 
 def of_the_longest_off(rounds_off: Sequence[int], lookaheads: Sequence[int]) -> tuple[int, ...]:

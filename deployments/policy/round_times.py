@@ -20,6 +20,10 @@ _KEPT = 3.0
 """Cycles' worth of what was seen of drafted rounds that outlasts any number of others: rounds are not alike, and bursts
 of drafts begin with few of them.
 """
+_KEPT_BARE = 12.0
+"""The same of bare rounds that sessions share. Where drafts run they are seen in probes alone, before groups that take
+turns have come together again: a few rounds that look slow shall not outweigh thousands that were not.
+"""
 _FEW_CYCLES = 4.0
 _FIRST_JUMP, _JUMP, _RARE_JUMP, _DROP = 3.0, 1.5, 1.25, 4.0
 """A round that takes this many times longer or shorter than was to be expected counts as one that does just that: the
@@ -73,7 +77,7 @@ class _BareTime:
 
     def observe(self, now: float, num_sessions: int, context: float, measured_ms: float) -> None:
         weight = 1.0 / num_sessions
-        self.seen.fade(now)
+        self.seen.fade(now, _KEPT_BARE if num_sessions > 1 else 0.0)
         found_ms = self.seen.plausible(self.time_ms, measured_ms)
         self.seen.add(now, weight)
         share = weight / (self.seen.cycles + _DOUBT)

@@ -16,9 +16,10 @@ from deployments.policy.speculation import Forecast, Speculation, SpeculationSet
 from deployments.router.peers import VerifierPeer
 from deployments.router.session import Session
 
-_PLANNING_SHARE, _PLANNING_SHARE_ALONE = 0.01, 0.05
-"""Of the router's time, for plans. Rounds of a small target are not much longer than a plan, which holds up others'
-messages; a session alone waits for its draft meanwhile.
+_PLANNING_SHARE, _PLANNING_SHARE_ALONE, _PLANNING_SHARE_FRESH = 0.01, 0.05, 0.1
+"""Of the router's time, for plans: of several sessions, of one, and where a kind of rounds has just begun. Rounds of a
+small target are not much longer than a plan, which holds up others' messages; a session alone waits for its draft
+meanwhile. What has begun on a promise that it does not keep is to end soon.
 """
 
 
@@ -144,8 +145,7 @@ class Lookaheads:
         begun_s = self._clock()
         if at_once or begun_s >= self._next_plan_s:
             planner.refresh()
-            share = _PLANNING_SHARE if len(planner.sessions) > 1 else _PLANNING_SHARE_ALONE
-            self._next_plan_s = begun_s + (self._clock() - begun_s) / share
+            self._next_plan_s = begun_s + (self._clock() - begun_s) / _planning_share(planner)
 
     def ask(self, planner: Planner, session: Session) -> int:
         """The lookahead of the session's next round, its room aside."""
@@ -195,6 +195,12 @@ class Lookaheads:
                 may_end_early=not request.params.draws_to_reject,
             )
         return session.plan
+
+
+def _planning_share(planner: Planner) -> float:
+    if planner.probing.is_fresh:
+        return _PLANNING_SHARE_FRESH
+    return _PLANNING_SHARE if len(planner.sessions) > 1 else _PLANNING_SHARE_ALONE
 
 
 def _is_next_held(session: Session, item: VerdictItem) -> bool | None:
