@@ -20,12 +20,15 @@ PROMPT_TOKENS = 128
 
 @dataclass(slots=True, kw_only=True)
 class Asked:
-    """A Verify of one session: its context, proposal, and the lookahead of its next round."""
+    """A Verify of one session: its context, proposal, and the lookahead of its next round; it ends with `num_left`
+    tokens more.
+    """
 
     session: SessionId
     context_len: int
     num_drafted: int
     lookahead: int
+    num_left: int
     survival: tuple[float, ...] = ()
     num_prompt_tokens: int = 0
     num_held: Callable[[int], int] = lambda lookahead: 0
@@ -299,6 +302,9 @@ class Verifier:
                 lookahead=one.lookahead, early_stop=one.early_stop,
             )  # fmt: skip
             items.append(decided)
+            if held + 1 >= one.num_left:  # it has ended
+                self.policy.forget(one.session)
+                continue
             self.policy.left(one.session, one.lookahead, held + 1, now_ms)
             if one.lookahead:
                 self._events.after(self._go_ahead_ms, lambda decided=decided: self.go_ahead(decided))  # type: ignore[misc]

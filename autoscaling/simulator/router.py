@@ -278,6 +278,7 @@ class Router:
             context_len=session.request.num_prompt_tokens + position,
             num_drafted=num_drafted,
             lookahead=0 if session.is_looked_up else session.lookahead,
+            num_left=session.request.text.length - position,
             survival=survival,
             num_prompt_tokens=num_prompt_tokens,
             num_held=lambda lookahead: text.num_held(position, lookahead),

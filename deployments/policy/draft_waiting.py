@@ -112,7 +112,7 @@ class DraftPolicy:
     def _observe_turnaround(self, away: _Away, now_ms: float, *, is_over: bool) -> None:
         features, away_ms = (1.0, away.num_sessions), max(1e-3, now_ms - away.left_ms)
         if is_over or away_ms > self._turnaround.predict(features):
-            self._turnaround.observe(features, away_ms)
+            self._turnaround.observe_spread(features, away_ms)
 
     # -- decisions ----------------------------------------------------------------------------
 
