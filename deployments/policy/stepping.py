@@ -102,7 +102,7 @@ class StepPolicy:
             return
         away_ms = max(1e-3, min(latest_ms, max(soonest_ms, expected_ms)))
         if not away.lookahead:
-            self._bare_turnaround.observe_spread((1.0,), away_ms)
+            self._bare_turnaround.observe((1.0,), away_ms)
             return
         features = (1.0, away.lookahead)
         if is_drafted:
