@@ -66,6 +66,7 @@ def test_a_larger_budget_holds_more_sessions() -> None:
     assert sum((engine.memory.weights_bytes, engine.memory.cache_bytes, engine.memory.workspace_bytes)) <= 2 * least
 
 
+@pytest.mark.system
 def test_every_shape_names_a_budget_that_will_do(tmp_path: Path) -> None:
     for name, shape in GEMMA_4.items():
         target = save_pair(tmp_path / name, shape)

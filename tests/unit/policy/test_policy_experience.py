@@ -105,6 +105,19 @@ def test_prompts_are_taken_off_and_long_ones_make_a_round_tell_nothing():
     ]
 
 
+@pytest.mark.parametrize("num_prompt_tokens", [4, 40])
+def test_prompts_are_no_plans_broken_promise(num_prompt_tokens: int):
+    """Only the kind of rounds that runs would have to answer for them."""
+    costs = StepCosts()
+    for count in (0, 2, 4, 40) * 60:
+        costs.observe(StepShape(num_sequences=2, num_tokens=10 + count, num_prompt_tokens=count), 10.0 + 0.5 * count)
+    shape = StepShape(num_sequences=2, num_tokens=10 + num_prompt_tokens, num_prompt_tokens=num_prompt_tokens)
+    ended = drafted(32.0 + 0.5 * num_prompt_tokens)
+    found = after(session(), *[ended] * 400, shape=shape, costs=costs)
+    assert found.promises.kept(NUM_SESSIONS, True) == pytest.approx(1.0, abs=0.02)
+    assert after(session(), *[ended] * 400).promises.kept(NUM_SESSIONS, True) < 0.96, "without a prompt it is late"
+
+
 def bare(
     count: int, *, forecast: Forecast | None = BARE, num_drafted: int = 0, one: Speculation | None = None
 ) -> float:

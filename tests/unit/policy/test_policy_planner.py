@@ -10,6 +10,7 @@ from deployments.messages import PolicyName, RequestClass
 from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.experience import Ended
+from deployments.policy.lookahead import Choice
 from deployments.policy.planner import Planner
 from deployments.policy.probing import Probing
 from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
@@ -194,6 +195,37 @@ def test_a_wide_gap_is_probed_seldom():
     probing.begins()
     probing.passed(100.0, 0)
     assert probing.is_due(1.0, 0.99, 3.0, 48.0)
+
+
+def test_a_kind_is_fresh_when_the_plan_goes_over_to_it_and_the_other_is_not_tried_at_once():
+    planner, session = alone("structured")
+    steps = [StepShape(num_sequences=1, num_tokens=tokens, num_context_tokens=256) for tokens in range(1, 18)]
+    planner.costs.seed(StepTiming(shape=one, step_ms=10.0 + 4.0 * one.num_tokens) for one in steps)
+    for _ in range(200):  # whoever drafts breaks every promise
+        planner.experience.promises.observe(1, True, 1.0, 0.1)
+    planned(planner, session)
+    assert planner.stats.cap == 0
+    planner.probing.passed(500.0, 0)
+    assert planner.probing.may_be_due
+    assert not planner.probing.is_fresh
+    for _ in range(400):
+        planner.experience.promises.observe(1, True, 1.0, 1.0)
+    planned(planner, session)
+    assert planner.stats.cap > 0
+    assert planner.probing.is_fresh
+    assert not planner.probing.may_be_due
+    planner.probing.passed(9.0, 0)
+    planned(planner, session)
+    assert not planner.probing.is_fresh, "the same again"
+
+
+@pytest.mark.parametrize(("num_sessions", "promised", "begins"), [(1, 1.03, True), (2, 1.03, False), (2, 1.06, True)])
+def test_drafting_together_has_to_promise_more_to_begin(num_sessions: int, promised: float, begins: bool):
+    planner = Planner(SpeculationSettings())
+    for number in range(num_sessions):
+        planner.begins(number, Speculation(drafters={}, kind="mtp", num_positions=16))
+    bare, drafted = Choice((0,), 0, 1.0, 1.0, 10.0), Choice((4,), 4, 0.5, promised, 20.0)
+    assert (planner._better(bare, drafted)[0] is drafted) == begins
 
 
 def test_a_kind_is_tried_by_all_only_in_a_company_that_lasts():

@@ -129,6 +129,18 @@ def test_what_was_not_seen_for_a_while_gives_way_soon():
     assert times.bare_factor(1, model) * model(1, 0.0) < 1.6
 
 
+@pytest.mark.parametrize(("num_before", "most_ms"), [(1000, 2.2), (3, 2.7)])
+def test_a_probe_does_not_outweigh_what_sessions_had_together_before(num_before: int, most_ms: float):
+    times = RoundTimes()
+    for _ in range(8 * num_before):
+        times.observe_bare(8, 0.0, model, 2.0)
+    for _ in range(8 * 100):
+        times.observe_drafted(8, 1.0, 1.0)
+    for _ in range(8 * 3):
+        times.observe_bare(8, 0.0, model, 3.0)
+    assert 2.0 < times.bare_factor(8, model) * model(8, 0.0) < most_ms
+
+
 def test_a_gap_with_a_wait_in_a_queue_tells_nothing():
     exposure = Exposure()
     before = exposure.away_ms([0.0, 0.0])

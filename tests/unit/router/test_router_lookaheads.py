@@ -6,6 +6,9 @@ import pytest
 
 from deployments.distributions import KEPT
 from deployments.messages import Attach, Cancel, Costs, Detach, Open, Verify, VerifyItem
+from deployments.policy.planner import Planner
+from deployments.policy.speculation import Speculation, SpeculationSettings
+from deployments.router.lookaheads import _planning_share
 from deployments.router.session import Session
 from deployments.timing import StepShape, StepTiming
 from tests.support.router_rig import Rig
@@ -39,6 +42,15 @@ def flat_steps(rig: Rig, step_ms: float) -> None:
         for k in (0, 1, 2, 4, 8)
     )
     rig.router.received(rig.verifiers[0], Costs(timings=timings, max_step_tokens=512))
+
+
+def test_plans_come_soon_while_a_kind_of_rounds_has_just_begun():
+    planner = Planner(SpeculationSettings())
+    planner.begins(1, Speculation(drafters={}, kind="mtp", num_positions=16))
+    planner.begins(2, Speculation(drafters={}, kind="mtp", num_positions=16))
+    fresh = _planning_share(planner)
+    planner.probing.passed(100.0, 1)
+    assert fresh >= 5 * _planning_share(planner)
 
 
 def test_a_text_that_is_guessed_well_is_looked_ahead_far():
