@@ -24,6 +24,8 @@ from tests.support.rejected import PARAMS, Trial
 from tests.support.rig import running_rig
 from tests.support.served_shapes import check, drafting, num_preemptions, save_shape, verifier_engine
 
+pytestmark = pytest.mark.system
+
 CELLS = {
     f"{cell.drafter} {cell.place}": cell
     for cell in SERVED

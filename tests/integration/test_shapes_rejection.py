@@ -16,6 +16,8 @@ from tests.support.rejected import Trial
 from tests.support.rig import running_rig
 from tests.support.served_shapes import SMALL_STEPS, check, drafting, save_shape, verifier_engine
 
+pytestmark = pytest.mark.system
+
 REJECTION = [cell for cell in SERVED if cell.acceptance == "rejection"]
 DRAFTED = [cell for cell in REJECTION if cell.drafter != "none"]
 BROKEN = ("26B-A4B mtp remote", "31B mtp colocated", "Llama draft_model remote", "Qwen 3 draft_model colocated")
