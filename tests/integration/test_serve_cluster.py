@@ -103,7 +103,6 @@ def test_a_killed_drafter_costs_no_text_and_is_replaced(server: Server) -> None:
     assert text_of(complete(server)) == expected
 
 
-@pytest.mark.system
 def test_leases_over_a_cluster(server: Server) -> None:
     drill = subprocess.run(
         [sys.executable, "-m", "tests.support.lease_drill", server.ray_address],
@@ -123,7 +122,6 @@ def test_leases_over_a_cluster(server: Server) -> None:
     assert seen["closing_s"] < 5
 
 
-@pytest.mark.system
 def test_the_printed_configuration_deploys_and_answers_the_same(server: Server) -> None:
     expected = text_of(complete(server))
     settings = yaml.safe_load((server.folder / "config.yaml").read_text())
