@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 _REFRESH_AFTER = 8
 """Observations between two solutions, once there are some: solving costs more than observing."""
-
-
 _HICCUP = 4.0
 """How many times more than expected a value counts at most, where values differ."""
 

@@ -105,9 +105,10 @@ class StepPolicy:
             self._bare_turnaround.observe((1.0,), away_ms)
             return
         features = (1.0, away.lookahead)
+        usual_ms = self._turnaround.predict(features)
         if is_drafted:
-            away.pace += _LATEST * (min(LATE, away_ms / self._turnaround.predict(features)) - away.pace)
-        is_soon = away_ms < self._soonest_share * self._turnaround.predict(features)
+            away.pace += _LATEST * (min(LATE, away_ms / usual_ms) - away.pace)
+        is_soon = away_ms < self._soonest_share * usual_ms
         self._soonest_share *= 1.0 - _SOON_STEP * (1.0 - _SOON) if is_soon else 1.0 + _SOON_STEP * _SOON
         self._turnaround.observe_spread(features, away_ms)
 
