@@ -255,19 +255,19 @@ class Verifier:
         if until_ms is not None and until_ms > now_ms:
             self._events.after(until_ms - now_ms, lambda: self._consider(turn))
             return
-        ready = [one for one in ready[: self.policy.num_to_step(ready)] if not one.num_prompt_tokens]
-        self._step(ready)
+        self._step(ready[: self.policy.num_to_step(ready)])
 
     def _step(self, ready: list[Ready]) -> None:
         now_ms = self._events.now_ms
         idle_ms = now_ms - self._free_since_ms
         self._waiting_since_ms = None
-        budget = self._pair.max_step_tokens - (PROMPT_TOKENS if self._prompts else 0)
+        prompts = [one.session for one in ready if one.num_prompt_tokens]
+        budget = self._pair.max_step_tokens - (PROMPT_TOKENS if prompts else 0)
         kept = self.policy.trim(ready, budget, idle_ms)
-        left = self._pair.max_step_tokens - len(ready) - sum(kept)
-        lengths = {one.session: length for one, length in zip(ready, kept, strict=True)}
+        lengths = {one.session: length for one, length in zip(ready, kept, strict=True) if not one.num_prompt_tokens}
+        left = self._pair.max_step_tokens - len(lengths) - sum(lengths.values())
         num_prompt_tokens = 0
-        for session in list(self._prompts):
+        for session in prompts:
             chunk = min(left, self._prompts[session])
             left, num_prompt_tokens = left - chunk, num_prompt_tokens + chunk
             self._prompts[session] -= chunk

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import structs
 
 from deployments.messages import EarlyStop, SessionId
 from deployments.policy.costs import DraftCosts, StepCosts, mean_parts
-from deployments.policy.cycle import Cycle, Further
+from deployments.policy.cycle import Cycle, Floats, Further
 from deployments.policy.experience import Ended, Experience
 from deployments.policy.exposure import Exposure
 from deployments.policy.lookahead import Candidate, Choice, Search, unless_as_good
@@ -325,9 +326,9 @@ class Planner:
         num_steps = np.mean([one.steps(limit) for one in costs or (DraftCosts(),)], axis=0)
         half_ms, draft_ms = np.empty(0), first_ms + step_ms * num_steps
         if self.can_split and num_sequences >= 2.0:
-            half_ms = self.costs.curve(self._shape(num_sequences / 2, num_tokens / 2), num_pairs // 2)
+            half_ms = self._steps_ms(num_sessions / 2, num_sequences / 2, num_tokens / 2, num_pairs // 2)
         return Cycle(
-            whole_ms=self.costs.curve(self._shape(num_sequences, num_tokens), num_pairs),
+            whole_ms=self._steps_ms(num_sessions, num_sequences, num_tokens, num_pairs),
             half_ms=half_ms,
             away_ms=np.array(self.exposure.away_ms(draft_ms.tolist())),
             draft_ms=draft_ms,
@@ -337,6 +338,24 @@ class Planner:
             bare=Lateness(factor=self.experience.round_times.bare_factor(num_sessions, self._bare_model)),
             drafted=self.experience.round_times.drafted_lateness(num_sessions),
         )
+
+    def _steps_ms(self, num_sessions: float, num_sequences: float, num_tokens: float, num_more: int) -> Floats:
+        """The times of a step of so many own sessions with 0 .. num_more drafted tokens: (1 + num_more,).
+
+        Prompts are read in any case, and cost the same per answer: what counts is by how much they cost more beside
+        drafted tokens.
+        """
+        shape = self._shape(num_sequences, num_tokens)
+        times_ms = self.costs.curve(shape, num_more)
+        share, num_prompt_tokens = self._batch.prompts(num_sessions)
+        if not share:
+            return times_ms
+        with_prompts = structs.replace(
+            shape, num_tokens=shape.num_tokens + num_prompt_tokens, num_prompt_tokens=num_prompt_tokens
+        )
+        prompts_ms = self.costs.curve(with_prompts, num_more) - times_ms
+        more_ms: Floats = share * np.maximum(0.0, prompts_ms - prompts_ms[0])
+        return times_ms + more_ms
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:
         sequences = max(1, round(num_sequences))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,10 @@ _LATEST = 0.3
 _SOON, _SOON_STEP = 0.1, 0.05
 """The share of drafts that end sooner than `_soonest_share` of the usual time, and how fast that follows. Where drafts
 end early, one is over in a tenth of the time that another takes: who is not back by then is not for long.
+"""
+_TOGETHER = 0.05
+"""Sessions that are due within such a share of a step of each other come together: whoever waits for the first of them
+has to reckon with the last.
 """
 _FEW = 4
 """One in so many sessions away from the others does not make two groups."""
@@ -43,6 +48,9 @@ class Ready(NamedTuple):
     def num_tokens(self) -> int:
         """What it adds to a step."""
         return self.num_prompt_tokens or 1 + self.num_drafted
+
+
+_NOBODY = (math.inf, Group(0, 0, 0.0, 0.0))
 
 
 @dataclass(slots=True)
@@ -74,6 +82,7 @@ class StepPolicy:
         self._turnaround = Regression((1.0, 1.0), (20.0, 5.0), memory=64)
         self._soonest_share = 1.0
         self._bare_turnaround = Regression((1.0,), (20.0,), memory=64)
+        self._kept_share = 1.0  # of drafted tokens, those that are verified
         self.num_trimmed_tokens = 0
 
     # -- observations -------------------------------------------------------------------------
@@ -124,10 +133,13 @@ class StepPolicy:
         if not clusters or not ready:
             return None
         present, step_ms = self._group(ready), self._step_times(ready)
-        rest_ms = waited_since_ms + _MAX_WAIT_STEPS * step_ms(present.num_sequences, present.num_tokens) - now_ms
+        one_step_ms = step_ms(present.num_sequences, present.num_tokens)
+        rest_ms = waited_since_ms + _MAX_WAIT_STEPS * one_step_ms - now_ms
         expected: list[Group] = []
-        for due_ms, group in clusters:
+        for (due_ms, group), (next_ms, _) in zip(clusters, [*clusters[1:], _NOBODY], strict=True):
             expected.append(group)
+            if next_ms - due_ms <= _TOGETHER * one_step_ms:
+                continue
             wait_ms = due_ms - now_ms
             if wait_ms <= rest_ms and is_worth_waiting(present, joined(expected), wait_ms, step_ms):
                 return now_ms + min(rest_ms, max(1.0, wait_ms))
@@ -148,32 +160,31 @@ class StepPolicy:
 
         The drafts are there already, so only the step itself has a price.
         """
+        kept = [one.num_drafted for one in ready]
+        if any(one.survival for one in ready):
+            chosen = self._worth_their_place(ready, max_tokens, spent_ms)
+            kept = [worth if one.survival else one.num_drafted for one, worth in zip(ready, chosen, strict=True)]
+        if num_drafted := sum(one.num_drafted for one in ready):
+            self.num_trimmed_tokens += num_drafted - sum(kept)
+            self._kept_share += _LATEST * (sum(kept) / num_drafted - self._kept_share)
+        return kept
+
+    def _worth_their_place(self, ready: Sequence[Ready], max_tokens: int, spent_ms: float) -> Sequence[int]:
         candidates = [
             Candidate(one.survival, 1.0 if one.survival else self._commits(one.session), is_free=True) for one in ready
         ]
-        num_prompt_tokens = sum(one.num_prompt_tokens for one in ready)
         num_tokens = sum(one.num_tokens - len(one.survival) for one in ready)
-        num_pairs = sum(len(one.survival) for one in ready)
-        if not num_pairs:
-            return [one.num_drafted for one in ready]
         shape = StepShape(
             num_sequences=len(ready),
             num_tokens=num_tokens,
-            num_prompt_tokens=num_prompt_tokens,
+            num_prompt_tokens=sum(one.num_prompt_tokens for one in ready),
             num_context_tokens=sum(one.context_len for one in ready),
         )
-        room = max(0, max_tokens - num_tokens)
+        room, num_pairs = max(0, max_tokens - num_tokens), sum(len(one.survival) for one in ready)
         times_ms = max(0.0, spent_ms) + self.costs.curve(shape, min(room, num_pairs))
         if len(ready) == 1:
-            choice = better(*choose_alone(candidates[0], times_ms.tolist()))
-        else:
-            choice = choose(candidates, times_ms[None])
-        kept = [
-            lookahead if one.survival else one.num_drafted
-            for one, lookahead in zip(ready, choice.lookaheads, strict=True)
-        ]
-        self.num_trimmed_tokens += sum(one.num_drafted for one in ready) - sum(kept)
-        return kept
+            return better(*choose_alone(candidates[0], times_ms.tolist())).lookaheads
+        return choose(candidates, times_ms[None]).lookaheads
 
     # -- the batch that may come --------------------------------------------------------------
 
@@ -188,7 +199,7 @@ class StepPolicy:
             away_ms = max(self._away_ms(away) for away in group)
             if now_ms - left_ms < LATE * away_ms:
                 gain = sum(away.commits for away in group)
-                num_drafted = sum(away.share * away.lookahead for away in group)
+                num_drafted = self._kept_share * sum(away.share * away.lookahead for away in group)
                 one = Group(len(group), len(group) + round(num_drafted), gain, away_ms)
                 soonest_ms = self._soonest_share * self._turnaround.predict((1.0, lookahead)) if lookahead else away_ms
                 due_ms = soonest_ms if now_ms - left_ms < soonest_ms < away_ms else away_ms
@@ -201,7 +212,8 @@ class StepPolicy:
             gain += self._commits(one.session)
             if (away := self._away.get(one.session)) is not None:
                 away_ms = max(away_ms, self._away_ms(away))
-        return Group(len(ready), sum(one.num_tokens for one in ready), gain, away_ms)
+        num_tokens = sum(one.num_prompt_tokens or 1 + self._kept_share * one.num_drafted for one in ready)
+        return Group(len(ready), round(num_tokens), gain, away_ms)
 
     def _away_ms(self, away: _Away) -> float:
         """How long the session is likely to be away."""

@@ -57,13 +57,16 @@ class Batching:
         if num < len(ready):
             chosen = {one.session for one in ready[:num]}
             ready, sessions = ready[:num], [session for session in sessions if session.id in chosen]
-        if any(one.survival for one in ready):
+        if any(one.num_drafted for one in ready):
             has_prompt = any(one.num_prompt_tokens for one in ready)
             max_tokens = self._budget.max_step_tokens - (self._budget.prompt_tokens if has_prompt else 0)
             lengths = self._policy.trim(ready, max_tokens, _now_ms() - self._free_since_ms)
-            kept = {one.session: length for one, length in zip(ready, lengths, strict=True)}
+            kept = {
+                one.session: length for one, length in zip(ready, lengths, strict=True) if not one.num_prompt_tokens
+            }
             for session in sessions:
-                session.shorten(kept.get(session.id, 0))
+                if session.id in kept:
+                    session.shorten(kept[session.id])
         return sessions
 
     def ran(self, chunks: Sequence[Chunk], started_ms: float, step_ms: float) -> StepShape:

@@ -111,6 +111,24 @@ def test_the_time_of_short_prompts_is_taken_off_rounds():
     assert bare_ms == pytest.approx(12.5, rel=0.03), "not the 14.5 that they took"
 
 
+def test_tokens_that_cost_nothing_may_cost_much_beside_prompts():
+    """Up to 32 tokens are free, and then each costs as much as two steps."""
+    lookaheads = []
+    for num_prompt_tokens in (0, 30):
+        planner, session = alone("structured")
+        shapes = [StepShape(num_sequences=1, num_tokens=tokens) for tokens in range(1, 65)]
+        planner.costs.seed(StepTiming(shape=one, step_ms=10.0 + 20.0 * max(0, one.num_tokens - 32)) for one in shapes)
+        for _ in range(400):
+            shape = StepShape(num_sequences=2, num_tokens=1 + num_prompt_tokens, num_prompt_tokens=num_prompt_tokens)
+            planner.on_step(shape, 10.0, 1, 1)
+        planner.lacks_plan(session)
+        planner.refresh()
+        assert session.lookahead is not None
+        lookaheads.append(session.lookahead)
+    without, beside = lookaheads
+    assert 0 < beside <= without / 2
+
+
 def test_rounds_with_long_prompts_tell_nothing():
     planner, session = alone()
     seeded(planner)

@@ -147,6 +147,41 @@ def test_rounds_without_a_draft_tell_nothing_of_how_much_drafts_bring():
     assert steps.waits_for(1) is None
 
 
+@pytest.mark.parametrize(("worth", "is_waited_for"), [(3, True), (LOOKAHEAD, False)])
+def test_tokens_that_find_no_place_in_steps_keep_nobody_from_waiting(worth: int, is_waited_for: bool):
+    """Seventeen tokens come and cost much, but those of them that are not worth it are left out every time."""
+    steps = Steps(dear_beyond_eight, {1: 20.0})
+    steps.rounds(20, LOOKAHEAD)
+    survival = (0.99,) * worth + (1e-4,) * (LOOKAHEAD - worth)
+    for _ in range(20):
+        whole = Ready(session=1, context_len=9, num_drafted=LOOKAHEAD, survival=() if worth == LOOKAHEAD else survival)
+        assert steps.policy.trim([whole], 64, 0.0) == [worth]
+    assert (steps.waits_for(1) is not None) is is_waited_for
+
+
+@pytest.mark.parametrize(("others_away_ms", "is_waited_for"), [(21.0, False), (90.0, True)])
+def test_who_waits_for_some_reckons_with_all_that_come_with_them(others_away_ms: float, is_waited_for: bool):
+    """Four with a token each have room beside four newcomers; four more with eight each, out of the same draft, not."""
+
+    def dear_beyond_sixteen(num_tokens: int) -> float:
+        return 36.0 + 5.0 * max(0, num_tokens - 16)
+
+    few, many = (1, 2, 3, 4), (5, 6, 7, 8)
+    steps = Steps(dear_beyond_sixteen, dict.fromkeys(few, 20.0) | dict.fromkeys(many, others_away_ms))
+    policy, lookahead = steps.policy, dict.fromkeys(few, 1) | dict.fromkeys(many, 8)
+    for _ in range(40):
+        for session in lookahead:
+            policy.left(session, lookahead[session], 1, steps.now_ms)
+        for session, away_ms in steps.away_ms.items():
+            policy.came_back(session, lookahead[session], steps.now_ms + away_ms)
+        steps.now_ms += 200.0
+    for session in lookahead:
+        policy.left(session, lookahead[session], 1, steps.now_ms)
+    now_ms = steps.now_ms + 12.0
+    until_ms = policy.wait_until_ms([Ready(90 + i, 0, 0) for i in range(4)], now_ms, now_ms)
+    assert (until_ms is not None) is is_waited_for
+
+
 def test_what_a_session_brings_is_forgotten_with_it():
     steps = Steps(dear_beyond_eight, {1: 20.0})
     steps.rounds(20, 4)
