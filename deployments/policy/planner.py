@@ -212,7 +212,7 @@ class Planner:
             self._only_told(search)
             return
         bare, with_drafts = search.best()
-        chosen, rival = self._better(bare, with_drafts)
+        chosen, rival = self._better(bare, with_drafts, search.cycle)
         before = tuple(min(one.lookahead or 0, limit) for one in sessions)
         is_other = before != chosen.lookaheads[: len(sessions)] and all(one.lookahead is not None for one in sessions)
         if is_other and sum(before) <= search.max_tokens:
@@ -230,7 +230,7 @@ class Planner:
             self._further = Further(*(chosen.rate * one for one in more_ms))
         self._forecast = self._forecast_of(chosen, search.cycle, chosen.rate)
         self.stats.rate, self.stats.cap = chosen.rate, chosen.cap
-        self._promises_much = self._kept(chosen) > _FIRST_BEGINS * self._kept(bare)
+        self._promises_much = self._kept(chosen, search.cycle) > _FIRST_BEGINS * self._kept(bare, search.cycle)
         if rival is not None and (probe := self._probe_of(sessions, chosen, rival, search)) is not None:
             self._begin_probe(sessions, probe, self._forecast_of(probe, search.cycle))
         if chosen.cap:
@@ -267,19 +267,19 @@ class Planner:
         num_told = sum(told for one in self.sessions.values() if (told := one.told(self.settings)))
         return Forecast(len(self.sessions), _is_drafted(choice, cycle), cycle, num_told, rate)
 
-    def _better(self, bare: Choice, drafted: Choice | None) -> tuple[Choice, Choice | None]:
+    def _better(self, bare: Choice, drafted: Choice | None, cycle: Cycle) -> tuple[Choice, Choice | None]:
         """The better of two kinds of rounds, and the other."""
         if drafted is None:
             return bare, None
         begins = _BEGINS_TOGETHER if len(self.sessions) > 1 else _BEGINS
         margin = _ENDS if self._cap else begins
-        if self._kept(drafted) > margin * self._kept(bare):
+        if self._kept(drafted, cycle) > margin * self._kept(bare, cycle):
             return drafted, bare
         return bare, drafted
 
-    def _kept(self, choice: Choice) -> float:
+    def _kept(self, choice: Choice, cycle: Cycle) -> float:
         """Its rate, as far as plans of its kind keep what they promise."""
-        return choice.rate * self.experience.promises.kept(len(self.sessions), choice.cap > 0)
+        return choice.rate * self.experience.promises.kept(len(self.sessions), _is_drafted(choice, cycle))
 
     def _probe_of(
         self, sessions: Sequence[Speculation], chosen: Choice, rival: Choice, search: Search
@@ -287,7 +287,7 @@ class Planner:
         """Now and then try the other kind of rounds: all sessions where it is unknown, else as few as will do."""
         if len(sessions) == 1 and sessions[0].num_rounds < _SETTLED_ROUNDS:
             return None
-        probing, rate = self.probing, self._kept(chosen)
+        probing, rate = self.probing, self._kept(chosen, search.cycle)
         num_seen = self.experience.round_times.num_cycles(len(self.sessions), _is_drafted(rival, search.cycle))
         probe = rival
         if not probing.is_untried(num_seen):
@@ -297,7 +297,7 @@ class Planner:
                 rounds_off = [one.num_rounds_off for one in sessions]
                 probe = search.score(of_the_longest_off(rounds_off, rival.lookaheads))
             num_cycles = probe_rounds(len(sessions)) * probe.cycle_ms / chosen.cycle_ms
-            if not probing.is_due(rate, self._kept(probe), num_cycles, num_seen):
+            if not probing.is_due(rate, self._kept(probe, search.cycle), num_cycles, num_seen):
                 return None
         return probe
 

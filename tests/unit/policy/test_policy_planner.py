@@ -204,6 +204,21 @@ def test_drafting_has_to_keep_what_it_promises(share: float, is_drafted: bool):
     assert (planner.stats.cap > 0) == is_drafted
 
 
+def test_who_does_not_draft_beside_one_that_was_told_to_answers_for_the_same_promises():
+    """Its rounds wait for the other's drafts in any case: that such rounds keep half is no reason not to share them."""
+    planner = Planner(SpeculationSettings())
+    drafters: dict[str, DrafterAcceptance] = {}
+    fields = {"drafters": drafters, "kind": "mtp", "num_positions": 16, "request_class": "structured"}
+    open_one, told = Speculation(**fields), Speculation(**fields, requested=4)  # type: ignore[arg-type]
+    planner.begins(1, open_one)
+    planner.begins(2, told)
+    for _ in range(400):
+        planner.experience.promises.observe(2, True, 1.0, 0.5)
+    assert planner.lacks_plan(open_one)
+    planner.refresh()
+    assert planner.stats.cap > 0
+
+
 def test_a_wide_gap_is_probed_seldom():
     probing = Probing()
     probing.passed(100.0, 0)
@@ -243,7 +258,7 @@ def test_drafting_together_has_to_promise_more_to_begin(num_sessions: int, promi
     for number in range(num_sessions):
         planner.begins(number, Speculation(drafters={}, kind="mtp", num_positions=16))
     bare, drafted = Choice((0,), 0, 1.0, 1.0, 10.0), Choice((4,), 4, 0.5, promised, 20.0)
-    assert (planner._better(bare, drafted)[0] is drafted) == begins
+    assert (planner._better(bare, drafted, planner._cycle(8, 16))[0] is drafted) == begins
 
 
 def test_a_kind_is_tried_by_all_only_in_a_company_that_lasts():
