@@ -52,11 +52,11 @@ class Experience:
 
     def on_step(self, shape: StepShape, num_own: int, num_own_tokens: int, num_sessions: int, costs: StepCosts) -> None:
         """A step has run, with so many of the sessions and tokens of them in it."""
-        if shape.num_prompt_tokens:  # plans know what they cost more beside drafts, but not that they are read
-            read = msgspec.structs.replace(shape, num_tokens=shape.num_tokens - (num_own_tokens - num_own))
-            num_verified = max(1, read.num_tokens - read.num_prompt_tokens)
-            verified = msgspec.structs.replace(read, num_tokens=num_verified, num_prompt_tokens=0)
-            self._prompts_ms += max(0.0, costs.predict(read) - costs.predict(verified))
+        if shape.num_prompt_tokens:  # plans know what they cost more than beside a token of every session
+            num_bare = max(1, num_sessions + shape.num_sequences - num_own)
+            bare = msgspec.structs.replace(shape, num_tokens=num_bare, num_prompt_tokens=0)
+            read = msgspec.structs.replace(shape, num_tokens=num_bare + shape.num_prompt_tokens)
+            self._prompts_ms += max(0.0, costs.predict(read) - costs.predict(bare))
         self._drafted_each = num_own_tokens / max(1, num_own) - 1.0
         num_cycles = num_own / max(1, num_sessions)
         self._bare_cycles = self._bare_cycles + num_cycles if num_own_tokens == num_own else 0.0

@@ -324,11 +324,14 @@ class Planner:
         costs = self._used_costs()
         first_ms, step_ms, token_ms = mean_parts(costs)
         num_steps = np.mean([one.steps(limit) for one in costs or (DraftCosts(),)], axis=0)
-        half_ms, draft_ms = np.empty(0), first_ms + step_ms * num_steps
+        draft_ms = first_ms + step_ms * num_steps
+        whole_ms, prompts_ms = self._steps_ms(num_sessions, num_sequences, num_tokens, num_pairs)
+        half_ms, read_ms = np.empty(0), float(prompts_ms[0])
         if self.can_split and num_sequences >= 2.0:
-            half_ms = self._steps_ms(num_sessions / 2, num_sequences / 2, num_tokens / 2, num_pairs // 2)
+            half_ms, more_ms = self._steps_ms(num_sessions / 2, num_sequences / 2, num_tokens / 2, num_pairs // 2)
+            half_ms = half_ms + more_ms - read_ms / 2
         return Cycle(
-            whole_ms=self._steps_ms(num_sessions, num_sequences, num_tokens, num_pairs),
+            whole_ms=whole_ms + prompts_ms - read_ms,
             half_ms=half_ms,
             away_ms=np.array(self.exposure.away_ms(draft_ms.tolist())),
             draft_ms=draft_ms,
@@ -339,23 +342,19 @@ class Planner:
             drafted=self.experience.round_times.drafted_lateness(num_sessions),
         )
 
-    def _steps_ms(self, num_sessions: float, num_sequences: float, num_tokens: float, num_more: int) -> Floats:
-        """The times of a step of so many own sessions with 0 .. num_more drafted tokens: (1 + num_more,).
-
-        Prompts are read in any case, and cost the same per answer: what counts is by how much they cost more beside
-        drafted tokens.
-        """
+    def _steps_ms(
+        self, num_sessions: float, num_sequences: float, num_tokens: float, num_more: int
+    ) -> tuple[Floats, Floats]:
+        """What steps of so many own sessions take with 0 .. num_more drafted tokens, and what prompts add to that."""
         shape = self._shape(num_sequences, num_tokens)
         times_ms = self.costs.curve(shape, num_more)
         share, num_prompt_tokens = self._batch.prompts(num_sessions)
         if not share:
-            return times_ms
+            return times_ms, np.zeros(1)
         with_prompts = structs.replace(
             shape, num_tokens=shape.num_tokens + num_prompt_tokens, num_prompt_tokens=num_prompt_tokens
         )
-        prompts_ms = self.costs.curve(with_prompts, num_more) - times_ms
-        more_ms: Floats = share * np.maximum(0.0, prompts_ms - prompts_ms[0])
-        return times_ms + more_ms
+        return times_ms, share * (self.costs.curve(with_prompts, num_more) - times_ms)
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:
         sequences = max(1, round(num_sequences))

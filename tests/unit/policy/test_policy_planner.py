@@ -129,6 +129,33 @@ def test_tokens_that_cost_nothing_may_cost_much_beside_prompts():
     assert 0 < beside <= without / 2
 
 
+@pytest.mark.parametrize(("free_tokens", "cheaper_ms"), [(0, 0.0), (8, 2.0)])
+def test_prompts_cost_a_plan_what_they_cost_more_than_beside_a_token_of_every_session(
+    free_tokens: int, cheaper_ms: float
+):
+    """They are read in any case. Half of eight sessions leave them four of the free tokens, every other time."""
+    cycles = []
+    for num_prompt_tokens in (0, 8):
+        planner, _ = alone()
+        shapes = [
+            StepShape(num_sequences=8, num_tokens=tokens, num_prompt_tokens=prompt)
+            for tokens in range(1, 65)
+            for prompt in ((0, 8) if tokens > 8 else (0,))
+        ]
+        for _ in range(20):
+            planner.costs.seed(
+                StepTiming(shape=one, step_ms=10.0 + 1.0 * max(0, one.num_tokens - free_tokens)) for one in shapes
+            )
+        planner.sessions = dict.fromkeys(range(8), planner.sessions[1])
+        for _ in range(400):
+            shape = StepShape(num_sequences=8, num_tokens=8 + num_prompt_tokens, num_prompt_tokens=num_prompt_tokens)
+            planner.on_step(shape, planner.costs.predict(shape), 8, 8)
+        cycles.append(planner._cycle(16, 16))
+    without, beside = cycles
+    assert beside.whole_ms[0] == pytest.approx(without.whole_ms[0], abs=0.2)
+    assert without.half_ms[0] - beside.half_ms[0] == pytest.approx(cheaper_ms, abs=0.4)
+
+
 def test_rounds_with_long_prompts_tell_nothing():
     planner, session = alone()
     seeded(planner)
