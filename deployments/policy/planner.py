@@ -329,9 +329,9 @@ class Planner:
         half_ms, read_ms = np.empty(0), float(prompts_ms[0])
         if self.can_split and num_sequences >= 2.0:
             half_ms, more_ms = self._steps_ms(num_sessions / 2, num_sequences / 2, num_tokens / 2, num_pairs // 2)
-            half_ms = half_ms + more_ms - read_ms / 2
+            half_ms = _beside(half_ms, more_ms - read_ms / 2)
         return Cycle(
-            whole_ms=whole_ms + prompts_ms - read_ms,
+            whole_ms=_beside(whole_ms, prompts_ms - read_ms),
             half_ms=half_ms,
             away_ms=np.array(self.exposure.away_ms(draft_ms.tolist())),
             draft_ms=draft_ms,
@@ -370,3 +370,8 @@ class Planner:
 
 def _is_drafted(choice: Choice, cycle: Cycle) -> bool:
     return choice.cap > 0 or cycle.floor > 0
+
+
+def _beside(times_ms: Floats, prompts_ms: Floats) -> Floats:
+    """Steps with what prompts add to them or take off: never most of them, however far off the cost model is."""
+    return np.maximum(times_ms / 2, times_ms + prompts_ms)

@@ -30,7 +30,8 @@ class StepMix:
         self.other_sequences += 0.1 * (other / max(1, num_own) - self.other_sequences)
         self.other_drafted += 0.1 * (drafted / max(1, num_own) - self.other_drafted)
         self.context += 0.1 * (shape.num_context_tokens / max(1, shape.num_sequences) - self.context)
-        if shape.num_tokens > shape.num_prompt_tokens:  # prompts alone take no other session's time
+        is_shared = shape.num_sequences > 1 and shape.num_tokens > shape.num_prompt_tokens
+        if is_shared or not shape.num_prompt_tokens:  # beside a prompt that is alone nothing is verified
             self._own = _KEPT * self._own + num_own
             self._prompt_tokens = _KEPT * self._prompt_tokens + shape.num_prompt_tokens
             self._steps_with_prompts = _KEPT * self._steps_with_prompts + (shape.num_prompt_tokens > 0)

@@ -37,11 +37,13 @@ def test_where_every_step_has_a_prompt_more_sessions_have_longer_ones():
     assert after([60] * 400).prompts(NUM_SESSIONS / 2) == (0.5, 60)
 
 
-def test_steps_of_prompts_alone_hold_up_nobody():
+@pytest.mark.parametrize(("num_own", "num_prompt_tokens"), [(0, 500), (1, 499)])
+def test_a_prompt_alone_holds_up_nobody(num_own: int, num_prompt_tokens: int):
+    """A part of it, or the rest with the first token after it."""
     mix = after([0, 60] * 200)
     before = mix.prompts(NUM_SESSIONS)
     for _ in range(200):
-        mix.observe(StepShape(num_sequences=1, num_tokens=500, num_prompt_tokens=500), 0, 0)
+        mix.observe(StepShape(num_sequences=1, num_tokens=500, num_prompt_tokens=num_prompt_tokens), num_own, num_own)
     assert mix.prompts(NUM_SESSIONS) == before
 
 
