@@ -181,9 +181,9 @@ class Router:
         if session.round_started_ms:
             gap_ms = now_ms - session.round_started_ms - report.step_ms
             if session.num_proposed and session.proposed_by != LOOKUP:
-                planner.exposure.observe_drafted(gap_ms, session.draft_ms, report.idle_ms)
+                planner.exposure.observe_drafted(gap_ms, session.draft_ms, report.idle_ms, len(report.items))
             elif report.is_bare:
-                planner.exposure.observe_bare(gap_ms, report.idle_ms)
+                planner.exposure.observe_bare(gap_ms, report.idle_ms, len(report.items))
             self._count(session, item)
             if not session.plan.is_apart(self._settings):
                 session.plan.acceptance_of(session.proposed_by or session.plan.kind).observe(

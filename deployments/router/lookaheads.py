@@ -125,9 +125,9 @@ class Lookaheads:
         is_bare = num_own_tokens == len(verdict.items)
         for one in rounds:
             if one.gap_ms > 0.0 and one.draft_ms is not None:
-                planner.exposure.observe_drafted(one.gap_ms, one.draft_ms, verdict.idle_ms)
+                planner.exposure.observe_drafted(one.gap_ms, one.draft_ms, verdict.idle_ms, len(rounds))
             elif one.gap_ms > 0.0 and is_bare:
-                planner.exposure.observe_bare(one.gap_ms, verdict.idle_ms)
+                planner.exposure.observe_bare(one.gap_ms, verdict.idle_ms, len(rounds))
             if not one.plan.is_apart(self._settings):
                 one.plan.acceptance_of(one.drafted_by).observe(
                     one.num_held,

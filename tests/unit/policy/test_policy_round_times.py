@@ -144,9 +144,23 @@ def test_a_probe_does_not_outweigh_what_sessions_had_together_before(num_before:
 def test_a_gap_with_a_wait_in_a_queue_tells_nothing():
     exposure = Exposure()
     before = exposure.away_ms([0.0, 0.0])
-    exposure.observe_drafted(9.0, 1.0, 0.0)
-    exposure.observe_bare(9.0, 0.0)
+    exposure.observe_drafted(9.0, 1.0, 0.0, 1)
+    exposure.observe_bare(9.0, 0.0, 1)
     assert exposure.away_ms([0.0, 0.0]) == before
+
+
+@pytest.mark.parametrize("num_sessions", [1, 256])
+def test_a_step_of_many_that_waited_for_something_else_is_one_step(num_sessions: int):
+    """All of them behind 200 ms of prompts, say: then hops are believed to be no longer than after one such session."""
+    exposure = Exposure()
+    for _ in range(num_sessions):
+        exposure.observe_drafted(205.0, 5.0, 0.3, num_sessions)
+        exposure.observe_bare(200.0, 0.3, num_sessions)
+    assert max(exposure.away_ms([0.0, 0.0])) < 3.1
+    for _ in range(20):
+        exposure.observe_drafted(6.0, 5.0, 0.3, num_sessions)
+    (_, drafted) = exposure.away_ms([0.0, 0.0])
+    assert drafted == pytest.approx(1.0, abs=0.05), "the least counts at once"
 
 
 @pytest.mark.parametrize("floor", [0, 2])
