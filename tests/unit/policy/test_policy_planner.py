@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from deployments.messages import PolicyName, RequestClass
@@ -11,7 +12,7 @@ from deployments.policy.acceptance import DrafterAcceptance
 from deployments.policy.costs import DraftCosts
 from deployments.policy.experience import Ended
 from deployments.policy.lookahead import Choice
-from deployments.policy.planner import Planner
+from deployments.policy.planner import Planner, _beside
 from deployments.policy.probing import Probing
 from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
 from deployments.timing import StepShape, StepTiming
@@ -154,6 +155,10 @@ def test_prompts_cost_a_plan_what_they_cost_more_than_beside_a_token_of_every_se
     without, beside = cycles
     assert beside.whole_ms[0] == pytest.approx(without.whole_ms[0], abs=0.2)
     assert without.half_ms[0] - beside.half_ms[0] == pytest.approx(cheaper_ms, abs=0.4)
+
+
+def test_a_wrong_cost_model_makes_no_step_free_beside_prompts():
+    assert _beside(np.array([10.0, 12.0, 14.0]), np.array([2.0, -3.0, -20.0])).tolist() == [12.0, 9.0, 7.0]
 
 
 def test_rounds_with_long_prompts_tell_nothing():

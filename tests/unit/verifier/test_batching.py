@@ -41,6 +41,15 @@ def test_what_was_left_out_of_a_proposal_is_not_counted_when_it_is_looked_at_aga
         assert all(len(session.survival) == len(session.proposal) <= 1 for session in sessions)
 
 
+def test_a_proposal_behind_tokens_that_are_yet_to_be_read_is_left_alone() -> None:
+    """One that was moved, say: the step that reads the last of them looks at the proposal as well."""
+    moved, other = session_of(1, (0.9, 0.9)), session_of(2, (0.9, 0.004, 0.004))
+    moved.computed_len = 0
+    assert Batching(BUDGET, (), can_split=False).select([moved, other]) == [moved, other]
+    assert len(moved.proposal) == 2
+    assert len(other.proposal) < 3
+
+
 @pytest.mark.parametrize(("looks_between", "expected_ms"), [(True, 30.0), (False, 10.0)])
 def test_who_comes_back_behind_a_step_may_have_come_at_any_time_of_it(
     monkeypatch: pytest.MonkeyPatch, looks_between: bool, expected_ms: float
