@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
-from msgspec import structs
 
 from deployments.messages import EarlyStop, SessionId
 from deployments.policy.costs import DraftCosts, StepCosts, mean_parts
@@ -351,7 +351,7 @@ class Planner:
         share, num_prompt_tokens = self._batch.prompts(num_sessions)
         if not share:
             return times_ms, np.zeros(1)
-        with_prompts = structs.replace(
+        with_prompts = msgspec.structs.replace(
             shape, num_tokens=shape.num_tokens + num_prompt_tokens, num_prompt_tokens=num_prompt_tokens
         )
         return times_ms, share * (self.costs.curve(with_prompts, num_more) - times_ms)

@@ -50,9 +50,6 @@ class Ready(NamedTuple):
         return self.num_prompt_tokens or 1 + self.num_drafted
 
 
-_NOBODY = (math.inf, Group(0, 0, 0.0, 0.0))
-
-
 @dataclass(slots=True)
 class _Away:
     """A session between its verdict and its next Verify. As drafts may end early, it brings a `share` of its lookahead,
@@ -136,7 +133,8 @@ class StepPolicy:
         one_step_ms = step_ms(present.num_sequences, present.num_tokens)
         rest_ms = waited_since_ms + _MAX_WAIT_STEPS * one_step_ms - now_ms
         expected: list[Group] = []
-        for (due_ms, group), (next_ms, _) in zip(clusters, [*clusters[1:], _NOBODY], strict=True):
+        next_dues_ms = [*(due_ms for due_ms, _ in clusters[1:]), math.inf]
+        for (due_ms, group), next_ms in zip(clusters, next_dues_ms, strict=True):
             expected.append(group)
             if next_ms - due_ms <= _TOGETHER * one_step_ms:
                 continue
