@@ -87,9 +87,14 @@ def uniform(key_R: Tensor) -> Tensor:
 
 def row_slices(num_rows: int, vocab_size: int, device: torch.device) -> list[slice]:
     """Consecutive slices of rows, as many rows each as the device should work on at once."""
-    num_elements = _CPU_SLICE_ELEMENTS if device.type == "cpu" else _GPU_SLICE_ELEMENTS
-    step = max(1, num_elements // vocab_size)
+    step = rows_at_once(vocab_size, device)
     return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+
+def rows_at_once(vocab_size: int, device: torch.device) -> int:
+    """How many rows the device should work on at once."""
+    num_elements = _CPU_SLICE_ELEMENTS if device.type == "cpu" else _GPU_SLICE_ELEMENTS
+    return max(1, num_elements // vocab_size)
 
 
 @lru_cache(maxsize=4096)

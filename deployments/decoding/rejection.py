@@ -21,23 +21,36 @@ own tokens come from the noise that it would use without any proposal.
 A token whose distribution is not known, or makes no sense, counts as drawn from itself alone: for a
 given token that is right whatever made it, only kept less often.
 
-Coupled and greedy proposals go by equality. Shapes: R = rows, K = tokens of a proposal, V = vocabulary.
+Coupled and greedy proposals go by equality. Those under rejection are judged together, as many at once as the
+device should work on. Shapes: R = rows, N = drafted tokens of all proposals, one after the other, V = vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from deployments.decoding.acceptance import accept
-from deployments.decoding.noise import ACCEPT, child_key, gumbel_RV, uniform
+from deployments.decoding.noise import ACCEPT, child_key, gumbel_RV, rows_at_once, uniform
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import Choose, choose, warp
 from deployments.distributions import Distribution
 
 _TOLERANCE = 1e-3
+
+
+class _Proposal(NamedTuple):
+    """One proposal under rejection: its place in the step, its first row, its tokens, what each was drawn from."""
+
+    place: int
+    first: int
+    draft: Sequence[int]
+    given: Sequence[Distribution]
 
 
 def verify(
@@ -53,77 +66,145 @@ def verify(
     """
     chosen_R = choose(logits_RV, rows, with_confidences=False).tokens_R
     outcomes = accept(chosen_R, drafts)
-    first = 0
-    for index, (draft, given) in enumerate(zip(drafts, distributions, strict=True)):
-        if draft and given is not None:
-            part = slice(first, first + len(draft))
-            num_accepted, token = _verify_one(logits_RV[part], rows.take(part), draft, given)
-            outcomes[index] = num_accepted, int(chosen_R[first + num_accepted]) if token is None else token
-        first += len(draft) + 1
+    firsts = accumulate((len(draft) + 1 for draft in drafts), initial=0)
+    proposals = [
+        _Proposal(place, first, draft, given)
+        for place, (first, draft, given) in enumerate(zip(firsts, drafts, distributions, strict=False))
+        if draft and given is not None
+    ]
+    for part in _parts(proposals, rows_at_once(logits_RV.shape[1], logits_RV.device)):
+        row_N = torch.tensor([row for one in part for row in range(one.first, one.first + len(one.draft))])
+        row_N = row_N.to(logits_RV.device)
+        judged = _judge(logits_RV[row_N], rows.take(row_N), part)
+        for one, (num_accepted, token) in zip(part, judged, strict=True):
+            token = int(chosen_R[one.first + num_accepted]) if token is None else token
+            outcomes[one.place] = num_accepted, token
     return outcomes
 
 
-def _verify_one(
-    logits_KV: Tensor, rows: SamplingRows, draft: Sequence[int], given: Sequence[Distribution]
-) -> tuple[int, int | None]:
-    """How many tokens hold, and the one after them; None where the verifier's own choice comes next."""
-    target_KV = warp(logits_KV, rows).softmax(-1)
-    draft_KV = torch.zeros_like(target_KV)
-    for row, token in enumerate(draft):
-        _fill(draft_KV[row], token, given[row] if row < len(given) else None)
-    kept, surplus_KV = keeping(target_KV, draft_KV, draft)
-    passes = _uniforms(rows.key_R) <= torch.tensor(kept, dtype=torch.float64)
-    num_accepted = int(passes.nonzero().max()) + 1 if bool(passes.any()) else 0
-    if num_accepted == len(draft) or not bool(surplus_KV[num_accepted].any()):  # no surplus: rounding alone stops here
-        return num_accepted, None
-    noise_V = gumbel_RV(rows.key_R[num_accepted : num_accepted + 1], surplus_KV.shape[1])[0]
-    return num_accepted, int(noise_V.add_(surplus_KV[num_accepted].log()).argmax())
+def _parts(proposals: Sequence[_Proposal], max_rows: int) -> Iterator[list[_Proposal]]:
+    """Proposals that are judged together: of so many tokens at most, or one."""
+    part: list[_Proposal] = []
+    num_rows = 0
+    for one in proposals:
+        if part and num_rows + len(one.draft) > max_rows:
+            yield part
+            part, num_rows = [], 0
+        part.append(one)
+        num_rows += len(one.draft)
+    if part:
+        yield part
 
 
-def keeping(target_KV: Tensor, draft_KV: Tensor, draft: Sequence[int]) -> tuple[list[float], Tensor]:
-    """The chance h_i of stopping no earlier than after i = 1 .. K tokens, and the surplus after i = 0 .. K - 1, [K, V].
+def _judge(logits_NV: Tensor, rows: SamplingRows, proposals: Sequence[_Proposal]) -> list[tuple[int, int | None]]:
+    """How many tokens of each hold, and the one after them; None where the verifier's own choice comes next."""
+    drafts = [one.draft for one in proposals]
+    target_NV = warp(logits_NV, rows).softmax(-1)
+    kept, surplus_NV = keeping(target_NV, _drawn_from(proposals, target_NV), drafts)
+    passes = (
+        _uniforms(rows.key_R, [len(draft) for draft in drafts]) <= torch.tensor(kept, dtype=torch.float64)
+    ).tolist()
+    has_surplus = surplus_NV.any(-1).tolist()
+    counts: list[int] = []
+    stopped: list[int] = []  # rows whose surplus the next token is drawn from
+    first = 0
+    for draft in drafts:
+        count = max((i + 1 for i in range(len(draft)) if passes[first + i]), default=0)
+        counts.append(count)
+        # No surplus: rounding alone stops here.
+        stopped.append(first + count if count < len(draft) and has_surplus[first + count] else -1)
+        first += len(draft)
+    drawn = iter(_draw(surplus_NV, rows.key_R, [row for row in stopped if row >= 0]))
+    return [(count, next(drawn) if row >= 0 else None) for count, row in zip(counts, stopped, strict=True)]
 
-    `target_KV` and `draft_KV` are probabilities at the drafted positions, `draft_KV` positive at each drafted token.
+
+def _draw(surplus_NV: Tensor, key_N: Tensor, chosen: Sequence[int]) -> list[int]:
+    """A token of each of the chosen rows, by its surplus."""
+    if not chosen:
+        return []
+    row_M = torch.tensor(chosen).to(surplus_NV.device)
+    noise_MV = gumbel_RV(key_N[row_M], surplus_NV.shape[1])
+    tokens: list[int] = noise_MV.add_(surplus_NV[row_M].log_()).argmax(-1).tolist()
+    return tokens
+
+
+def keeping(target_NV: Tensor, draft_NV: Tensor, drafts: Sequence[Sequence[int]]) -> tuple[list[float], Tensor]:
+    """The chance h_i of stopping no earlier than after i = 1 .. K tokens of each draft, and the surplus after i = 0 ..
+    K - 1, [N, V].
+
+    `target_NV` and `draft_NV` are probabilities at the drafted positions, `draft_NV` positive at each drafted token.
     """
-    token_K1 = torch.tensor(draft, device=target_KV.device)[:, None]
-    ratios = (target_KV.gather(1, token_K1) / draft_KV.gather(1, token_K1)).squeeze(1).tolist()
-    may_keep = [1.0]
-    for ratio in ratios:
-        may_keep.append(min(1.0, may_keep[-1] * ratio))
-    surplus_KV = _surplus(target_KV, draft_KV, torch.tensor(may_keep[:-1], device=target_KV.device))
-    sums = surplus_KV.sum(-1).tolist()
-    kept = [_share(total, 1.0 - may) for total, may in zip(sums[1:], may_keep[1:-1], strict=True)]
-    return [*kept, may_keep[-1]], surplus_KV
+    token_N1 = torch.tensor(list(chain.from_iterable(drafts)), device=target_NV.device)[:, None]
+    ratios = iter((target_NV.gather(1, token_N1) / draft_NV.gather(1, token_N1)).squeeze(1).tolist())
+    may_keep = [
+        list(accumulate((next(ratios) for _ in draft), lambda may, ratio: min(1.0, may * ratio), initial=1.0))
+        for draft in drafts
+    ]
+    before = [may for of_draft in may_keep for may in of_draft[:-1]]
+    surplus_NV = _surplus(target_NV, draft_NV, torch.tensor(before, device=target_NV.device))
+    sums = surplus_NV.sum(-1).tolist()
+    kept: list[float] = []
+    for of_draft in may_keep:
+        first = len(kept)
+        kept.extend(_share(sums[first + i], 1.0 - of_draft[i]) for i in range(1, len(of_draft) - 1))
+        kept.append(of_draft[-1])
+    return kept, surplus_NV
 
 
-def _surplus(target_KV: Tensor, draft_KV: Tensor, may_keep_K: Tensor) -> Tensor:
+def _surplus(target_NV: Tensor, draft_NV: Tensor, may_keep_N: Tensor) -> Tensor:
     """What the target, of what may be kept so far, has more of than the draft."""
-    return (may_keep_K[:, None] * target_KV - draft_KV).clamp_min_(0.0)
+    return (may_keep_N[:, None] * target_NV - draft_NV).clamp_min_(0.0)
 
 
 def _share(surplus: float, lacking: float) -> float:
     return surplus / (surplus + lacking) if surplus + lacking > 0 else 1.0
 
 
-def _uniforms(key_K: Tensor) -> Tensor:
-    """One number in (0, 1) per position, independent of those of every round that begins elsewhere."""
-    index_K = ACCEPT + torch.arange(len(key_K), device=key_K.device)
-    return uniform(child_key(key_K[:1].expand_as(key_K), index_K)).cpu()
+def _uniforms(key_N: Tensor, lengths: Sequence[int]) -> Tensor:
+    """One number in (0, 1) per token of proposals so long, independent of those of rounds that begin elsewhere."""
+    firsts = accumulate(lengths, initial=0)
+    begin_N = torch.tensor([first for first, length in zip(firsts, lengths, strict=False) for _ in range(length)])
+    index_N = torch.tensor([ACCEPT + i for length in lengths for i in range(length)])
+    return uniform(child_key(key_N[begin_N.to(key_N.device)], index_N.to(key_N.device))).cpu()
 
 
-def _fill(draft_V: Tensor, token: int, given: Distribution | None) -> None:
-    """Write a distribution into zeros; one that cannot have given this token is replaced by the token alone."""
-    if given is not None and len(given.probabilities) == 4 * len(draft_V) and not given.token_ids:
-        draft_V.copy_(_weights(given))
-    elif given is not None and 0 < len(given.token_ids) == len(given.probabilities) and len(given.token_ids) % 4 == 0:
-        ids = torch.frombuffer(bytearray(given.token_ids), dtype=torch.int32).long()
-        if int(ids.min()) >= 0 and int(ids.max()) < len(draft_V):
-            draft_V[ids.to(draft_V.device)] = _weights(given).to(draft_V.device)
-    is_sound = bool(draft_V.min() >= 0) and abs(float(draft_V.sum()) - 1.0) < _TOLERANCE and bool(draft_V[token] > 0)
-    if not is_sound:
-        draft_V.zero_()
-        draft_V[token] = 1.0
+def _drawn_from(proposals: Sequence[_Proposal], like_NV: Tensor) -> Tensor:
+    """What each token was drawn from, in [N, V]; where that is not known, or cannot have given it, the token alone."""
+    known = [one.given[i] if i < len(one.given) else None for one in proposals for i in range(len(one.draft))]
+    draft_NV = torch.zeros_like(like_NV)
+    _fill_whole(draft_NV, known)
+    _fill_sparse(draft_NV, known)
+    token_N = torch.tensor([token for one in proposals for token in one.draft], device=like_NV.device)
+    every_N = torch.arange(len(token_N), device=like_NV.device)
+    is_whole_N = (draft_NV.amin(-1) >= 0) & ((draft_NV.sum(-1) - 1.0).abs() < _TOLERANCE)
+    lost_N = (~(is_whole_N & (draft_NV[every_N, token_N] > 0))).nonzero().squeeze(1)
+    draft_NV[lost_N] = 0.0
+    draft_NV[lost_N, token_N[lost_N]] = 1.0
+    return draft_NV
 
 
-def _weights(given: Distribution) -> Tensor:
-    return torch.frombuffer(bytearray(given.probabilities), dtype=torch.float32)
+def _fill_whole(draft_NV: Tensor, known: Sequence[Distribution | None]) -> None:
+    """Write those that have a probability for each token of the vocabulary."""
+    size = 4 * draft_NV.shape[1]
+    whole = [(i, one) for i, one in enumerate(known) if one and not one.token_ids and len(one.probabilities) == size]
+    if whole:
+        weights = np.frombuffer(b"".join(one.probabilities for _, one in whole), np.float32).reshape(len(whole), -1)
+        draft_NV[[i for i, _ in whole]] = torch.from_numpy(weights.copy()).to(draft_NV.device)
+
+
+def _fill_sparse(draft_NV: Tensor, known: Sequence[Distribution | None]) -> None:
+    """Write those that name their tokens; what is not in the vocabulary is left out, and missed in their sum."""
+    sparse = [
+        (i, one)
+        for i, one in enumerate(known)
+        if one and 0 < len(one.token_ids) == len(one.probabilities) and len(one.token_ids) % 4 == 0
+    ]
+    if not sparse:
+        return
+    row_P = np.repeat([i for i, _ in sparse], [len(one.token_ids) // 4 for _, one in sparse])
+    token_P = np.frombuffer(b"".join(one.token_ids for _, one in sparse), np.int32).astype(np.int64)
+    weight_P = np.frombuffer(b"".join(one.probabilities for _, one in sparse), np.float32)
+    is_known_P = (token_P >= 0) & (token_P < draft_NV.shape[1])
+    places = (torch.from_numpy(row_P[is_known_P]), torch.from_numpy(token_P[is_known_P]))
+    device = draft_NV.device
+    draft_NV[places[0].to(device), places[1].to(device)] = torch.from_numpy(weight_P[is_known_P]).to(device)

@@ -54,7 +54,7 @@ class Asked:
 def expected_lengths(target_KV: Tensor, draft_KV: Tensor, draft: Sequence[Token]) -> tuple[float, float]:
     """How many drafted tokens hold on average, token by token and as a block; probabilities in."""
     ratio_K = (target_KV / draft_KV).gather(1, torch.tensor(draft)[:, None]).squeeze(1)
-    kept, _ = keeping(target_KV, draft_KV, draft)
+    kept, _ = keeping(target_KV, draft_KV, [draft])
     stops = 1 - torch.tensor(kept, dtype=torch.float64)
     as_block = sum(1 - float(stops[first:].prod()) for first in range(len(draft)))
     return float(ratio_K.clamp_max(1.0).cumprod(0).sum()), as_block

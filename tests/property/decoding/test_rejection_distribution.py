@@ -165,7 +165,7 @@ def test_the_chi_square_rejects_trimming_by_the_drawn_token(draw: str) -> None:
 def test_the_chi_square_rejects_a_residual_that_subtracts_nothing(
     draw: str, params: SamplingParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rejection, "_surplus", lambda target_KV, draft_KV, may_keep_K: target_KV)
+    monkeypatch.setattr(rejection, "_surplus", lambda target_NV, draft_NV, may_keep_N: target_NV)
     assert fit(committed_pairs(params, DRAWS[draw], look_at_all), expected_pairs(params)) < SIGNIFICANCE
 
 
@@ -186,7 +186,7 @@ def test_the_chi_square_rejects_a_distribution_truncated_after_the_draw() -> Non
 
 
 def test_the_chi_square_rejects_acceptance_by_the_noise_of_the_draft(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejection, "_uniforms", lambda key_K: torch.full(key_K.shape, 0.5, dtype=torch.float64))
+    monkeypatch.setattr(rejection, "_uniforms", lambda key_N, lengths: torch.full(key_N.shape, 0.5).double())
     assert fit(committed_pairs(PARAMS[0], DRAWS["whole"], look_at_all), expected_pairs(PARAMS[0])) < SIGNIFICANCE
 
 
@@ -244,7 +244,10 @@ def test_what_a_block_that_failed_says_bends_no_later_round() -> None:
 
 
 def test_the_chi_square_rejects_numbers_that_an_earlier_round_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejection, "_uniforms", lambda key_K: uniform(child_key(key_K, torch.full_like(key_K, ACCEPT))))
+    def of_the_position(key_N: Tensor, lengths: Sequence[int]) -> Tensor:
+        return uniform(child_key(key_N, torch.full_like(key_N, ACCEPT)))
+
+    monkeypatch.setattr(rejection, "_uniforms", of_the_position)
     assert after_a_block_that_failed(FIRST, FIRST + 1) < SIGNIFICANCE
 
 
@@ -260,7 +263,7 @@ def test_a_block_keeps_more_than_its_tokens_one_by_one_would(draw: str) -> None:
     for draft, known in zip(drafts, given, strict=True):
         target_KV = TARGET[[0, *draft[:-1]]].softmax(-1)
         draft_KV = torch.tensor([[probabilities(each).get(token, 0.0) for token in range(VOCAB)] for each in known])
-        kept, _ = rejection.keeping(target_KV, draft_KV, draft)
+        kept, _ = rejection.keeping(target_KV, draft_KV, [draft])
         ratios = (target_KV / draft_KV)[range(NUM_DRAFTED), draft].clamp_max(1.0)
         one_by_one += float(ratios.cumprod(0).sum())
         as_block += sum(1 - float((1 - torch.tensor(kept[i:])).prod()) for i in range(NUM_DRAFTED))
