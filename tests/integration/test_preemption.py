@@ -20,7 +20,7 @@ from deployments.paged.prefix_index import Prefix
 from deployments.verifier.admission import MAX_PREEMPTIONS
 from deployments.verifier.engine import Chunk
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
-from tests.support.equality import POCKET, Reference, Tally
+from tests.support.equality import POCKET, Tally, reference_of
 from tests.support.pocket import chat_prompts, drafter_engine, make_request, outputs, stop_token_ids, verifier_engine
 from tests.support.rig import Rig, running_rig
 from tests.support.served_shapes import (
@@ -54,7 +54,7 @@ def assistants(target: Path) -> list[MtpEngine]:
 
 async def check(rig: Rig, folder: Path, modes: Sequence[SamplingParams] = MODES) -> None:
     """Outputs that do not fit beside each other, greedy, sampled and penalised, against the library's model."""
-    reference = Reference(folder)
+    reference = reference_of(folder)
     tally, generator = Tally(reference), random.Random(8)
     for params in modes:
         prompts = [tuple(generator.randrange(3, VOCAB_SIZE) for _ in range(length)) for length in LENGTHS]
@@ -145,7 +145,7 @@ async def test_four_times_more_chats_than_fit_all_finish_with_the_references_tex
     longest = max(len(prompt) for prompt in prompts) + num_tokens
     whole = sum(len(prompt) + num_tokens for prompt in prompts)
     engine = verifier_engine(num_kv_tokens=max(longest + 16, whole // 4), max_context_tokens=longest)
-    reference = Reference(POCKET / "target")
+    reference = reference_of(POCKET / "target")
     made = [
         make_request(i, prompt, params, num_tokens, num_speculative_tokens=(0, 4, 8)[i % 3])
         for i, prompt in enumerate(prompts)

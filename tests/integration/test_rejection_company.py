@@ -19,7 +19,7 @@ from deployments.models.loading import load_target
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.property.decoding.test_sampling_distribution import SIGNIFICANCE
 from tests.support.cells import DRAFTING, SERVED, Cell
-from tests.support.equality import Reference
+from tests.support.equality import Reference, reference_of
 from tests.support.rejected import PARAMS, Trial
 from tests.support.rig import running_rig
 from tests.support.served_shapes import check, drafting, num_preemptions, save_shape, verifier_engine
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> Reference:
-    return Reference(folder)
+    return reference_of(folder)
 
 
 @pytest.mark.parametrize("name", ["mtp remote", "draft_model remote"])

@@ -19,7 +19,7 @@ from deployments.drafter.mtp_engine import load_mtp_engine
 from deployments.messages import Token
 from deployments.models.loading import load_assistant, load_config, load_embedding_table, load_target, shadow_spec
 from tests.support.cells import GEMMA_SHAPES, REFUSED, SERVED, SHAPES, Cell
-from tests.support.equality import Reference, Tally
+from tests.support.equality import Tally, reference_of
 from tests.support.rig import Rig, running_rig
 from tests.support.served_shapes import (
     GREEDY,
@@ -80,7 +80,7 @@ async def test_the_text_is_the_librarys_with_and_without_speculation(folders: Fo
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_texts_are_compared_with_is_the_librarys_generate(folders: Folders, shape: str) -> None:
-    reference = Reference(folders(shape))
+    reference = reference_of(folders(shape))
     for prompt in some_prompts(seed=1):
         expected = reference.generate(prompt, GREEDY, NUM_TOKENS, stop=reference.eos_token_ids)
         assert reference.generate_greedy_by_library(prompt, NUM_TOKENS) == expected
@@ -93,7 +93,7 @@ async def test_a_drafter_lost_in_the_middle_changes_no_token(folders: Folders, c
     What comes afterwards is drafted for by the one that is left.
     """
     folder = folders(cell.shape)
-    reference = Reference(folder)
+    reference = reference_of(folder)
     prompts = some_prompts(seed=2)
     expected = [reference.generate(prompt, SAMPLED, NUM_TOKENS) for prompt in prompts]
     is_inside = cell.place == "colocated"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,24 @@ class Reference:
         target = load_target(str(folder), dtype=torch.float32, device=device)
         self.model = target.model
         self.eos_token_ids = target.eos_token_ids
+        self._answers: dict[tuple[object, ...], list[Token]] = {}
 
-    @torch.inference_mode()
     def generate(
         self, prompt: Sequence[Token], params: SamplingParams, num_tokens: int, *, stop: Sequence[Token] = ()
     ) -> list[Token]:
-        """Up to `num_tokens` new tokens, one forward pass each; the first of `stop` ends them and is kept."""
+        """Up to `num_tokens` new tokens, one forward pass each; the first of `stop` ends them and is kept.
+
+        A question that was asked before is answered from memory.
+        """
+        question = (tuple(prompt), params, num_tokens, tuple(stop))
+        if question not in self._answers:
+            self._answers[question] = self._generate(prompt, params, num_tokens, stop)
+        return list(self._answers[question])
+
+    @torch.inference_mode()
+    def _generate(
+        self, prompt: Sequence[Token], params: SamplingParams, num_tokens: int, stop: Sequence[Token]
+    ) -> list[Token]:
         tokens, cache = list(prompt), DynamicCache(config=self.model.config)
         keyword = cache_keyword(self.model)
         unread = tokens
@@ -89,6 +102,12 @@ class Reference:
             margin(adjusted(logits_TV[first + i - 1], params, known[: first + i]), params, first + i)
             for i in range(len(tokens))
         ]
+
+
+@lru_cache(maxsize=16)
+def reference_of(folder: Path) -> Reference:
+    """The reference of all tests that ask for the same model, which is in this folder for as long as they run."""
+    return Reference(folder)
 
 
 class Tally:

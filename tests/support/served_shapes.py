@@ -24,7 +24,7 @@ from deployments.models.loading import load_target
 from deployments.verifier.engine import Chunk, Outcome
 from deployments.verifier.paged_engine import CacheLimits, PagedEngine
 from tests.support.cells import GEMMA_SHAPES, Cell
-from tests.support.equality import Reference, Tally
+from tests.support.equality import Tally, reference_of
 from tests.support.rig import Rig
 from tests.support.shapes import GEMMA_4, VOCAB_SIZE, save_decoder, save_pair
 
@@ -164,7 +164,7 @@ async def generated(
 
 async def check(rig: Rig, folder: Path, drafter: DrafterName = "auto", **changes: Any) -> None:
     """Outputs of one mixed batch, greedy and sampled, against the library's model."""
-    reference = Reference(folder)
+    reference = reference_of(folder)
     tally = Tally(reference)
     for params in (GREEDY, SAMPLED):
         prompts = some_prompts(seed=1)
