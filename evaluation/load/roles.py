@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +97,7 @@ async def _run(fields: dict[str, object], role: Role, pipe: Connection) -> None:
     tokens, identity = TokenBook(), Identity(role, role)
     listener = await listen(service, identity, tokens, HOST, PORTS)
     work = asyncio.create_task(service.run())
+    work.add_done_callback(_tell_and_end)
     pipe.send(listener.port)
     while True:
         try:
@@ -108,6 +111,13 @@ async def _run(fields: dict[str, object], role: Role, pipe: Connection) -> None:
             pipe.send(None)
     work.cancel()
     listener.close()
+
+
+def _tell_and_end(work: asyncio.Task[None]) -> None:
+    """A role whose work has failed is gone, as its replica would be: a thread that waits for the pipe would keep it."""
+    if not work.cancelled():
+        traceback.print_exception(work.exception())
+        os._exit(1)
 
 
 def _service(config: OutriderConfig, role: Role) -> Service:
