@@ -48,28 +48,24 @@ class ChatSession:
         first_s = begun_s
         text, last = "", {}
         for chunk in self._chunks(asked):
-            segments = chunk.get("outrider", {}).get("segments", [])
-            if segments and not text:
-                first_s = time.perf_counter()
-            for segment in segments:
-                text += segment["text"]
-                self._print(segment["text"], segment["kind"])
+            for piece, kind in _pieces(chunk):
+                first_s = first_s if text else time.perf_counter()
+                text += piece
+                self._print(piece, kind)
             last = chunk
         ended_s = time.perf_counter()
         self.messages = [*asked, {"role": "assistant", "content": text}]
         print(f"\n{self._summary(last, first_s - begun_s, ended_s - first_s)}", file=self.out)
 
     def _chunks(self, messages: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
-        speculation: dict[str, Any] = {}
-        if self.args.num_speculative_tokens is not None:
-            speculation["num_speculative_tokens"] = self.args.num_speculative_tokens
         body: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True, "include_token_kinds": True},
-            "speculation": speculation,
         }
+        if self.args.num_speculative_tokens is not None:
+            body["speculation"] = {"num_speculative_tokens": self.args.num_speculative_tokens}
         for name in ("temperature", "seed", "max_tokens"):
             if (value := getattr(self.args, name)) is not None:
                 body[name] = value
@@ -167,6 +163,17 @@ def _find_model(client: httpx.Client) -> str:
         return str(response.json()["data"][0]["id"])
     except (ValueError, LookupError, TypeError) as error:
         raise ChatError(f"{client.base_url} is not an OpenAI-compatible endpoint") from error
+
+
+def _pieces(chunk: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The text of a chunk and where it came from; another server's says nothing of that."""
+    if "outrider" in chunk:
+        for segment in chunk["outrider"]["segments"]:
+            yield segment["text"], segment["kind"]
+        return
+    for choice in chunk.get("choices") or ():
+        if text := (choice.get("delta") or {}).get("content"):
+            yield text, "plain"
 
 
 def _error_text(response: httpx.Response) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from statistics import median
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,6 +105,12 @@ class StepCosts:
         self._correction(first + num_more)
         corrections = self._corrections[first : first + num_more + 1]
         return corrections * (start + slope * np.arange(num_more + 1))
+
+    def prompts_ms(self, shape: StepShape, num_prompt_tokens: int, num_more: int = 0) -> NDArray[np.float64]:
+        """What so many prompt tokens add to this step, which reads none, with 0 .. num_more further drafted tokens."""
+        num_tokens = shape.num_tokens + num_prompt_tokens
+        read = msgspec.structs.replace(shape, num_tokens=num_tokens, num_prompt_tokens=num_prompt_tokens)
+        return self.curve(read, num_more) - self.curve(shape, num_more)
 
     def _line(self, shape: StepShape) -> float:
         fixed, token, row, sequence, context = self._weights

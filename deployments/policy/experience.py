@@ -55,8 +55,7 @@ class Experience:
         if shape.num_prompt_tokens:  # plans know what they cost more than beside a token of every session
             num_bare = max(1, num_sessions + shape.num_sequences - num_own)
             bare = msgspec.structs.replace(shape, num_tokens=num_bare, num_prompt_tokens=0)
-            read = msgspec.structs.replace(shape, num_tokens=num_bare + shape.num_prompt_tokens)
-            self._prompts_ms += max(0.0, costs.predict(read) - costs.predict(bare))
+            self._prompts_ms += max(0.0, float(costs.prompts_ms(bare, shape.num_prompt_tokens)[0]))
         self._drafted_each = num_own_tokens / max(1, num_own) - 1.0
         num_cycles = num_own / max(1, num_sessions)
         self._bare_cycles = self._bare_cycles + num_cycles if num_own_tokens == num_own else 0.0

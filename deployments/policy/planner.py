@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 
 from deployments.messages import EarlyStop, SessionId
@@ -351,10 +350,7 @@ class Planner:
         share, num_prompt_tokens = self._batch.prompts(num_sessions)
         if not share:
             return times_ms, np.zeros(1)
-        with_prompts = msgspec.structs.replace(
-            shape, num_tokens=shape.num_tokens + num_prompt_tokens, num_prompt_tokens=num_prompt_tokens
-        )
-        return times_ms, share * (self.costs.curve(with_prompts, num_more) - times_ms)
+        return times_ms, share * self.costs.prompts_ms(shape, num_prompt_tokens, num_more)
 
     def _shape(self, num_sequences: float, num_tokens: float) -> StepShape:
         sequences = max(1, round(num_sequences))

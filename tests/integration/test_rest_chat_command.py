@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cluster.ports import free_ports
@@ -134,3 +136,28 @@ async def test_nothing_at_the_address_is_a_clear_error(capsys: pytest.CaptureFix
     assert f"nothing answers at http://127.0.0.1:{port}; start it with `make serve`" in capsys.readouterr().err
     assert await run("hello", "--url", "127.0.0.1:8000") == 1
     assert "not an http address" in capsys.readouterr().err
+
+
+def test_another_servers_answer_is_shown_without_kinds() -> None:
+    chunks = [
+        {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+        {"choices": [{"delta": {"content": "zebras "}}]},
+        {"choices": [{"delta": {"content": "graze"}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {"completion_tokens": 2}},
+    ]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert "speculation" not in json.loads(request.content)
+        lines = [*(f"data: {json.dumps(chunk)}" for chunk in chunks), "data: [DONE]", ""]
+        return httpx.Response(200, text="\n\n".join(lines))
+
+    parser = argparse.ArgumentParser()
+    chat.add_arguments(parser)
+    out = io.StringIO()
+    with httpx.Client(base_url="http://elsewhere", transport=httpx.MockTransport(answer)) as client:
+        session = chat.ChatSession(client, parser.parse_args(["hello"]), out, "other", [])
+        session.ask("hello")
+    text, figures = out.getvalue().strip().split("\n")
+    assert text == "zebras graze"
+    assert "2 tokens" in figures
+    assert session.messages[-1] == {"role": "assistant", "content": "zebras graze"}
