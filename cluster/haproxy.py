@@ -1,8 +1,12 @@
-"""`outrider-haproxy`: HAProxy as Serve starts it, whose own refusals are in OpenAI's shape.
+"""`outrider-haproxy`: HAProxy as Serve starts it, but with refusals in OpenAI's shape, and an eye on who leaves.
 
 Where no ingress can take a request, HAProxy answers by itself, with one file for 502, 503 and 504 that Serve has
 written: "500 Internal Server Error" in plain text, with no word of when to come back. Serve starts whatever
 RAY_SERVE_HAPROXY_BINARY_PATH names; this writes that file anew and then becomes HAProxy, in the same process.
+
+Serve has HAProxy splice bodies from socket to socket. HAProxy 2.8 then no longer looks whether the client is still
+there: a request whose body came in a packet of its own, as many HTTP libraries send it, went on when its client had
+gone.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ _BODY = {
         "code": "unavailable",
     }
 }
+_NO_SPLICING = "-dS"
 _ERROR_FILE = re.compile(r"^\s*errorfile 503 (\S+)\s*$", flags=re.MULTILINE)
 
 
@@ -76,7 +81,7 @@ def main() -> None:
                 print(f"outrider-haproxy: {value}: {error}; HAProxy's refusals stay as they are", file=sys.stderr)
     os.environ.pop(BINARY, None)  # it names this very command, and ray's package would answer with it
     path = binary()
-    os.execv(path, [path, *arguments])
+    os.execv(path, [path, _NO_SPLICING, *arguments])
 
 
 if __name__ == "__main__":

@@ -148,6 +148,25 @@ async def test_a_body_that_never_ends_is_hung_up_on_behind_haproxy(guarded: Serv
         assert not received or received.startswith(b"HTTP/1.1 " + status)
 
 
+@pytest.mark.parametrize("is_whole", [True, False], ids=["in one piece", "head and body apart"])
+async def test_an_answer_whose_client_has_left_ends(guarded: Server, is_whole: bool) -> None:
+    made_before = await metric(guarded, "outrider_generation_tokens_total")
+    asked = json.dumps(body(900, ignore_eos=True)).encode()
+    lines = ("POST /v1/chat/completions HTTP/1.1", "host: x", f"authorization: Bearer {ANY_KEY}")
+    head = "\r\n".join((*lines, "content-type: application/json", f"content-length: {len(asked)}", "", "")).encode()
+    _, writer = await asyncio.open_connection("127.0.0.1", guarded.port)
+    if is_whole:
+        writer.write(head + asked)
+    else:
+        writer.write(head)
+        await asyncio.sleep(0.1)
+        writer.write(asked)
+    await wait_for_metric(guarded, "outrider_num_requests_running", lambda running: running == 1)
+    writer.close()
+    await wait_for_metric(guarded, "outrider_num_requests_running", lambda running: running == 0)
+    assert await metric(guarded, "outrider_generation_tokens_total") - made_before < 900
+
+
 async def test_a_chunked_body_that_ends_too_late_is_answered_behind_haproxy(guarded: Server) -> None:
     async def parts() -> AsyncIterator[bytes]:
         for _ in range((4 << 20) // 1024 + 1):

@@ -1,11 +1,13 @@
-"""HAProxy itself, with the configuration lines that Serve writes: what it answers where no ingress is."""
+"""HAProxy itself, with lines that Serve writes: what it answers where no ingress is, and how it hears who has left."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -16,30 +18,38 @@ from cluster.front import ENABLE, Front
 from cluster.ports import free_ports
 
 TIMEOUT_S = 60.0
+LEAVING_S = 4.0
+"""Less than the server's time to answer, after which HAProxy would hang up in any case."""
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A frontend whose only server is not there, and the refusal as Serve words it."""
     (tmp_path / "500.http").write_text("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\nno")
-    nobody, port = free_ports(2)
+    ingress, port = free_ports(2)
     lines = [
         "defaults",
         "    mode http",
         "    timeout connect 1s",
         "    timeout client 5s",
         "    timeout server 5s",
+        "    option abortonclose",
+        "    option splice-request",
+        "    option splice-response",
+        "    option http-no-delay",
         *(f"    errorfile {status} {tmp_path / '500.http'}" for status in (502, 503, 504)),
         "frontend http_frontend",
         f"    bind 127.0.0.1:{port}",
         "    default_backend ingress",
         "backend ingress",
-        f"    server replica 127.0.0.1:{nobody}",
+        "    http-reuse always",
+        f"    server replica 127.0.0.1:{ingress}",
         "",
     ]
     file = tmp_path / "haproxy.cfg"
     file.write_text("\n".join(lines))
     (tmp_path / "port").write_text(str(port))
+    (tmp_path / "ingress").write_text(str(ingress))
     return file
 
 
@@ -62,20 +72,51 @@ def url(config: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         front.close()
 
 
-def test_a_refusal_is_in_openais_shape_and_says_when_to_come_back(url: str) -> None:
+def until_it_listens(url: str) -> None:
     deadline_s = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            response = httpx.post(f"{url}/v1/chat/completions", json={}, timeout=TIMEOUT_S)
+            httpx.get(url, timeout=TIMEOUT_S)
             break
         except httpx.ConnectError:
             assert time.monotonic() < deadline_s, "HAProxy does not listen"
             time.sleep(0.05)
+
+
+def test_a_refusal_is_in_openais_shape_and_says_when_to_come_back(url: str) -> None:
+    until_it_listens(url)
+    response = httpx.post(f"{url}/v1/chat/completions", json={}, timeout=TIMEOUT_S)
     assert (response.status_code, response.headers["content-type"]) == (503, "application/json")
     assert int(response.headers["retry-after"]) == haproxy.RETRY_AFTER_S
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == "unavailable"
+
+
+@pytest.mark.parametrize("size", [60, 30_000])
+@pytest.mark.parametrize("is_whole", [True, False], ids=["in one piece", "head and body apart"])
+def test_the_ingress_hears_of_a_client_that_has_left(url: str, config: Path, size: int, is_whole: bool) -> None:
+    until_it_listens(url)
+    ingress = int((config.parent / "ingress").read_text())
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n".encode()
+    pieces = [head + b" " * size] if is_whole else [head, b" " * size]
+    with socket.create_server(("127.0.0.1", ingress)) as server:
+        server.settimeout(TIMEOUT_S)
+        client = socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0))
+        received = b""
+        client.sendall(pieces[0])
+        connection, _ = server.accept()
+        connection.settimeout(TIMEOUT_S)
+        for piece in pieces[1:]:
+            while b"\r\n\r\n" not in received:
+                received += connection.recv(1 << 16)
+            client.sendall(piece)
+        while not received.endswith(b"\r\n\r\n" + b" " * size):
+            received += connection.recv(1 << 16)
+        client.close()
+        connection.settimeout(LEAVING_S)
+        with connection, suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
 
 
 def test_a_configuration_without_a_refusal_is_left_alone(tmp_path: Path) -> None:
