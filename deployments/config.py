@@ -43,6 +43,7 @@ _MAX_CONTEXT_TOKENS_BY_DEFAULT = 32_768
 
 Auto = Literal["auto"]
 Placement = Literal["remote", "colocated"]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]
 
 
 class ModelConfig(Part):
@@ -159,8 +160,9 @@ class IngressConfig(RoleConfig):
 
     A request that takes longer than `max_request_s` ends in an error, so that a drain has a known
     end. `report_speculation` puts `metrics.speculative_decoding` into responses. Without `keys_file`
-    everybody may ask. `max_running_requests` and `max_waiting_requests` bound the deployment: every
-    replica enforces its share, and so for what the keys file says of tenants.
+    everybody may ask; from within a browser pages of `allowed_origins` ("*" for all), and the endpoint's own.
+    `max_running_requests` and `max_waiting_requests` bound the deployment: every replica enforces its share, and so
+    for what the keys file says of tenants.
     """
 
     host: str = "127.0.0.1"
@@ -168,6 +170,7 @@ class IngressConfig(RoleConfig):
     max_ongoing_requests: PositiveInt = 512
     keys_file: Name | None = None
     metrics_need_key: bool = False
+    allowed_origins: tuple[Origin, ...] = ()
     max_running_requests: PositiveInt | Auto = "auto"
     max_waiting_requests: Annotated[int, Field(ge=0)] = 256
     max_wait_s: PositiveFloat = 30.0

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from deployments.ingress import errors, tokenizing
@@ -36,6 +37,9 @@ from deployments.logs import about
 
 logger = logging.getLogger("outrider.ingress")
 
+_NOTHING_HERE = (
+    "There is nothing at this path; answers are at /v1/chat/completions and /v1/completions, models at /v1/models."
+)
 _PAGE = Path(__file__).with_name("page.html")
 
 
@@ -44,11 +48,13 @@ def create_app(
     *,
     access: Access | None = None,
     admission: Admission | None = None,
+    allowed_origins: Sequence[str] = (),
     has_proxy: bool = False,
 ) -> FastAPI:
     """The OpenAI-compatible service over a way to the routers; runs on that client's event loop.
 
-    With `has_proxy` the x-request-id of requests and responses is the proxy's business.
+    Pages of `allowed_origins` ("*" for all) may ask from a browser. With `has_proxy` the x-request-id of requests and
+    responses is the proxy's business.
     """
     app = FastAPI(title="Outrider", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
     routes = _Routes(context)
@@ -79,6 +85,14 @@ def create_app(
         max_body_bytes=context.limits.max_body_bytes,
     )
     app.add_middleware(RequestIdMiddleware, on_crash=partial(_to_response, context), has_proxy=has_proxy)
+    if allowed_origins:  # around all else: a page can read a refusal only with these headers
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=allowed_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("x-request-id", "retry-after"),
+        )
     return app
 
 
@@ -218,7 +232,7 @@ def _shaped(error: Exception) -> ApiError:
     if not isinstance(error, HTTPException):
         return errors.as_api_error(error)
     if error.status_code == 404:
-        return ApiError(404, "There is nothing at this path; see /v1/models.", code="not_found")
+        return ApiError(404, _NOTHING_HERE, code="not_found")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return ApiError(405, f"This path does not take this method; use {allowed}.", code="method_not_allowed")

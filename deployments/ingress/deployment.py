@@ -94,7 +94,13 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
-        return create_app(self._context, access=self._access, admission=self._admission, has_proxy=True)
+        return create_app(
+            self._context,
+            access=self._access,
+            admission=self._admission,
+            allowed_origins=self._settings.ingress.allowed_origins,
+            has_proxy=True,
+        )
 
     async def __del__(self) -> None:
         """Awaited by Serve when the replica has drained."""

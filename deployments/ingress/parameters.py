@@ -72,6 +72,10 @@ COMPLETION_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "prompt_embeds": (),
     "response_format": ({"type": "text"},),
 }
+TOKENIZE_CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    name: CHAT_NEUTRAL_VALUES[name]
+    for name in ("tools", "continue_final_message", "chat_template", "chat_template_kwargs", "mm_processor_kwargs")
+}
 MESSAGE_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     # What a client feeds back of an earlier answer.
     "refusal": (),
@@ -90,17 +94,14 @@ def without_neutral(
 ) -> dict[str, Any]:
     """The parameters that remain for the schema; raises ApiError for one that is not supported yet.
 
-    `null` means not given, as in the OpenAI API.
+    `null` means not given, as in the OpenAI API. Of several the first in `neutral_values` is told: tools, and not the
+    choice among them.
     """
-    kept = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name not in neutral_values:
-            kept[name] = value
-        elif not any(_is_same(value, neutral) for neutral in neutral_values[name]):
-            raise unsupported(prefix + name, neutral_values[name])
-    return kept
+    for name, neutral_here in neutral_values.items():
+        value = given.get(name)
+        if value is not None and not any(_is_same(value, neutral) for neutral in neutral_here):
+            raise unsupported(prefix + name, neutral_here)
+    return {name: value for name, value in given.items() if value is not None and name not in neutral_values}
 
 
 def unsupported(param: str, neutral_values: tuple[Any, ...] = ()) -> ApiError:

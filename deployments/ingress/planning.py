@@ -245,8 +245,8 @@ def _max_context_tokens(
     room = max_model_len - num_prompt_tokens
     if room < 1:
         message = (
-            f"This model's maximum context length is {max_model_len} tokens, and your {prompt_param} have "
-            f"{num_prompt_tokens}, which leaves no room for an answer; shorten the {prompt_param}."
+            f"This model's maximum context length is {max_model_len} tokens, and {num_prompt_tokens} in the "
+            f"{prompt_param} leave no room for an answer; shorten the {prompt_param}."
         )
         raise context_length_exceeded(prompt_param, message)
     if wanted is None or body.wanted_tokens is None:

@@ -275,7 +275,7 @@ def _message(message: Any, prefix: str) -> Any:
     if not isinstance(message, dict):
         return message
     if message.get("role") in ("tool", "function"):
-        raise unsupported(f"{prefix}role", ("system", "user", "assistant"))
+        raise unsupported(f"{prefix}role", ("system", "developer", "user", "assistant"))
     content = message.get("content")
     for i, part in enumerate(content) if isinstance(content, list) else ():
         kind = part.get("type") if isinstance(part, dict) else None

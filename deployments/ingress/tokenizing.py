@@ -11,6 +11,7 @@ from pydantic import Field
 from deployments.ingress.chat_template import TemplateRefusal
 from deployments.ingress.context import IngressContext
 from deployments.ingress.errors import invalid
+from deployments.ingress.parameters import TOKENIZE_CHAT_NEUTRAL_VALUES, without_neutral
 from deployments.ingress.planning import check_model, check_tokens, plain_messages
 from deployments.ingress.schemas import Message, Strict, TokenId, checked, json_object, with_checked_messages
 from deployments.messages import Token
@@ -42,9 +43,12 @@ async def tokenize(context: IngressContext, body: bytes) -> dict[str, Any]:
     given = {name: value for name, value in json_object(body).items() if value is not None}
     if ("messages" in given) == ("prompt" in given):
         raise invalid("prompt", "Send either 'prompt' or 'messages'.", "invalid_value")
-    is_chat = "messages" in given
     request: _TokenizeChat | _TokenizePrompt
-    request = checked(_TokenizeChat, with_checked_messages(given)) if is_chat else checked(_TokenizePrompt, given)
+    if "messages" in given:
+        chat = with_checked_messages(without_neutral(given, TOKENIZE_CHAT_NEUTRAL_VALUES))
+        request = checked(_TokenizeChat, chat)
+    else:
+        request = checked(_TokenizePrompt, given)
     check_model(context, request.model)
     # In a thread: a long text would hold up every other request of this ingress, and the encoder releases the GIL.
     tokens = await asyncio.to_thread(partial(_encode, context, request))

@@ -208,3 +208,26 @@ async def test_an_empty_prompt_sends_nothing(server: RestServer, page: Page) -> 
     assert await page.evaluate(IS_DONE)
     assert router.generates == []
     assert not any("/v1/" in url for url in page.requested)
+
+
+async def test_only_pages_of_allowed_origins_read_answers(browser: str, server: RestServer, tmp_path: Path) -> None:
+    """A page of one server asks another one, as OpenAI's client does in a browser."""
+    async with serve(tmp_path, allowed_origins=(server.url,)) as other, serve(tmp_path) as closed:
+        for each in (other, closed):
+            await add_router(each)
+        async with open_page(browser, f"{server.url}/version") as page:
+            answer = await page.evaluate(asking(other))
+            refusal = await page.evaluate(asking(other, temperature=9))
+            with pytest.raises(AssertionError, match="Failed to fetch"):
+                await page.evaluate(asking(closed))
+    assert answer["choices"][0]["message"]["content"].startswith(ANSWER)
+    assert refusal["error"]["param"] == "temperature"
+    assert not closed.routers[0].generates
+
+
+def asking(server: RestServer, **options: object) -> str:
+    """A script that gives the parsed answer; its headers make the browser ask first whether it may."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "temperature": 0, **options}
+    headers = {"content-type": "application/json", "authorization": "Bearer x", "x-stainless-lang": "js"}
+    asked = json.dumps({"method": "POST", "headers": headers, "body": json.dumps(body)})
+    return f"fetch('{server.url}/v1/chat/completions', {asked}).then((response) => response.json())"

@@ -244,6 +244,8 @@ async def test_tokens_for_clients_without_a_tokenizer(server) -> None:
         chat = (await http.post("/tokenize", json={"messages": MESSAGES, "return_token_strs": True})).json()
         assert chat["tokens"] == context.tokenizer.encode_chat(MESSAGES)
         assert len(chat["token_strs"]) == chat["count"]
+        off = {"tools": [], "continue_final_message": False, "chat_template_kwargs": {}, "chat_template": None}
+        assert (await http.post("/tokenize", json={"messages": MESSAGES, **off})).json()["tokens"] == chat["tokens"]
         info = (await http.get("/tokenizer_info")).json()
         assert info["eos_token"] == "<eos>"
         assert "message" in info["chat_template"]
@@ -253,6 +255,7 @@ async def test_tokens_for_clients_without_a_tokenizer(server) -> None:
             ({"prompt": 3}, "prompt"),
             ({"prompt": "a", "model": "other"}, "model"),
             ({"prompt": "a", "mood": 1}, "mood"),
+            ({"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
         ):
             response = await http.post("/tokenize", json=body)
             assert response.status_code in (400, 404)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,12 +67,13 @@ async def serve(
     flow: FlowLimits | None = None,
     access: Access | None = None,
     admission: Admission | None = None,
+    allowed_origins: Sequence[str] = (),
     **limits: int | float,
 ) -> AsyncIterator[RestServer]:
     """Serve the tiny model on a free port of 127.0.0.1, without any router yet."""
     client = RouterClient(flow)
     context = make_context(folder, client, ApiLimits(max_num_speculative_tokens=8, **limits), max_model_len=4096)  # type: ignore[arg-type]
-    app = create_app(context, access=access, admission=admission)
+    app = create_app(context, access=access, admission=admission, allowed_origins=allowed_origins)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)  # a slow reader shall be felt soon
         config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)

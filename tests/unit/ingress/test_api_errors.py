@@ -94,6 +94,7 @@ BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
     ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
     ({"tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter"),
+    ({"tool_choice": "required", "tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
     ({"logit_bias": {"5": 100.5}}, 400, "logit_bias.5", "invalid_value"),
     ({"logit_bias": {"five": 1}}, 400, "logit_bias", "invalid_value"),
     ({"logit_bias": {"-5": 1}}, 400, "logit_bias", "invalid_value"),
