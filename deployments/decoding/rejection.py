@@ -64,8 +64,8 @@ def verify(
 
     `distributions[i]` has what each token of proposal i was drawn from, or is shorter; None: it goes by equality.
     """
-    chosen_R = choose(logits_RV, rows, with_confidences=False).tokens_R
-    outcomes = accept(chosen_R, drafts)
+    chosen = choose(logits_RV, rows, with_confidences=False).tokens_R.tolist()
+    outcomes = accept(chosen, drafts)
     firsts = accumulate((len(draft) + 1 for draft in drafts), initial=0)
     proposals = [
         _Proposal(place, first, draft, given)
@@ -77,8 +77,7 @@ def verify(
         row_N = row_N.to(logits_RV.device)
         judged = _judge(logits_RV[row_N], rows.take(row_N), part)
         for one, (num_accepted, token) in zip(part, judged, strict=True):
-            token = int(chosen_R[one.first + num_accepted]) if token is None else token
-            outcomes[one.place] = num_accepted, token
+            outcomes[one.place] = num_accepted, chosen[one.first + num_accepted] if token is None else token
     return outcomes
 
 

@@ -292,6 +292,14 @@ def test_both_modes_in_one_step_decide_as_each_alone() -> None:
     assert outcomes[1::2] != coupled[1::2]
 
 
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_how_many_are_judged_at_once_changes_nothing(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_N = torch.zeros(NUM_DRAWS, dtype=torch.int64)
+    together = round_of(start_N, PARAMS[4], FIRST, DRAWS["sparse"], look_at_clear_ones)
+    monkeypatch.setattr(rejection, "rows_at_once", lambda vocab_size, device: at_once)
+    assert round_of(start_N, PARAMS[4], FIRST, DRAWS["sparse"], look_at_clear_ones) == together
+
+
 def test_greedy_rows_go_by_equality_in_any_company() -> None:
     greedy, sampled = SamplingParams(), SamplingParams(temperature=1.0, seed=3)
     best = int(TARGET[0].argmax())
