@@ -32,6 +32,11 @@ _BODY = {
     }
 }
 _NO_SPLICING = "-dS"
+_HEAD_TIMEOUT_S, _IDLE_TIMEOUT_S = 10, 3600
+"""How long a request's head may take to come, and how long the next one on a connection; Serve sets neither, and gives
+the first what it gives an idle client: an hour.
+"""
+_DEFAULTS = re.compile(r"^defaults\s*$", flags=re.MULTILINE)
 _ERROR_FILE = re.compile(r"^\s*errorfile 503 (\S+)\s*$", flags=re.MULTILINE)
 
 
@@ -47,13 +52,23 @@ def answer() -> bytes:
 
 
 def mend(config: Path) -> None:
-    """Put our answer where the configuration has Serve's; whoever reads it meanwhile gets one of the two."""
-    found = _ERROR_FILE.search(config.read_text("utf-8"))
-    if found is None:
-        return
-    file = Path(found[1])
+    """Put our answer where the configuration has Serve's, and bounds where it has none."""
+    text = config.read_text("utf-8")
+    if (found := _ERROR_FILE.search(text)) is not None:
+        _replace(Path(found[1]), answer())
+    missing = [
+        f"    timeout {what} {seconds}s"
+        for what, seconds in (("http-request", _HEAD_TIMEOUT_S), ("http-keep-alive", _IDLE_TIMEOUT_S))
+        if f"timeout {what} " not in text
+    ]
+    if missing and _DEFAULTS.search(text):
+        _replace(config, _DEFAULTS.sub("\n".join(("defaults", *missing)), text, count=1).encode())
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Whoever reads it meanwhile gets one of the two."""
     fresh = file.with_name(f"{file.name}.{os.getpid()}")
-    fresh.write_bytes(answer())
+    fresh.write_bytes(content)
     fresh.replace(file)
 
 
@@ -78,7 +93,10 @@ def main() -> None:
             try:
                 mend(Path(value))
             except OSError as error:
-                print(f"outrider-haproxy: {value}: {error}; HAProxy's refusals stay as they are", file=sys.stderr)
+                print(
+                    f"outrider-haproxy: {value}: {error}; HAProxy's refusals and bounds stay as they are",
+                    file=sys.stderr,
+                )
     os.environ.pop(BINARY, None)  # it names this very command, and ray's package would answer with it
     path = binary()
     os.execv(path, [path, _NO_SPLICING, *arguments])

@@ -86,7 +86,7 @@ def _ingress_options(config: OutriderConfig) -> dict[str, Any]:
     del options["request_router_config"]  # its caller is Serve's proxy
     return {
         **options,
-        "max_ongoing_requests": config.ingress.max_ongoing_requests,
+        "max_ongoing_requests": config.max_ongoing_requests,
         # The ingress refuses what is too much, in OpenAI's shape; Serve only what even that has no time for.
         "max_queued_requests": _MAX_QUEUED_AT_PROXY,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),

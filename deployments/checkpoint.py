@@ -74,7 +74,16 @@ def tokenizer_fingerprint(folder: str) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def check_same_tokenizer(target: str, draft_model: str) -> None:
+def draft_model_folder(named: str | None, target_named: str, target: str) -> str:
+    """The folder of what drafts for the target in folder `target`; ConfigError if none fits, or none is named."""
+    if named is None and target_named != POCKET:
+        raise ConfigError("model.draft_model_source: name the folder of a draft model for this target")
+    folder = folder_of(named or POCKET, "draft_model_source", "draft_model")
+    _check_same_tokenizer(target, folder)
+    return folder
+
+
+def _check_same_tokenizer(target: str, draft_model: str) -> None:
     """Raise when a draft model's tokens are not the target's: its guesses would mean something else."""
     if tokenizer_fingerprint(target) != tokenizer_fingerprint(draft_model):
         raise ConfigError(

@@ -15,19 +15,20 @@ from deployments.cache_config import KvCacheConfig
 from deployments.checkpoint import (
     POCKET,
     ConfigError,
-    check_same_tokenizer,
     check_shares,
+    draft_model_folder,
     folder_of,
     max_positions,
     own_dtype,
     tensor_parallel_sizes,
 )
-from deployments.config_checks import CHECKS
+from deployments.config_checks import CHECKS, least_ongoing
 from deployments.config_parts import (
     AutoscalingConfig,
     KernelsConfig,
     LogsConfig,
     Name,
+    Origin,
     Part,
     Port,
     SpeculationConfig,
@@ -40,10 +41,10 @@ from deployments.messages import Acceptance, DrafterKind, DrafterName
 __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_parallel_sizes"]
 
 _MAX_CONTEXT_TOKENS_BY_DEFAULT = 32_768
+_FEWEST_ONGOING = 512
 
 Auto = Literal["auto"]
 Placement = Literal["remote", "colocated"]
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]
 
 
 class ModelConfig(Part):
@@ -167,7 +168,7 @@ class IngressConfig(RoleConfig):
 
     host: str = "127.0.0.1"
     port: Port = 8000
-    max_ongoing_requests: PositiveInt = 512
+    max_ongoing_requests: PositiveInt | Auto = "auto"
     keys_file: Name | None = None
     metrics_need_key: bool = False
     allowed_origins: tuple[Origin, ...] = ()
@@ -204,6 +205,12 @@ class OutriderConfig(Part):
             return asked
         num_verifiers = self.most_replicas("verifier", verifier)
         return min(num_verifiers * verifier.max_sessions, router.num_replicas * router.max_sessions)
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """What Serve hands to one replica of the ingress; "auto" is its share of all requests, and room to refuse."""
+        asked = self.ingress.max_ongoing_requests
+        return max(_FEWEST_ONGOING, least_ongoing(self)) if asked == "auto" else asked
 
     def most_replicas(self, name: str, role: RoleConfig) -> int:
         """How many replicas a role may come to have."""
@@ -287,7 +294,11 @@ class OutriderConfig(Part):
                 assistant = folder_of(
                     POCKET if model.model_source == POCKET else f"{source}-assistant", "assistant_source", "assistant"
                 )
-        draft_model = _draft_model_folder(model, source) if "draft_model" in self.drafter_kinds else ""
+        draft_model = (
+            draft_model_folder(model.draft_model_source, model.model_source, source)
+            if "draft_model" in self.drafter_kinds
+            else ""
+        )
         own_context = max_positions(source, _MAX_CONTEXT_TOKENS_BY_DEFAULT)
         check_shares(self.verifier.tensor_parallel_size, source)
         on_cpu = all(role.device == "cpu" for role in (self.verifier, *self.drafter_roles.values()))
@@ -308,7 +319,7 @@ class OutriderConfig(Part):
             speculation={"drafters": self.drafter_kinds},
             verifier={"kv_cache": {"num_tokens": verifier.kv_cache.resolved(longest, is_bounded=is_bounded)}},
             draft_model={"kv_cache": {"num_tokens": self.draft_model.kv_cache.resolved(context)}},
-            ingress={"max_running_requests": self.max_running_requests},
+            ingress={name: getattr(self, name) for name in ("max_running_requests", "max_ongoing_requests")},
         )
 
     @property
@@ -385,14 +396,3 @@ def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for name, change in changes.items():
         merged[name] = _merged(merged[name], change) if isinstance(change, dict) else change
     return merged
-
-
-def _draft_model_folder(model: ModelConfig, target: str) -> str:
-    source = model.draft_model_source
-    if source is None:
-        if model.model_source != POCKET:
-            raise ConfigError("model.draft_model_source: name the folder of a draft model for this target")
-        source = POCKET
-    folder = folder_of(source, "draft_model_source", "draft_model")
-    check_same_tokenizer(target, folder)
-    return folder

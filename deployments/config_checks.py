@@ -126,6 +126,14 @@ def _variants(config: OutriderConfig) -> str | None:
     return None
 
 
+def least_ongoing(config: OutriderConfig) -> int:
+    """What one replica of the ingress must be handed for its share of running and waiting requests to be full, and more
+    to be refused in its own words.
+    """
+    most = config.max_running_requests + config.ingress.max_waiting_requests
+    return most // config.ingress.num_replicas + _ROOM_TO_REFUSE
+
+
 def _admission(config: OutriderConfig) -> str | None:
     ingress, running = config.ingress, config.max_running_requests
     if running < ingress.num_replicas:
@@ -133,10 +141,9 @@ def _admission(config: OutriderConfig) -> str | None:
             f"ingress.max_running_requests: {running} leaves nothing for some of {ingress.num_replicas} replicas; "
             "raise it"
         )
-    needed = (running + ingress.max_waiting_requests) // ingress.num_replicas + _ROOM_TO_REFUSE
-    if ingress.max_ongoing_requests < needed:
+    if config.max_ongoing_requests < (needed := least_ongoing(config)):
         return (
-            f"ingress.max_ongoing_requests: {ingress.max_ongoing_requests} is less than a replica's share of running "
+            f"ingress.max_ongoing_requests: {config.max_ongoing_requests} is less than a replica's share of running "
             f"and waiting requests and {_ROOM_TO_REFUSE} to be refused; raise it to {needed}"
         )
     return None

@@ -12,6 +12,7 @@ from deployments.messages import Acceptance, DrafterKind, DrafterName, PolicyNam
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(min_length=1)]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,32}$")]
 MAX_VARIANTS = 8
 """Each has time series of its own."""

@@ -24,7 +24,13 @@ def check_keys(config: OutriderConfig, now: datetime | None = None) -> list[Find
         tenants = read_tenants(Path(file))
         KeyRing(tenants, config.ingress.num_replicas)
     except (OSError, ValueError) as error:
-        return [problem("keys", str(error), "docs/security.md says what the file holds; `outrider keys` writes it")]
+        return [
+            problem(
+                "keys",
+                f"ingress.keys_file: {error}",
+                "docs/security.md says what the file holds; `outrider keys` writes it",
+            )
+        ]
     keys = [key for tenant in tenants.tenants for key in tenant.keys]
     good = [key for key in keys if key.expires is None or key.expires > (now or datetime.now(UTC))]
     if not good:

@@ -16,6 +16,7 @@ from cluster import application, local, nodes
 from deployments.cli.arguments import above_zero, port
 from deployments.cli.config_cmd import to_serve_config
 from deployments.config import ConfigError, OutriderConfig, load
+from deployments.ingress.tenants import KeyRing, read_tenants
 from deployments.roles import roles_of
 
 _DASHBOARD_PORT = 8265
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         config.resolve()
         if args.address is None:
             _check_ports(args.dashboard_port, config)
+            _check_keys(config)
     except (ConfigError, OSError) as error:
         return _fail(error)
     stopping = threading.Event()
@@ -86,6 +88,16 @@ def _stop_on_signals(stopping: threading.Event) -> None:
 def _check_ports(dashboard_port: int, config: OutriderConfig) -> None:
     local.check_ports(config.ingress.host, {"--port (make serve PORT=...)": config.ingress.port})
     local.check_ports("127.0.0.1", {"--dashboard-port (make serve DASHBOARD_PORT=...)": dashboard_port})
+
+
+def _check_keys(config: OutriderConfig) -> None:
+    """Before any model is loaded for nothing; ConfigError if the ingress could not begin with this file."""
+    ingress = config.ingress
+    if ingress.keys_file is not None:
+        try:
+            KeyRing(read_tenants(Path(ingress.keys_file)), ingress.num_replicas)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"ingress.keys_file: {error}; `outrider keys new` writes one") from error
 
 
 def _start_here(dashboard_port: int, config: OutriderConfig, stopping: threading.Event) -> None:

@@ -195,7 +195,7 @@ class _Routes:
 
     async def ready(self) -> Response:
         if not self._context.client.is_ready:
-            raise errors.unavailable("no router is connected", 1.0)
+            return errors.unavailable("no router is connected", 1.0).response()  # a probe is no request that has failed
         return JSONResponse({"status": "ready"})
 
     async def metrics(self) -> Response:

@@ -109,6 +109,15 @@ def test_running_requests_follow_from_sessions() -> None:
     assert parse({"ingress": {"max_running_requests": 7}}).max_running_requests == 7
 
 
+def test_the_ingress_is_handed_as_much_as_it_takes_and_refuses_by_default() -> None:
+    assert parse({}).max_ongoing_requests == 512
+    grown = parse({"autoscaling": {"enabled": True, "max_verifiers": 8}}).resolve()
+    ingress = grown.ingress
+    assert isinstance(ingress.max_running_requests, int)
+    assert ingress.max_ongoing_requests == ingress.max_running_requests + ingress.max_waiting_requests + 64 > 512
+    assert parse({"ingress": {"max_ongoing_requests": 600}}).max_ongoing_requests == 600
+
+
 def test_a_keys_file_is_beside_the_configuration_and_links_stay_links(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").symlink_to("elsewhere")
     (tmp_path / "c.yaml").write_text("ingress: {keys_file: keys.yaml}")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -91,6 +92,21 @@ def test_a_port_taken_in_the_meantime_costs_one_more_start_with_others(
     assert machine.calls == ["start", "stop", "start", "stop"]
     assert machine.ports[0] != machine.ports[1]
     assert "trying again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("machine", [0], indirect=True)
+def test_a_keys_file_that_is_not_there_is_told_before_anything_starts(
+    machine: Machine, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "outrider.yaml"
+    file.write_text("ingress: {keys_file: nope.yaml}")
+    port, dashboard_port = free_ports(2)
+    given = ["--config", str(file), "--port", str(port), "--dashboard-port", str(dashboard_port)]
+    assert main(["serve", *given]) == 1
+    assert machine.calls == []
+    said = capsys.readouterr().err
+    assert "ingress.keys_file" in said
+    assert "outrider keys new" in said
 
 
 @pytest.mark.parametrize("machine", [9], indirect=True)

@@ -31,7 +31,7 @@ def config(tmp_path: Path) -> Path:
         "defaults",
         "    mode http",
         "    timeout connect 1s",
-        "    timeout client 5s",
+        "    timeout client 3600s",
         "    timeout server 5s",
         "    option abortonclose",
         "    option splice-request",
@@ -119,8 +119,17 @@ def test_the_ingress_hears_of_a_client_that_has_left(url: str, config: Path, siz
             assert connection.recv(1) == b""
 
 
-def test_a_configuration_without_a_refusal_is_left_alone(tmp_path: Path) -> None:
+def test_a_head_that_never_ends_is_hung_up_on(url: str) -> None:
+    until_it_listens(url)
+    with socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0), timeout=TIMEOUT_S) as client:
+        client.sendall(b"GET / HT")
+        assert client.recv(1 << 16).startswith(b"HTTP/1.0 408 ") or client.recv(1) == b""
+
+
+def test_what_a_configuration_says_itself_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
-    file.write_text("defaults\n")
-    haproxy.mend(file)
-    assert [path.name for path in tmp_path.iterdir()] == ["haproxy.cfg"]
+    for text in ("global\n", "defaults\n    timeout http-request 7s\n    timeout http-keep-alive 9s\n"):
+        file.write_text(text)
+        haproxy.mend(file)
+        assert file.read_text() == text
+        assert [path.name for path in tmp_path.iterdir()] == ["haproxy.cfg"]
