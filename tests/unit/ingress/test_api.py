@@ -289,7 +289,7 @@ async def test_models_health_ready_version_and_page(http: httpx.AsyncClient, cli
     not_ready = await http.get("/ready")
     assert (not_ready.status_code, not_ready.json()["error"]["code"]) == (503, "unavailable")
     assert int(not_ready.headers["retry-after"]) >= 1
-    assert 'status="503"' not in (await http.get("/metrics")).text  # no request has failed
+    assert f'request_failure_total{{model_name="{MODEL}",status="503"}} 0.0' in (await http.get("/metrics")).text
     assert (await http.get("/health")).status_code == 200
     assert "version" in (await http.get("/version")).json()
     page = await http.get("/")
