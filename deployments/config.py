@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from deployments import strict_yaml
 from deployments.cache_config import KvCacheConfig
 from deployments.checkpoint import (
     POCKET,
@@ -22,7 +23,7 @@ from deployments.checkpoint import (
     own_dtype,
     tensor_parallel_sizes,
 )
-from deployments.config_checks import CHECKS, least_ongoing
+from deployments.config_checks import CHECKS, as_line, least_ongoing
 from deployments.config_parts import (
     AutoscalingConfig,
     KernelsConfig,
@@ -341,7 +342,7 @@ def parse(fields: Any) -> OutriderConfig:
     try:
         return OutriderConfig.model_validate(fields if fields is not None else {})
     except ValidationError as error:
-        raise ConfigError("\n".join(_as_line(detail) for detail in error.errors())) from None
+        raise ConfigError("\n".join(as_line(detail) for detail in error.errors())) from None
 
 
 def parse_user_config(fields: Any, config: OutriderConfig) -> Variants:
@@ -359,7 +360,7 @@ def load(path: Path | None) -> OutriderConfig:
     if path is None:
         return OutriderConfig()
     try:
-        fields = yaml.safe_load(path.read_text("utf-8"))
+        fields = strict_yaml.read(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no YAML: {error}") from None
     try:
@@ -379,16 +380,6 @@ def load(path: Path | None) -> OutriderConfig:
 def _beside(path: Path, file: str | None) -> str | None:
     # Links stay links: Kubernetes replaces a mounted Secret by turning one.
     return None if file is None else str((path.parent / file).absolute())
-
-
-def _as_line(detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"] if part not in ("constrained-int", "literal['auto']"))
-    if detail["type"] == "extra_forbidden":
-        return f"{where}: there is no such field; see docs/configuration.md for those there are"
-    message = detail["msg"].removeprefix("Value error, ")
-    if not where:  # a check across roles names its fields itself
-        return str(message)
-    return f"{where}: {message} (got {detail['input']!r})"
 
 
 def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""What must hold across the sections of a configuration; each check returns what is wrong and the way out."""
+"""What must hold across the sections of a configuration; each check returns what is wrong and the way out.
+
+And how it is told what is wrong within one.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deployments.config_parts import StreamsTlsConfig
 from deployments.policy.hardware import pairs
@@ -12,6 +15,19 @@ if TYPE_CHECKING:
 
 _ROOM_TO_REFUSE = 64
 """Serve must hand requests over even when the ingress is full: only the ingress refuses them as clients expect."""
+
+
+def as_line(detail: Any) -> str:
+    """One of pydantic's errors: the field, what is wrong with it, and what was given."""
+    where = ".".join(str(part) for part in detail["loc"] if part not in ("constrained-int", "literal['auto']"))
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: there is no such field; see docs/configuration.md for those there are"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] in ("model_type", "dict_type"):
+        message = "fields are expected here, as `name: value` each; see docs/configuration.md"
+    if not where:  # a check across roles names its fields itself
+        return str(message)
+    return f"{where}: {message} (got {detail['input']!r})"
 
 
 def _lookahead(config: OutriderConfig) -> str | None:
@@ -56,6 +72,9 @@ def _streams(config: OutriderConfig) -> str | None:
         )
     replicas = config.router.num_replicas + config.most_replicas("verifier", config.verifier)
     replicas += sum(config.most_replicas(kind, role) for kind, role in config.drafter_roles.items())
+    if not streams.ports:
+        first, last = streams.port_range
+        return f"streams.port_range: {first} is behind {last}; name the lower port first"
     if len(streams.ports) < replicas:
         return f"streams.port_range: {len(streams.ports)} ports for {replicas} replicas; widen it (first, last)"
     return None
@@ -87,7 +106,9 @@ def _paced(config: OutriderConfig) -> str | None:
         if hardware not in pairs():
             return f"{role}.paced: there is no cost table {hardware!r}; there are {', '.join(pairs())}"
     if config.paced and config.colocated_kinds:
-        return "placement: steps and drafts of one device cannot be paced apart; set placement remote, or paced null"
+        section = "drafter" if "mtp" in config.colocated_kinds else "draft_model"
+        what = "steps and drafts of one device cannot be paced apart; set it to remote, or paced to null"
+        return f"{section}.placement: {what}"
     return None
 
 

@@ -75,7 +75,9 @@ def test_a_resolved_configuration_has_no_auto_and_stays_as_it_is() -> None:
             r"ingress\.max_running_requests: 2 .*3 replicas; raise it",
         ),
         ({"ingress": {"max_ongoing_requests": 300}}, r"ingress\.max_ongoing_requests: 300 .*raise it to 384"),
-        ([1, 2], r"valid dictionary"),
+        ({"streams": {"port_range": [5001, 5000]}}, r"streams\.port_range: 5001 is behind 5000"),
+        ([1, 2], r"fields are expected here"),
+        ({"verifier": None}, r"verifier: fields are expected here"),
     ],
 )
 def test_an_error_names_the_field_and_the_way_out(fields: Any, said: str) -> None:
@@ -148,13 +150,24 @@ def test_a_file_is_read_and_its_sources_are_relative_to_it(folder: Path) -> None
     assert config.verifier.kv_cache.num_tokens == 16 * (4096 + 16)
 
 
+def test_a_key_stands_once_and_merges_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "router: &r {num_cpus: 0.5}\nverifier:\n  <<: *r\n  num_threads: 2\n  num_cpus: 0.7"
+    )
+    verifier = load(tmp_path / "c.yaml").verifier
+    assert (verifier.num_threads, verifier.num_cpus) == (2, 0.7)
+    (tmp_path / "c.yaml").write_text("verifier:\n  num_threads: 2\n  num_threads: 3")
+    with pytest.raises(ConfigError, match="'num_threads' stands twice"):
+        load(tmp_path / "c.yaml")
+
+
 @pytest.mark.parametrize("text", ["", "{}", "# nothing\n"])
 def test_an_empty_file_means_the_defaults(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     assert load(tmp_path / "c.yaml") == load(None) == OutriderConfig()
 
 
-@pytest.mark.parametrize("text", ["a: [", "model: {model_id: ''}"])
+@pytest.mark.parametrize("text", ["a: [", "model: {model_id: ''}", "router: {}\nverifier: {}\nrouter: {}"])
 def test_a_bad_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"c\.yaml"):
@@ -286,7 +299,7 @@ def test_paced_roles_name_a_cost_table_and_have_devices_of_their_own() -> None:
     assert parse({}).paced == {}
     with pytest.raises(ConfigError, match=r"drafter\.paced: there is no cost table 'h100'; there are h100x2-l4-31b, "):
         parse({"drafter": {"paced": "h100"}})
-    with pytest.raises(ConfigError, match=r"placement: .* set placement remote, or paced null"):
+    with pytest.raises(ConfigError, match=r"drafter\.placement: .* set it to remote, or paced to null"):
         parse({"verifier": {"paced": "h100x2-l4-31b"}, "drafter": {"placement": "colocated"}})
 
 
