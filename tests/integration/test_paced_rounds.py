@@ -86,4 +86,5 @@ async def test_sessions_that_came_at_different_times_are_drafted_for_together_an
     assert got == [output for _, _, output in wanted]
     proposals = [message for _, message in router.tap.messages if isinstance(message, Proposal)]
     assert len(proposals[0].items) <= 3
-    assert max(len(proposal.items) for proposal in proposals) == 6
+    # More than one of the two groups; on a busy machine the first to have come may have ended by then.
+    assert max(len(proposal.items) for proposal in proposals) > 3
