@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", type=Path, default=pocket / "target", help="checkpoint for HF generate")
     parser.add_argument("--assistant", type=Path, default=pocket / "assistant", help="assistant for HF generate")
     parser.add_argument("--assistant-tokens", type=positive, default=5, help="HF's tokens per draft (default 5)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where HF generate runs (cpu)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of its models (float32)")
     parser.add_argument("--no-hf", action="store_true", help="leave HF generate out")
     parser.add_argument("--out", type=output_file, metavar="FILE", help="also write every sample to this JSON file")
 
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         target=None if args.no_hf else args.target,
         assistant=None if args.no_hf else args.assistant,
         assistant_tokens=args.assistant_tokens,
+        device=args.device,
+        dtype=args.dtype,
         num_speculative_tokens=args.num_speculative_tokens,
         plan=plan,
     )

@@ -98,7 +98,8 @@ def describe(repeat: int, plan: Plan, cell: Cell, sample: Sample) -> str:
 class BenchOptions:
     """What `outrider bench` was asked for. `url` None starts a server with `config` for the length of the run.
 
-    `target` and `assistant` are the checkpoints that HF `generate` loads; None leaves HF out.
+    `target` and `assistant` are the checkpoints that HF `generate` loads, `device` and `dtype` where and as what; None
+    leaves HF out.
     """
 
     url: str | None
@@ -106,6 +107,8 @@ class BenchOptions:
     target: Path | None
     assistant: Path | None
     assistant_tokens: int
+    device: str = "cpu"
+    dtype: str = "float32"
     num_speculative_tokens: int | None
     plan: Plan
 
@@ -143,12 +146,16 @@ def systems_for(options: BenchOptions, url: str) -> list[System]:
     on = replace(off, name=ON, num_speculative_tokens=options.num_speculative_tokens, scrapes=True)
     systems: list[System] = [off, on]
     if options.target is not None:
+        # Late, as above.
+        import torch
+
         from evaluation.load.hf_generate import HfSystem, load_assistant, load_checkpoint
 
-        checkpoint = load_checkpoint(options.target)
+        dtype = getattr(torch, options.dtype)
+        checkpoint = load_checkpoint(options.target, device=options.device, dtype=dtype)
         systems.append(HfSystem(name=HF_PLAIN, checkpoint=checkpoint))
         if options.assistant is not None:
-            assistant = load_assistant(options.assistant, options.assistant_tokens)
+            assistant = load_assistant(options.assistant, options.assistant_tokens, device=options.device, dtype=dtype)
             systems.append(HfSystem(name=HF_ASSISTED, checkpoint=checkpoint, assistant=assistant))
     return systems
 

@@ -32,11 +32,12 @@ class ForwardCounter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A target with its tokenizer, float32 on the CPU, and the count of its forward passes."""
+    """A target with its tokenizer, where it is, and the count of its forward passes."""
 
     model: Any
     tokenizer: Any
     counter: ForwardCounter
+    device: str = "cpu"
 
 
 def load_model(target: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
@@ -45,10 +46,11 @@ def load_model(target: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     return AutoModelForCausalLM.from_pretrained(target, dtype=dtype).to(device).eval()
 
 
-def load_checkpoint(target: Path) -> Checkpoint:
+def load_checkpoint(target: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Checkpoint:
     """Load a target and its tokenizer."""
-    model = load_model(target)
-    return Checkpoint(model=model, tokenizer=AutoTokenizer.from_pretrained(target), counter=ForwardCounter(model))
+    model = load_model(target, device=device, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    return Checkpoint(model=model, tokenizer=tokenizer, counter=ForwardCounter(model), device=device)
 
 
 def load_assistant(folder: Path, lookahead: int, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
@@ -102,7 +104,7 @@ class HfSystem:
             padding_side="left",
             return_tensors="pt",
         )
-        ids_BS, mask_BS = inputs["input_ids"], inputs["attention_mask"]
+        ids_BS, mask_BS = (inputs[name].to(self.checkpoint.device) for name in ("input_ids", "attention_mask"))
         return generate(self.checkpoint.model, ids_BS, mask_BS, max_tokens, self.assistant)
 
 

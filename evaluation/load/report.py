@@ -125,10 +125,10 @@ def describe_environment(command: str) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Processor, usable cores and memory, in words."""
+    """Processor, usable cores, memory and GPUs, in words."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{processor_name()}, {num_cores} cores, {memory_gb:.0f} GB"
+    return ", ".join([processor_name(), f"{num_cores} cores", f"{memory_gb:.0f} GB", *gpu_names()])
 
 
 def processor_name() -> str:
@@ -139,6 +139,16 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def gpu_names() -> list[str]:
+    """As the driver's tool tells them: an endpoint's GPUs are none of this process's."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return told.splitlines()
 
 
 def installed(package: str) -> str:

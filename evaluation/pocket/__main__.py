@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.out,
             intermediate_size=options.intermediate_size,
             num_extra_layers=options.extra_layers,
+            device=options.device,
         )
         print(f"{options.out}: a target of {num_parameters / 1e6:.1f} million parameters")
         return
@@ -47,6 +48,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", type=Path, default=DEFAULT_FOLDER, help="inflate: the pair to start from")
     parser.add_argument("--intermediate-size", type=int, help="inflate: the MLPs' width; 32000 makes 150 million")
     parser.add_argument("--extra-layers", type=int, default=0, help="inflate: layers to insert")
+    parser.add_argument("--device", default="cpu", help="inflate: where the larger target is made, such as cuda")
     options = parser.parse_args(arguments)
     if options.action == "inflate" and options.out.resolve() == options.source.resolve():
         parser.error("inflate writes a new pair: give --out another folder than --source")

@@ -61,9 +61,9 @@ def new_assistant(seed: int) -> Gemma4AssistantForCausalLM:
 
 
 def save(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-    """Write a folder that transformers, vLLM and Outrider load alike; the model itself stays in float32."""
+    """Write a folder that transformers, vLLM and Outrider load alike; the model itself keeps its type."""
     folder.mkdir(parents=True, exist_ok=True)
-    stored = copy.deepcopy(model).to(torch.bfloat16)
+    stored = model if model.dtype == torch.bfloat16 else copy.deepcopy(model).to(torch.bfloat16)
     stored.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     rewrite(folder / "config.json", as_published)

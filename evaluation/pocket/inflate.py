@@ -16,12 +16,20 @@ from transformers import Gemma4ForCausalLM, Gemma4TextConfig
 from evaluation.pocket.folders import ASSISTANT, DRAFT_MODEL, TARGET, load_target, load_tokenizer, save
 
 
-def inflate(source: Path, out: Path, *, intermediate_size: int | None = None, num_extra_layers: int = 0) -> int:
+def inflate(
+    source: Path,
+    out: Path,
+    *,
+    intermediate_size: int | None = None,
+    num_extra_layers: int = 0,
+    device: str = "cpu",
+) -> int:
     """Write the pair in `source` to `out` with a larger target; returns its number of parameters.
 
-    `out` gets ordinary checkpoint folders, drafters copied as they are. ValueError for sizes below the source's.
+    `out` gets ordinary checkpoint folders, drafters copied as they are. The larger target is made on `device`, in the
+    type that it is stored in: billions of parameters take seconds on a GPU. ValueError for sizes below the source's.
     """
-    target = load_target(source)
+    target = load_target(source).to(device, torch.bfloat16)
     larger = inflated(target, intermediate_size or target.config.intermediate_size, num_extra_layers)
     save(larger, out / TARGET, load_tokenizer(source))
     for drafter in (ASSISTANT, DRAFT_MODEL):
@@ -31,11 +39,12 @@ def inflate(source: Path, out: Path, *, intermediate_size: int | None = None, nu
 
 @torch.no_grad()
 def inflated(target: Gemma4ForCausalLM, intermediate_size: int, num_extra_layers: int = 0) -> Gemma4ForCausalLM:
-    """Return a larger target with the same logits; the noise is the same every time."""
+    """Return a larger target with the same logits, on the same device; the noise is the same every time."""
     config = _larger_config(target.config, intermediate_size, num_extra_layers)
-    larger = Gemma4ForCausalLM(config).eval()
+    with target.device:
+        larger = Gemma4ForCausalLM._from_config(config, dtype=target.dtype).eval()
     larger.generation_config = copy.deepcopy(target.generation_config)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(target.device).manual_seed(0)
     known = {_shifted(name, num_extra_layers): tensor for name, tensor in target.state_dict().items()}
     for name, tensor in larger.state_dict().items():
         if name in known:
