@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from evaluation.load.hf_generate import Checkpoint, ForwardCounter, HfSystem, until_end
+from evaluation.load.hf_generate import Checkpoint, ForwardCounter, HfSystem, load_checkpoint, until_end
 from evaluation.pocket.records import ask
+from tests.support.equality import POCKET
 
 EXAMPLES = [ask("prose", f"question {index}", "") for index in range(3)]
 ANSWER = [5, 6, 7, 8, 9, 4, 1, 0, 0]  # seven tokens, the end token 1 among them, then padding
@@ -72,6 +74,13 @@ def test_assisted_rounds_leave_the_prefill_out(checkpoint: Checkpoint) -> None:
     assert sample.num_accepted_tokens == 3 * 3  # seven tokens: one from the prefill, three rounds' own, three accepted
     assert sample.acceptance_length == 2.0
     assert system.max_streams == 1
+
+
+def test_a_checkpoint_is_loaded_and_asked_where_and_as_what_it_was_told(checkpoint: Checkpoint) -> None:
+    loaded = load_checkpoint(POCKET / "target", device="cpu", dtype=torch.bfloat16)
+    assert loaded.model.dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="meta"):  # the stub's answer is not where the prompt has been put
+        HfSystem(name="elsewhere", checkpoint=replace(checkpoint, device="meta")).measure(EXAMPLES, 1, 9)
 
 
 def test_rows_end_at_the_first_end_token() -> None:
