@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from deployments.messages import Acceptance, DrafterKind, DrafterName, PolicyName
 
@@ -19,9 +19,18 @@ MAX_VARIANTS = 8
 
 
 class Part(BaseModel):
-    """Base of everything in the tree: frozen, and an unknown field is an error."""
+    """Base of everything in the tree: frozen, and an unknown field is an error, as is true or false for a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        is_section = isinstance(kind, type) and issubclass(kind, Part)  # whose own error says what belongs there
+        if isinstance(value, bool) and kind is not bool and not is_section:
+            raise ValueError("true and false are no values of this field")
+        return value
 
 
 class VariantConfig(Part):

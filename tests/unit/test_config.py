@@ -51,6 +51,7 @@ def test_a_resolved_configuration_has_no_auto_and_stays_as_it_is() -> None:
         ({"verifer": {}}, r"verifer: there is no such field"),
         ({"router": {"max_session": 3}}, r"router\.max_session: there is no such field"),
         ({"drafter": {"num_replicas": 0}}, r"drafter\.num_replicas: .*greater than 0 \(got 0\)"),
+        ({"drafter": {"num_replicas": True}}, r"drafter\.num_replicas: true and false are no values .*\(got True\)"),
         ({"ingress": {"port": 70_000}}, r"ingress\.port: .*65535 \(got 70000\)"),
         ({"speculation": {"drafter": "eagle"}}, r"speculation\.drafter: .*'mtp'.*\(got 'eagle'\)"),
         (
@@ -78,6 +79,7 @@ def test_a_resolved_configuration_has_no_auto_and_stays_as_it_is() -> None:
         ({"streams": {"port_range": [5001, 5000]}}, r"streams\.port_range: 5001 is behind 5000"),
         ([1, 2], r"fields are expected here"),
         ({"verifier": None}, r"verifier: fields are expected here"),
+        ({"verifier": True}, r"verifier: fields are expected here"),
     ],
 )
 def test_an_error_names_the_field_and_the_way_out(fields: Any, said: str) -> None:
