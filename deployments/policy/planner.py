@@ -34,6 +34,11 @@ _BEGINS, _BEGINS_TOGETHER, _ENDS = 1.02, 1.05, 1.005
 """Drafting begins where it promises more than the one, and ends where it promises less than the other. Together it has
 to promise more: until groups have parted, or come together again, two or three cycles go by for nothing.
 """
+_SETTLES, _CLEARLY = 32.0, 1.25
+"""Sessions that share steps stay with a kind of rounds for so many cycles, unless the other promises so many times as
+much. A kind's first rounds show what going over to it costs, and where both are about as good, that is all that
+choosing between them can lose.
+"""
 _FIRST_BEGINS = 1.25
 """The same for a session's first round. It is decided before the prompt is read, when nobody knows who will share the
 round, and the drafter has the whole prompt to catch up with: what promises little had better wait for the second.
@@ -90,6 +95,7 @@ class Planner:
     _forecast: Forecast | None = None
     _further: Further | None = None
     _promises_much: bool = False
+    _cycles_of_kind: float = _SETTLES
 
     # -- observations -------------------------------------------------------------------------
 
@@ -107,6 +113,7 @@ class Planner:
         if session.advance(1 + ended.num_held) and told is None:
             self._has_news = True
         if told is None and ended.num_sessions:  # rounds that were told pay for no looking around
+            self._cycles_of_kind += 1.0 / ended.num_sessions
             self._cycles_to_deeper -= 1.0 / ended.num_sessions
             self.probing.passed(1.0 / ended.num_sessions, company(ended.num_sessions))
         self.experience.on_round(session, ended, self.settings, self._batch.context, self._bare_model)
@@ -220,6 +227,7 @@ class Planner:
             session.lookahead = lookahead
         if bool(chosen.cap) != bool(self._cap):
             self.probing.changes()
+            self._cycles_of_kind = 0.0
         is_calm = not chosen.cap and not self._cap
         self._cycles_to_plan = min(_CALM, 2.0 * self._cycles_to_plan) if is_calm else 1.0 / _PLANS_PER_ROUND
         self._threshold, self._cap = chosen.threshold, chosen.cap
@@ -270,11 +278,17 @@ class Planner:
         """The better of two kinds of rounds, and the other."""
         if drafted is None:
             return bare, None
-        begins = _BEGINS_TOGETHER if len(self.sessions) > 1 else _BEGINS
-        margin = _ENDS if self._cap else begins
-        if self._kept(drafted, cycle) > margin * self._kept(bare, cycle):
+        if self._kept(drafted, cycle) > self._margin() * self._kept(bare, cycle):
             return drafted, bare
         return bare, drafted
+
+    def _margin(self) -> float:
+        """How many times as much as bare rounds drafted ones have to promise."""
+        if len(self.sessions) == 1:
+            return _ENDS if self._cap else _BEGINS
+        if self._cycles_of_kind < _SETTLES:
+            return 1.0 / _CLEARLY if self._cap else _CLEARLY
+        return _ENDS if self._cap else _BEGINS_TOGETHER
 
     def _kept(self, choice: Choice, cycle: Cycle) -> float:
         """Its rate, as far as plans of its kind keep what they promise."""

@@ -14,6 +14,7 @@ from deployments.policy.experience import Ended
 from deployments.policy.lookahead import Choice
 from deployments.policy.planner import Planner, _beside
 from deployments.policy.probing import Probing
+from deployments.policy.promises import Promises
 from deployments.policy.speculation import Forecast, Probe, Speculation, SpeculationSettings
 from deployments.timing import StepShape, StepTiming
 
@@ -293,6 +294,39 @@ def test_drafting_together_has_to_promise_more_to_begin(num_sessions: int, promi
     assert (planner._better(bare, drafted, planner._cycle(8, 16))[0] is drafted) == begins
 
 
+@pytest.mark.parametrize("num_sessions", [1, 2])
+def test_sessions_that_share_steps_stay_for_a_while_with_what_they_have_gone_over_to(num_sessions: int):
+    planner, session = alone("structured")
+    for number in range(1, num_sessions):
+        planner.begins(1 + number, Speculation(drafters=session.drafters, kind="mtp", num_positions=16))
+    steps = [StepShape(num_sequences=1, num_tokens=tokens, num_context_tokens=256) for tokens in range(1, 18)]
+    planner.costs.seed(StepTiming(shape=one, step_ms=10.0 + 4.0 * one.num_tokens) for one in steps)
+
+    def go_over(kept: float) -> int:
+        for _ in range(400 * num_sessions):
+            planner.experience.promises.observe(num_sessions, True, 1.0, kept)
+        planned(planner, session)
+        return planner.stats.cap
+
+    def drafts(promised: float) -> bool:
+        planner.experience.promises = Promises()
+        drafted = Choice((4,), 4, 0.5, promised, 20.0)
+        return planner._better(Choice((0,), 0, 1.0, 1.0, 10.0), drafted, planner._cycle(8, 16))[0] is drafted
+
+    def pass_cycles(count: int) -> None:
+        for _ in range(count * num_sessions):
+            planner.on_round(session, Ended(0, 0, None, num_sessions, 1.0))
+
+    assert go_over(1.0) > 0
+    assert [drafts(promised) for promised in (0.7, 0.9)] == [False, num_sessions > 1]
+    pass_cycles(40)
+    assert not drafts(0.9)
+    assert go_over(0.1) == 0
+    assert [drafts(promised) for promised in (1.2, 1.3)] == [num_sessions == 1, True]
+    pass_cycles(40)
+    assert drafts(1.2)
+
+
 def test_a_kind_is_tried_by_all_only_in_a_company_that_lasts():
     probing = Probing()
     for company_now in (0, 1, 2, 3, 2, 1) * 4:
@@ -308,7 +342,7 @@ def test_a_probe_ends_with_the_company_that_it_was_for():
     session.probe = Probe(0, 6, planned(planner, session))
     assert planner.lookahead(session) == 0
     for number in range(2, 9):
-        planner.begins(number, Speculation(drafters=session.drafters, kind="mtp", num_positions=16))
+        planner.begins(1 + number, Speculation(drafters=session.drafters, kind="mtp", num_positions=16))
     planner.lookahead(session)
     assert session.probe is None
     assert not session.is_probe
