@@ -57,10 +57,7 @@ CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "include_reasoning": (True,),
     "verbosity": ("medium",),
     "web_search_options": (),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "documents": ([],),
     "mm_processor_kwargs": ({},),
     "media_io_kwargs": ({},),
@@ -73,8 +70,7 @@ COMPLETION_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
 }
 TOKENIZE_CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    name: CHAT_NEUTRAL_VALUES[name]
-    for name in ("tools", "continue_final_message", "chat_template", "chat_template_kwargs", "mm_processor_kwargs")
+    name: CHAT_NEUTRAL_VALUES[name] for name in ("tools", "chat_template", "mm_processor_kwargs")
 }
 MESSAGE_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     # What a client feeds back of an earlier answer.

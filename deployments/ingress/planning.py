@@ -21,7 +21,7 @@ from deployments.ingress.chat_template import TemplateRefusal
 from deployments.ingress.context import IngressContext, ModelCard
 from deployments.ingress.errors import ApiError, context_length_exceeded, invalid
 from deployments.ingress.generation import GenerateRequest
-from deployments.ingress.schemas import ChatRequest, CompletionRequest, Message
+from deployments.ingress.schemas import ChatRequest, CompletionRequest, Conversation, Message
 from deployments.ingress.tenants import Tenant
 from deployments.measures import NO_VARIANT
 from deployments.messages import Acceptance, DrafterName, PolicyName, Priority, RequestClass, SamplingParams, Token
@@ -186,13 +186,21 @@ class _Prompt:
 async def _encode(context: IngressContext, body: ChatRequest | CompletionRequest) -> list[_Prompt]:
     if isinstance(body, CompletionRequest):
         return [await _encode_prompt(context, body, prompt) for prompt in body.prompts]
-    messages = plain_messages(body.messages)
-    encode = context.tokenizer.encode_chat
+    encode = partial(encode_conversation, context, body)
+    is_long = _is_long(str(body.messages))
+    return [_Prompt(tuple(await asyncio.to_thread(encode) if is_long else encode()))]
+
+
+def encode_conversation(
+    context: IngressContext, body: Conversation, *, add_special_tokens: bool = False
+) -> list[Token]:
+    """The ids that the model's chat template makes of a conversation; raises ApiError."""
+    messages, rendering = plain_messages(body.messages), body.rendering
     try:
-        is_long = _is_long(str(messages))
-        return [_Prompt(tuple(await asyncio.to_thread(encode, messages) if is_long else encode(messages)))]
+        return context.tokenizer.encode_chat(messages, rendering, add_special_tokens=add_special_tokens)
     except TemplateRefusal as error:
-        raise invalid("messages", f"The model's chat template refuses these messages: {error}.") from error
+        what = "these messages" if error.param == "messages" else f"this value of {error.param!r}"
+        raise invalid(error.param, f"The model's chat template refuses {what}: {error}.") from error
 
 
 async def _encode_prompt(context: IngressContext, body: CompletionRequest, prompt: str | list[Token]) -> _Prompt:

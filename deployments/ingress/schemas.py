@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from deployments.ingress.chat_template import Rendering
 from deployments.ingress.errors import ApiError, invalid
 from deployments.ingress.parameters import (
     CHAT_NEUTRAL_VALUES,
@@ -149,10 +150,31 @@ class Message(Strict):
         return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
-class ChatRequest(_Request):
-    """Body of /v1/chat/completions."""
+class Conversation(Strict):
+    """Messages, and how the chat template makes a prompt of them."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def rendering(self) -> Rendering:
+        """What is wanted of the template; ApiError if that contradicts itself."""
+        if self.continue_final_message and self.add_generation_prompt:
+            message = "The last message is not ended where it is continued; leave 'add_generation_prompt' out."
+            raise invalid("add_generation_prompt", message, "invalid_value")
+        adds = not self.continue_final_message if self.add_generation_prompt is None else self.add_generation_prompt
+        return Rendering(
+            adds_generation_prompt=adds,
+            continues_final=self.continue_final_message,
+            variables=self.chat_template_kwargs,
+        )
+
+
+class ChatRequest(Conversation, _Request):
+    """Body of /v1/chat/completions."""
+
     max_completion_tokens: PositiveInt | None = None
     logprobs: bool = False
     top_logprobs: NumLogprobs = 0

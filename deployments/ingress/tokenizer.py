@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from deployments.ingress.chat_template import ChatMessage, ChatTemplate, TemplateRefusal
+from deployments.ingress.chat_template import AS_USUAL, ChatMessage, ChatTemplate, Rendering, TemplateRefusal
 from deployments.ingress.token_texts import TokenTexts, Verbatim
 from deployments.messages import Token
 
@@ -59,14 +59,14 @@ class Tokenizer:
     def encode_chat(
         self,
         messages: Sequence[ChatMessage],
+        rendering: Rendering = AS_USUAL,
         *,
-        add_generation_prompt: bool = True,
         add_special_tokens: bool = False,
     ) -> list[Token]:
-        """The ids of a conversation up to where the answer begins; raises TemplateRefusal."""
+        """The ids of a conversation up to where the answer begins or goes on; raises TemplateRefusal."""
         if self._chat_template is None:
             raise TemplateRefusal("this model has no chat template; use /v1/completions")
-        text = self._chat_template.render(messages, add_generation_prompt=add_generation_prompt)
+        text = self._chat_template.render(messages, rendering)
         return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, token_ids: Sequence[Token]) -> str:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from deployments.ingress.chat_template import TemplateRefusal
 from deployments.ingress.context import IngressContext
 from deployments.ingress.errors import invalid
 from deployments.ingress.parameters import TOKENIZE_CHAT_NEUTRAL_VALUES, without_neutral
-from deployments.ingress.planning import check_model, check_tokens, plain_messages
-from deployments.ingress.schemas import Message, Strict, TokenId, checked, json_object, with_checked_messages
+from deployments.ingress.planning import check_model, check_tokens, encode_conversation
+from deployments.ingress.schemas import Conversation, Strict, TokenId, checked, json_object, with_checked_messages
 from deployments.messages import Token
 
 
@@ -27,9 +24,7 @@ class _TokenizePrompt(_Named):
     return_token_strs: bool = False
 
 
-class _TokenizeChat(_Named):
-    messages: Annotated[list[Message], Field(min_length=1)]
-    add_generation_prompt: bool = True
+class _TokenizeChat(Conversation, _Named):
     add_special_tokens: bool = False
     return_token_strs: bool = False
 
@@ -65,14 +60,7 @@ def _encode(context: IngressContext, request: _TokenizeChat | _TokenizePrompt) -
     tokenizer = context.tokenizer
     if isinstance(request, _TokenizePrompt):
         return tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens)
-    try:
-        return tokenizer.encode_chat(
-            plain_messages(request.messages),
-            add_generation_prompt=request.add_generation_prompt,
-            add_special_tokens=request.add_special_tokens,
-        )
-    except TemplateRefusal as error:
-        raise invalid("messages", f"The model's chat template refuses these messages: {error}.") from error
+    return encode_conversation(context, request, add_special_tokens=request.add_special_tokens)
 
 
 async def detokenize(context: IngressContext, body: bytes) -> dict[str, Any]:

@@ -255,7 +255,7 @@ async def test_tokens_for_clients_without_a_tokenizer(server) -> None:
             ({"prompt": 3}, "prompt"),
             ({"prompt": "a", "model": "other"}, "model"),
             ({"prompt": "a", "mood": 1}, "mood"),
-            ({"messages": MESSAGES, "continue_final_message": True}, "continue_final_message"),
+            ({"messages": MESSAGES, "chat_template": "x"}, "chat_template"),
         ):
             response = await http.post("/tokenize", json=body)
             assert response.status_code in (400, 404)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from deployments.ingress.chat_template import Rendering
 from deployments.ingress.tokenizer import Tokenizer
 from tests.support.tiny_tokenizer import write_model_folder
 
@@ -56,6 +57,30 @@ def test_chat_ids_equal_those_of_transformers(
 def test_the_pocket_model_is_prompted_as_by_transformers(conversation: list[dict[str, Any]]) -> None:
     theirs = AutoTokenizer.from_pretrained(POCKET).apply_chat_template(conversation, add_generation_prompt=True)
     assert Tokenizer.load(POCKET).encode_chat(conversation) == theirs["input_ids"]
+
+
+@pytest.mark.parametrize("template", [None, TRICKY_TEMPLATE], ids=["gemma-style", "tricky"])
+@pytest.mark.parametrize("content", ["the", "  two  spaces \n", "the the", [{"type": "text", "text": "the price "}]])
+def test_a_message_is_gone_on_with_where_transformers_goes_on(folder: Path, template: str | None, content: Any) -> None:
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template.replace("message | tojson", "message.role"))
+        content = content if isinstance(content, str) else content[0]["text"]
+    conversation = [{"role": "user", "content": "the"}, {"role": "assistant", "content": content}]
+    theirs = AutoTokenizer.from_pretrained(folder).apply_chat_template(conversation, continue_final_message=True)
+    rendering = Rendering(adds_generation_prompt=False, continues_final=True)
+    assert Tokenizer.load(folder).encode_chat(conversation, rendering) == theirs["input_ids"]
+
+
+def test_variables_of_a_template_are_those_of_transformers(folder: Path) -> None:
+    thinking = "{% if enable_thinking is defined and enable_thinking %}think: {% endif %}{{ messages[0].content }}"
+    (folder / "chat_template.jinja").write_text(thinking)
+    theirs, ours = AutoTokenizer.from_pretrained(folder), Tokenizer.load(folder)
+    conversation = [{"role": "user", "content": "the"}]
+    for variables in ({}, {"enable_thinking": True}, {"enable_thinking": False}):
+        expected = theirs.apply_chat_template(conversation, add_generation_prompt=True, **variables)["input_ids"]
+        assert ours.encode_chat(conversation, Rendering(variables=variables)) == expected
+    thought = ours.encode_chat(conversation, Rendering(variables={"enable_thinking": True}))
+    assert thought != ours.encode_chat(conversation)
 
 
 @pytest.mark.parametrize("text", ["", "hello", "  hé 🙂\n", "x <turn|> y"])

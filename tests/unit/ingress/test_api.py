@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from deployments.ingress.app import create_app
-from deployments.ingress.context import ApiLimits, ModelCard
+from deployments.ingress.context import ApiLimits, IngressContext, ModelCard
 from evaluation.load.metrics import parse_sums
 from tests.support.rest import (
     ANSWER,
@@ -222,6 +222,57 @@ async def test_a_chats_chunks_say_that_the_usage_is_yet_to_come(http: httpx.Asyn
     assert all(chunk["usage"] is None and len(chunk["choices"]) == 1 for chunk in chunks)
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] > 0
+
+
+async def test_a_conversation_may_end_where_the_client_wants_it_to(
+    http: httpx.AsyncClient, client: ScriptedClient, context: IngressContext
+) -> None:
+    begun = [*HELLO, {"role": "assistant", "content": "the quick"}]
+    given: list[dict[str, Any]] = [
+        {"continue_final_message": True},
+        {"continue_final_message": True, "add_generation_prompt": False},
+        {"add_generation_prompt": False},
+        {},
+    ]
+    for fields in given:
+        response = await http.post("/v1/chat/completions", json={**CHAT, "messages": begun, **fields})
+        assert response.status_code == 200, response.text
+        counted = (await http.post("/tokenize", json={"messages": begun, **fields})).json()
+        assert tuple(counted["tokens"]) == client.requests[-1].prompt
+    gone_on, same, ended, usual = (context.tokenizer.verbatim.decode(request.prompt) for request in client.requests)
+    assert gone_on == same
+    assert gone_on.endswith("the quick")
+    assert ended == f"{gone_on}<turn|>\n"
+    assert usual.startswith(ended)
+    assert len(usual) > len(ended)
+
+
+async def test_a_templates_own_variables_reach_it(tmp_path: Path, client: ScriptedClient) -> None:
+    template = (
+        "{% if enable_thinking %}think {% endif %}{% for i in range(turns or 0) %}so {% endfor %}"
+        "{{ messages[0].content }}"
+    )
+    transport = httpx.ASGITransport(create_app(make_context(tmp_path, client, chat_template=template)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+
+        async def ask(variables: Any) -> httpx.Response:
+            return await http.post("/v1/chat/completions", json={**CHAT, "chat_template_kwargs": variables})
+
+        for variables in ({}, {"enable_thinking": False, "thinking": False}, {"enable_thinking": True}):
+            await ask(variables)
+        plain, off, on = (request.prompt for request in client.requests)
+        assert plain == off != on
+        for variables, said in (
+            ({"thinking": True}, "no variable 'thinking' (it has: enable_thinking, turns)"),
+            ({"messages": []}, "no variable 'messages'"),
+            ({"turns": "many"}, "cannot use these values"),
+            ([], "dictionary"),
+        ):
+            response = await ask(variables)
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, "chat_template_kwargs"), error
+            assert said in error["message"]
+    assert len(client.requests) == 3
 
 
 async def test_a_name_is_the_templates_business(tmp_path: Path, client: ScriptedClient) -> None:
