@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 import jinja2.ext
 import jinja2.meta
+import jinja2.nodes
 import jinja2.sandbox
 
 ChatMessage = Mapping[str, Any]
@@ -62,7 +63,10 @@ class ChatTemplate:
         self._template = environment.from_string(source)
         self._special_tokens = dict(special_tokens)
         ours = {"messages", "tools", "documents", "add_generation_prompt", *special_tokens, *environment.globals}
-        self._variables = jinja2.meta.find_undeclared_variables(environment.parse(source)) - ours
+        tree = environment.parse(source)
+        self._variables = jinja2.meta.find_undeclared_variables(tree) - ours
+        # What a branch of the template sets may come from outside, or be its own business.
+        self._set = {name.name for name in tree.find_all(jinja2.nodes.Name) if name.ctx == "store"}
         # A template that looks at the type of a part knows lists of parts; others expect plain strings.
         self._takes_parts = "'type'" in source or '"type"' in source or ".type" in source
 
@@ -98,7 +102,7 @@ class ChatTemplate:
         """Refuse a variable that would change nothing; one that is off may be sent to any model."""
         for name, value in variables.items():
             if name not in self._variables and value not in (None, False):
-                known = ", ".join(sorted(self._variables)) or "none"
+                known = ", ".join(sorted(self._variables - self._set)) or "none"
                 raise TemplateRefusal(f"it has no variable {name!r} (it has: {known})", "chat_template_kwargs")
 
 

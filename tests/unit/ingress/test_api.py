@@ -250,7 +250,7 @@ async def test_a_conversation_may_end_where_the_client_wants_it_to(
 async def test_a_templates_own_variables_reach_it(tmp_path: Path, client: ScriptedClient) -> None:
     template = (
         "{% if enable_thinking %}think {% endif %}{% for i in range(turns or 0) %}so {% endfor %}"
-        "{{ messages[0].content }}"
+        "{% if turns is not defined %}{% set effort = effort or 'low' %}{% endif %}{{ messages[0].content }}"
     )
     transport = httpx.ASGITransport(create_app(make_context(tmp_path, client, chat_template=template)))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
