@@ -60,13 +60,13 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         self.source = source
-        self._template = environment.from_string(source)
         self._special_tokens = dict(special_tokens)
         ours = {"messages", "tools", "documents", "add_generation_prompt", *special_tokens, *environment.globals}
         tree = environment.parse(source)
         self._variables = jinja2.meta.find_undeclared_variables(tree) - ours
         # What a branch of the template sets may come from outside, or be its own business.
         self._set = {name.name for name in tree.find_all(jinja2.nodes.Name) if name.ctx == "store"}
+        self._template = environment.from_string(tree)
         # A template that looks at the type of a part knows lists of parts; others expect plain strings.
         self._takes_parts = "'type'" in source or '"type"' in source or ".type" in source
 

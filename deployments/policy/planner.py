@@ -34,9 +34,9 @@ _BEGINS, _BEGINS_TOGETHER, _ENDS = 1.02, 1.05, 1.005
 """Drafting begins where it promises more than the one, and ends where it promises less than the other. Together it has
 to promise more: until groups have parted, or come together again, two or three cycles go by for nothing.
 """
-_SETTLES, _CLEARLY = 32.0, 1.25
-"""Sessions that share steps stay with a kind of rounds for so many cycles, unless the other promises so many times as
-much. A kind's first rounds show what going over to it costs, and where both are about as good, that is all that
+_CLEARLY = 1.25
+"""How many times as much the other kind of rounds has to promise while sessions that share steps have not settled in
+theirs. A kind's first rounds show what going over to it costs, and where both are about as good, that is all that
 choosing between them can lose.
 """
 _FIRST_BEGINS = 1.25
@@ -95,7 +95,6 @@ class Planner:
     _forecast: Forecast | None = None
     _further: Further | None = None
     _promises_much: bool = False
-    _cycles_of_kind: float = _SETTLES
 
     # -- observations -------------------------------------------------------------------------
 
@@ -113,7 +112,6 @@ class Planner:
         if session.advance(1 + ended.num_held) and told is None:
             self._has_news = True
         if told is None and ended.num_sessions:  # rounds that were told pay for no looking around
-            self._cycles_of_kind += 1.0 / ended.num_sessions
             self._cycles_to_deeper -= 1.0 / ended.num_sessions
             self.probing.passed(1.0 / ended.num_sessions, company(ended.num_sessions))
         self.experience.on_round(session, ended, self.settings, self._batch.context, self._bare_model)
@@ -227,7 +225,6 @@ class Planner:
             session.lookahead = lookahead
         if bool(chosen.cap) != bool(self._cap):
             self.probing.changes()
-            self._cycles_of_kind = 0.0
         is_calm = not chosen.cap and not self._cap
         self._cycles_to_plan = min(_CALM, 2.0 * self._cycles_to_plan) if is_calm else 1.0 / _PLANS_PER_ROUND
         self._threshold, self._cap = chosen.threshold, chosen.cap
@@ -286,7 +283,7 @@ class Planner:
         """How many times as much as bare rounds drafted ones have to promise."""
         if len(self.sessions) == 1:
             return _ENDS if self._cap else _BEGINS
-        if self._cycles_of_kind < _SETTLES:
+        if not self.probing.has_settled:
             return 1.0 / _CLEARLY if self._cap else _CLEARLY
         return _ENDS if self._cap else _BEGINS_TOGETHER
 

@@ -13,6 +13,8 @@ _LEAST_CYCLES, _MOST_CYCLES = 48.0, 2048.0
 _LOOK_EVERY_CYCLES = 12.0
 _FIRST_AFTER_CYCLES = 4.0
 _FRESH_CYCLES = 8.0
+_SETTLED_CYCLES = 32.0
+"""Cycles after which the plan has settled in a kind of rounds."""
 _ENOUGH_CYCLES = 3.0
 """Cycles of a kind that have to be seen in a company, whatever the model says."""
 _PROBE_ROUNDS, _PROBE_ROUNDS_TOGETHER = 3, 6
@@ -26,6 +28,7 @@ class Probing:
 
     def __init__(self) -> None:
         self._since = 0.0
+        self._since_change = _SETTLED_CYCLES
         self._next = _LEAST_CYCLES
         self._company = -1
         self._since_company = 0.0
@@ -34,6 +37,7 @@ class Probing:
     def passed(self, num_cycles: float, company: int) -> None:
         """So many cycles have gone by, in this company."""
         self._since += num_cycles
+        self._since_change += num_cycles
         self._since_company = num_cycles + (self._since_company if company == self._company else 0.0)
         self._company = company
 
@@ -58,12 +62,21 @@ class Probing:
 
     def begins(self) -> None:
         """A probe begins."""
-        self.changes()
+        self._begin_anew()
         self.num_probes += 1
 
     def changes(self) -> None:
         """The plan itself goes over to the other kind: what would be tried now has just been run."""
+        self._begin_anew()
+        self._since_change = 0.0
+
+    def _begin_anew(self) -> None:
         self._since, self._next = 0.0, _LEAST_CYCLES
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether the plan has had its kind for a while, whatever was tried meanwhile."""
+        return self._since_change >= _SETTLED_CYCLES
 
     @property
     def is_fresh(self) -> bool:

@@ -27,7 +27,7 @@ def inflate(
     """Write the pair in `source` to `out` with a larger target; returns its number of parameters.
 
     `out` gets ordinary checkpoint folders, drafters copied as they are. The larger target is made on `device`, in the
-    type that it is stored in: billions of parameters take seconds on a GPU. ValueError for sizes below the source's.
+    type that it is stored in. ValueError for sizes below the source's.
     """
     target = load_target(source).to(device, torch.bfloat16)
     larger = inflated(target, intermediate_size or target.config.intermediate_size, num_extra_layers)

@@ -342,7 +342,7 @@ def test_a_probe_ends_with_the_company_that_it_was_for():
     session.probe = Probe(0, 6, planned(planner, session))
     assert planner.lookahead(session) == 0
     for number in range(2, 9):
-        planner.begins(1 + number, Speculation(drafters=session.drafters, kind="mtp", num_positions=16))
+        planner.begins(number, Speculation(drafters=session.drafters, kind="mtp", num_positions=16))
     planner.lookahead(session)
     assert session.probe is None
     assert not session.is_probe
