@@ -27,7 +27,7 @@ def folder_of(source: str, field: str, pocket_part: str = "target") -> str:
     return str(folder.resolve())
 
 
-def _text_fields(folder: str) -> dict[str, Any]:
+def _text_fields(folder: str | Path) -> dict[str, Any]:
     fields = json.loads((Path(folder) / "config.json").read_text("utf-8"))
     return {**fields, **fields.get("text_config", {})}
 
@@ -43,6 +43,19 @@ def own_dtype(folder: str, otherwise: str) -> str:
     fields = _text_fields(folder)
     found = fields.get("dtype") or fields.get("torch_dtype")
     return str(found) if found in ("float32", "bfloat16", "float16") else otherwise
+
+
+def vocab_size(folder: str | Path) -> int:
+    """How many token ids a checkpoint knows."""
+    return int(_text_fields(folder)["vocab_size"])
+
+
+def end_token_ids(folder: str | Path) -> tuple[int, ...]:
+    """The tokens that end an answer, by a checkpoint's generation_config.json, else its config.json."""
+    path = Path(folder) / "generation_config.json"
+    generation = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    found = generation.get("eos_token_id", _text_fields(folder).get("eos_token_id"))
+    return tuple(found) if isinstance(found, list) else () if found is None else (found,)
 
 
 def tensor_parallel_sizes(folder: str) -> list[int]:

@@ -296,7 +296,7 @@ class DeltaItem(Record):
     """What a drafter lacks to draft `lookahead` tokens after `last_token` at `context_len - 1`.
 
     The ranges bring the shadow to entries 0 .. context_len - 2 (sliding layer: the last window of them), `tokens` are
-    those at the positions added (a session without penalties has none), `hidden` the target's state after the final
+    those at the positions added (none if the session does not need them), `hidden` the target's state after the final
     norm at position `context_len - 2`. With `lookahead` 0 the item only fills the shadow and `hidden` is empty.
     """
 

@@ -23,7 +23,7 @@ class SamplingParams(Record):
 
     `repetition_penalty` looks at prompt and output, `presence_penalty` and `frequency_penalty` at
     the output alone, which begins at position `num_prompt_tokens`. `banned_token_ids` are not
-    chosen at positions below `banned_before`.
+    chosen at positions below `banned_before`. The output follows `grammar` (grammars.py), if there is one.
 
     `num_logprobs` likeliest tokens are reported with every chosen one (None: no report), and with
     `scores_prompt` with those of the prompt: log-probabilities of the target, before anything above.
@@ -47,6 +47,7 @@ class SamplingParams(Record):
     num_logprobs: int | None = None
     scores_prompt: bool = False
     acceptance: Acceptance = "coupled"
+    grammar: str = ""
 
     @property
     def draws_to_reject(self) -> bool:
@@ -55,13 +56,19 @@ class SamplingParams(Record):
 
     @property
     def has_penalties(self) -> bool:
-        """Whether a choice depends on which tokens came before it, beyond the logits."""
+        """Whether tokens that came before are chosen more, or less, often."""
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a choice depends on which tokens came before it, beyond the logits."""
+        return self.has_penalties or bool(self.grammar)
 
     @property
     def adjusts_logits(self) -> bool:
         """Whether logits are changed before they are warped."""
-        return self.has_penalties or bool(self.logit_bias) or (bool(self.banned_token_ids) and self.banned_before > 0)
+        has_bans = bool(self.banned_token_ids) and self.banned_before > 0
+        return self.needs_tokens or bool(self.logit_bias) or has_bans
 
 
 class TokenLogprobs(Record):

@@ -1,22 +1,24 @@
-"""What changes logits before they are warped: biases, penalties and bans, on both sides of a round.
+"""What changes logits before they are warped: biases, penalties, bans and grammars, on both sides of a round.
 
 In this order: a bias is added; the logit of a token that occurs before is divided by the repetition
 penalty if positive, else multiplied by it; the frequency penalty, times the token's count in the
-output, and the presence penalty, if it occurs there, are subtracted; a banned token gets -inf. The
-semantics are those of OpenAI's API and, for repetition, of Keskar et al. 2019 (arXiv 1909.05858).
+output, and the presence penalty, if it occurs there, are subtracted; a banned token gets -inf, and so
+does one that the output's grammar does not allow next. The semantics are those of OpenAI's API and, for
+repetition, of Keskar et al. 2019 (arXiv 1909.05858).
 
 Every row sees exactly the tokens before its own position, drafted ones included, so that a penalised
 output is a function of target, parameters and seed like any other. The work grows with the distinct
-tokens of a context, not with the vocabulary; rows that ask for nothing cost nothing.
+tokens of a context, not with the vocabulary, but for a grammar's; rows that ask for nothing cost nothing.
 
 Shapes: R = rows of a batch, V = vocabulary, N = (row, token) pairs, P = rows of one session,
-D = distinct tokens that one session has met, B = biased or banned tokens of one session.
+D = distinct tokens that one session has met, B = biased or banned tokens of one session, Q = bytes of a mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,17 +27,22 @@ from torch import Tensor
 
 from deployments.messages import SamplingParams, Token
 
+if TYPE_CHECKING:  # an engine that follows no grammar does without llguidance
+    from deployments.grammars import Grammars, GrammarState
+
 _FIRST_CAPACITY = 64
 
 
 class Adjuster:
-    """One session's adjustments, with the token counts of its known context.
+    """One session's adjustments, with the token counts of its known context, and where its output is in a grammar.
 
-    Counts are kept token by token: `extend` as the context grows, `truncate` when it shrinks.
+    They are kept token by token: `extend` as the context grows, `truncate` when it shrinks. Without the `grammar` that
+    its parameters name the output is not held to it: for a drafter, whose guesses are as good as they are.
     """
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(self, params: SamplingParams, grammar: GrammarState | None = None) -> None:
         self._params = params
+        self.grammar = grammar
         self._tokens: list[Token] = []
         self._slots: dict[Token, int] = {}
         self._token_D: NDArray[np.int64] = np.zeros(_FIRST_CAPACITY, dtype=np.int64)
@@ -53,25 +60,31 @@ class Adjuster:
 
     @property
     def num_known(self) -> int:
-        """How many tokens of the context are counted; always 0 where there is no penalty to need them."""
+        """How many tokens of the context are known; always 0 where nothing needs them."""
         return len(self._tokens)
 
     def extend(self, start: int, tokens: Sequence[Token]) -> None:
         """Make the context's tokens from position `start` on these; ValueError where that leaves a gap."""
-        if not self._params.has_penalties:
+        if not self._params.needs_tokens:
             return
         if start > len(self._tokens):
             raise ValueError(f"tokens at {start} leave a gap after the {len(self._tokens)} that are known")
         self.truncate(start)
-        for token in tokens:
-            self._count(token, len(self._tokens), 1)
-            self._tokens.append(token)
+        if self._params.has_penalties:
+            for position, token in enumerate(tokens, start):
+                self._count(token, position, 1)
+        if self.grammar is not None:
+            self.grammar.extend(tokens[self._num_prompt(start, len(tokens)) :])
+        self._tokens.extend(tokens)
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from position `length` on. Idempotent."""
-        while len(self._tokens) > length:
-            token = self._tokens.pop()
-            self._count(token, len(self._tokens), -1)
+        if self._params.has_penalties:
+            for position in range(length, len(self._tokens)):
+                self._count(self._tokens[position], position, -1)
+        if self.grammar is not None:
+            self.grammar.truncate(max(0, length - self._params.num_prompt_tokens))
+        del self._tokens[length:]
 
     def penalties(
         self, following: Sequence[Token], num_rows: int
@@ -97,6 +110,19 @@ class Adjuster:
         ).astype(np.float32)
         return self._token_D[:size], divisor_PD, reduction_PD
 
+    def masks(self, following: Sequence[Token], num_rows: int) -> NDArray[np.uint8]:
+        """The grammar's masks [P, Q] of the same rows."""
+        assert self.grammar is not None
+        skipped = self._num_prompt(len(self._tokens), len(following))
+        mask_PQ = np.full((num_rows, self.grammar.num_mask_bytes), 0xFF, dtype=np.uint8)
+        num_output_rows = min(num_rows, len(following) - skipped + 1)
+        mask_PQ[num_rows - num_output_rows :] = self.grammar.masks(following[skipped:], num_output_rows)
+        return mask_PQ
+
+    def _num_prompt(self, start: int, num_tokens: int) -> int:
+        """How many of so many tokens from position `start` on are the prompt's."""
+        return min(num_tokens, max(0, self._params.num_prompt_tokens - start))
+
     def _counts(self, position: int) -> bool:
         """Whether the token at this position matters: the prompt's do to the repetition penalty alone."""
         return self._params.repetition_penalty != 1 or position >= self._params.num_prompt_tokens
@@ -120,6 +146,13 @@ class Adjuster:
         return slot
 
 
+def adjuster_for(params: SamplingParams, grammars: Grammars | None) -> Adjuster | None:
+    """What adjusts a new session's logits, if anything does."""
+    if not params.adjusts_logits:
+        return None
+    return Adjuster(params, grammars.begin(params.grammar) if params.grammar and grammars is not None else None)
+
+
 @dataclass(frozen=True, slots=True)
 class RowGroup:
     """Consecutive rows of a batch that belong to one session.
@@ -136,7 +169,7 @@ class RowGroup:
 
 
 def adjust(logits_RV: Tensor, groups: Sequence[RowGroup]) -> Tensor:
-    """The logits after biases, penalties and bans, float32 [R, V]; the given ones stay as they are.
+    """The logits after biases, penalties, bans and grammars, float32 [R, V]; the given ones stay as they are.
 
     Tokens beyond V are left out: a drafter's vocabulary may be the shorter one.
     """
@@ -153,7 +186,22 @@ def adjust(logits_RV: Tensor, groups: Sequence[RowGroup]) -> Tensor:
     if bans := [_bans(group, size) for group in groups if group.position < group.adjuster.params.banned_before]:
         (pair_N,) = _joined(bans, flat.device)
         flat.index_fill_(0, pair_N, -torch.inf)
+    if held := [group for group in groups if group.adjuster.grammar is not None]:
+        _hold_to_grammars(adjusted_RV, held)
     return adjusted_RV
+
+
+def _hold_to_grammars(logits_RV: Tensor, groups: Sequence[RowGroup]) -> None:
+    """Give -inf to every token that a row's grammar does not allow next."""
+    device = logits_RV.device
+    masks = [group.adjuster.masks(group.following, group.num_rows) for group in groups]
+    mask_NQ = torch.from_numpy(np.concatenate(masks)).to(device)
+    rows_N = torch.tensor([group.first_row + i for group in groups for i in range(group.num_rows)], device=device)
+    shift_8 = torch.arange(8, dtype=torch.uint8, device=device)
+    is_allowed_NV = (mask_NQ[:, :, None] >> shift_8).bitwise_and_(1).view(len(rows_N), -1).bool()
+    held_NV = logits_RV[rows_N]
+    held_NV.masked_fill_(~is_allowed_NV[:, : logits_RV.shape[1]], -torch.inf)
+    logits_RV[rows_N] = held_NV
 
 
 Columns = tuple[NDArray[np.int64] | NDArray[np.float32], ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployments.config import DrafterConfig, DraftModelConfig, OutriderConfig
@@ -20,8 +21,8 @@ from deployments.policy.hardware import pairs
 from deployments.service_host import Service
 
 if TYPE_CHECKING:
-    from deployments.decoding.drawing import Drawer
-    from deployments.drafter.draft_model_engine import DraftCacheLimits
+    from deployments.drafter.draft_model_engine import DraftCacheLimits, DraftModelEngine
+    from deployments.drafter.mtp_engine import MtpEngine
     from deployments.models.loading import Target
 
 
@@ -84,7 +85,7 @@ def load_mtp(config: OutriderConfig, meter: Meter, store: DistributionStore | No
         cache_bytes=config.drafter.max_shadow_bytes,
         workspace_bytes=decision_bytes(config.drafter.max_batch_sessions, engine.vocab_size),
     ).report(meter, "mtp")
-    engine.draw = _drawer(config, store)
+    _equip(engine, config, store)
     return engine
 
 
@@ -119,7 +120,7 @@ def load_draft_model(config: OutriderConfig, meter: Meter, store: DistributionSt
         cache_bytes=engine.cache_bytes,
         workspace_bytes=workspace_bytes,
     ).report(meter, "draft_model")
-    engine.draw = _drawer(config, store)
+    _equip(engine, config, store)
     return engine
 
 
@@ -158,8 +159,10 @@ def _device(config: OutriderConfig, role: DrafterConfig | DraftModelConfig) -> s
     return role.device if role.placement == "remote" else config.verifier.device
 
 
-def _drawer(config: OutriderConfig, store: DistributionStore | None) -> Drawer:
-    """With a store, what was drawn from meets no wire and is kept whole."""
+def _equip(engine: MtpEngine | DraftModelEngine, config: OutriderConfig, store: DistributionStore | None) -> None:
+    """Say how an engine draws, and which grammars it knows. With a store, what it drew from is kept whole."""
     from deployments.decoding.drawing import Drawer
+    from deployments.grammars import Grammars
 
-    return Drawer(None if store is not None else config.speculation.max_distribution_tokens)
+    engine.draw = Drawer(None if store is not None else config.speculation.max_distribution_tokens)
+    engine.grammars = Grammars.load_if_possible(Path(config.model.model_source))

@@ -9,10 +9,11 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
+from deployments.decoding.adjustments import Adjuster, RowGroup, adjust, adjuster_for
 from deployments.decoding.drawing import Draw, Drawer
 from deployments.decoding.rows import SamplingRows
 from deployments.distributions import Distribution
@@ -25,6 +26,9 @@ from deployments.paged.build import build_forward
 from deployments.paged.chunk import Chunk
 from deployments.paged.footprint import num_own_layers
 from deployments.paged.kv_cache import BlockTables, KvPools
+
+if TYPE_CHECKING:
+    from deployments.grammars import Grammars
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +73,14 @@ class _Drafted:
 class DraftModelEngine:
     """Implements `TokenDrafterEngine` with any causal decoder; `vocab_size` is the target's.
 
-    `draw` says how tokens are drawn.
+    `draw` says how tokens are drawn, `grammars` are the target's; without them drafts follow none.
     """
 
     def __init__(
         self, model: Target, limits: DraftCacheLimits, *, vocab_size: int, kernels: Kernels | None = None
     ) -> None:
         self.draw: Draw = Drawer()
+        self.grammars: Grammars | None = None
         text_config = model.text_config
         self._device = str(model.model.device)
         self._limits = limits
@@ -107,7 +112,7 @@ class DraftModelEngine:
     def attach(self, session: SessionId, params: SamplingParams, max_context_tokens: int) -> None:
         """Take a session; it gets blocks as it is read."""
         self.detach(session)
-        adjuster = Adjuster(params) if params.adjusts_logits else None
+        adjuster = adjuster_for(params, self.grammars)
         self._sessions[session] = _Session(params, min(max_context_tokens, self._limits.max_context_tokens), adjuster)
 
     def detach(self, session: SessionId) -> None:

@@ -55,7 +55,7 @@ class DrafterEngine(Protocol):
     ) -> None:
         """Write ranges into the shadow, over what it held there, and forget entries after them.
 
-        `tokens` are those at the ranges' positions; a session without penalties comes without them. Unless `is_whole`,
+        `tokens` are those at the ranges' positions; a session that does not need them comes without. Unless `is_whole`,
         the sliding layer's window may have a beginning that is still to come.
         Raises ValueError when the bytes do not fit the model's shapes or a range leaves a gap.
         """

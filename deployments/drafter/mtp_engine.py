@@ -16,11 +16,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
 
-from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
+from deployments.decoding.adjustments import Adjuster, RowGroup, adjust, adjuster_for
 from deployments.decoding.drawing import Draw, Drawer, Drawn
 from deployments.decoding.rows import SamplingRows
 from deployments.drafter.attention_inputs import AttentionInputs, EntryMemory, separate, stacked
@@ -43,6 +44,9 @@ from deployments.models.loading import (
 )
 from deployments.policy.early_stop import Drafting
 
+if TYPE_CHECKING:
+    from deployments.grammars import Grammars
+
 logger = logging.getLogger(__name__)
 
 _MAX_STACKED_BYTES = 4 << 20
@@ -52,13 +56,14 @@ _MAX_STACKED_BYTES = 4 << 20
 class MtpEngine:
     """A DrafterEngine that holds an assistant, the embedding's part in it, and shadows.
 
-    `draw` says how tokens are drawn.
+    `draw` says how tokens are drawn, `grammars` are the target's; without them drafts follow none.
     """
 
     def __init__(
         self, forward: AssistantForward | InPlaceForward, spec: ShadowSpec, *, shadow_bytes: int, device: str = "cpu"
     ) -> None:
         self.draw: Draw = Drawer()
+        self.grammars: Grammars | None = None
         self._forward = forward
         self._spec = spec
         self._device = torch.device(device)
@@ -80,8 +85,8 @@ class MtpEngine:
         """Begin an empty shadow; a session that is attached already starts over."""
         self._params[session] = params
         self._adjusters.pop(session, None)
-        if params.adjusts_logits:
-            self._adjusters[session] = Adjuster(params)
+        if (adjuster := adjuster_for(params, self.grammars)) is not None:
+            self._adjusters[session] = adjuster
         self._shadows.start(session)
 
     def detach(self, session: SessionId) -> None:
@@ -106,7 +111,7 @@ class MtpEngine:
         assert session in self._params, "extend comes after attach"
         adjuster = self._adjusters.get(session)
         full = next((item for item in ranges if item.layer_type == "full_attention"), None)
-        if full is None or adjuster is None or not adjuster.params.has_penalties:
+        if full is None or adjuster is None or not adjuster.params.needs_tokens:
             self._shadows.extend(session, ranges, is_whole=is_whole)
             return
         self._check_tokens(tokens, full.stop - full.start)
@@ -195,7 +200,7 @@ class MtpEngine:
         groups = []
         for row, request in enumerate(requests[: len(logits_BV)]):
             if (adjuster := self._adjusters.get(request.session)) is not None:
-                needs_tokens = adjuster.params.has_penalties
+                needs_tokens = adjuster.params.needs_tokens
                 following = [request.last_token, *(int(one.tokens_R[row]) for one in drawn)] if needs_tokens else ()
                 groups.append(RowGroup(adjuster, row, 1, request.context_len + len(drawn), following))
         return adjust(logits_BV, groups) if groups else logits_BV
@@ -226,7 +231,7 @@ class MtpEngine:
     def _check_tokens(self, tokens: Sequence[Token], num_expected: int) -> None:
         if len(tokens) != num_expected or not all(0 <= token < self._forward.vocab_size for token in tokens):
             raise ValueError(
-                f"{len(tokens)} tokens for {num_expected} entries of a session with penalties, or no tokens"
+                f"{len(tokens)} tokens for {num_expected} entries of a session that needs them, or no tokens"
             )
 
     def _is_draftable(self, request: DraftRequest) -> bool:

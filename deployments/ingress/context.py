@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from deployments.checkpoint import end_token_ids, vocab_size
+from deployments.grammars import Grammars
 from deployments.ingress.exposition import Exposition
 from deployments.ingress.generation import GenerationClient
 from deployments.ingress.metrics import IngressMetrics
@@ -58,7 +60,6 @@ class ModelCard:
         config = {**config, **config.get("text_config", {})}
         generation = _read(folder / "generation_config.json")
         own_len = int(config["max_position_embeddings"])
-        stops = generation.get("eos_token_id", config.get("eos_token_id"))
 
         def default(name: str, otherwise: float) -> float:
             value = generation.get(name)
@@ -67,8 +68,8 @@ class ModelCard:
         return cls(
             id=model_id,
             max_model_len=min(own_len, max_model_len or own_len),
-            vocab_size=int(config["vocab_size"]),
-            stop_token_ids=tuple(stops) if isinstance(stops, list) else () if stops is None else (stops,),
+            vocab_size=vocab_size(folder),
+            stop_token_ids=end_token_ids(folder),
             temperature=default("temperature", 1.0),
             top_k=int(default("top_k", 0)),
             top_p=default("top_p", 1.0),
@@ -118,6 +119,7 @@ class IngressContext:
     model: ModelCard
     metrics: IngressMetrics
     exposition: Exposition
+    grammars: Grammars | None = None
     limits: ApiLimits = ApiLimits()
     variants: Variants = field(default_factory=Variants)
 
@@ -150,6 +152,7 @@ def load_context(
     return IngressContext(
         client=client,
         tokenizer=Tokenizer.load(folder),
+        grammars=Grammars.load_if_possible(folder),
         model=ModelCard.load(folder, model_id, max_model_len),
         metrics=IngressMetrics(measuring.meter),
         exposition=Exposition(model_id, measuring.totals),

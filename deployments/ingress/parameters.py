@@ -21,7 +21,6 @@ _SAMPLING: dict[str, tuple[Any, ...]] = {
     "truncation_side": (),
     "prompt_logprobs": (),
     "logprob_token_ids": (),
-    "structured_outputs": ({},),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
@@ -40,11 +39,17 @@ _SAMPLING: dict[str, tuple[Any, ...]] = {
     "store": (False,),
     "request_id": (),
 }
+_REMEDIES = {
+    "guided_json": "send 'structured_outputs': {'json': ...}",
+    "guided_regex": "send 'structured_outputs': {'regex': ...}",
+    "guided_choice": "send 'structured_outputs': {'choice': ...}",
+    "guided_grammar": "send 'structured_outputs': {'grammar': ...}",
+    "guided_whitespace_pattern": "send 'structured_outputs': {'whitespace_pattern': ...}",
+}
 CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     **_SAMPLING,
     "best_of": (1,),
     "add_special_tokens": (False,),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
@@ -67,7 +72,6 @@ COMPLETION_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     **_SAMPLING,
     "suffix": ("",),
     "prompt_embeds": (),
-    "response_format": ({"type": "text"},),
 }
 TOKENIZE_CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     name: CHAT_NEUTRAL_VALUES[name] for name in ("tools", "chat_template", "mm_processor_kwargs")
@@ -103,7 +107,7 @@ def without_neutral(
 def unsupported(param: str, neutral_values: tuple[Any, ...] = ()) -> ApiError:
     """The refusal of a known parameter, naming the values that would do."""
     allowed = " or ".join(map(json.dumps, neutral_values))
-    remedy = f"send {allowed}" if allowed else "leave it out"
+    remedy = _REMEDIES.get(param) or (f"send {allowed}" if allowed else "leave it out")
     return invalid(param, f"This value of {param!r} is not supported yet; {remedy}.", "unsupported_parameter")
 
 

@@ -22,6 +22,7 @@ from deployments.ingress.context import IngressContext, ModelCard
 from deployments.ingress.errors import ApiError, context_length_exceeded, invalid
 from deployments.ingress.generation import GenerateRequest
 from deployments.ingress.schemas import ChatRequest, CompletionRequest, Conversation, Message
+from deployments.ingress.structured_output import check_grammar
 from deployments.ingress.tenants import Tenant
 from deployments.measures import NO_VARIANT
 from deployments.messages import Acceptance, DrafterName, PolicyName, Priority, RequestClass, SamplingParams, Token
@@ -108,7 +109,7 @@ def class_of(body: ChatRequest | CompletionRequest) -> RequestClass:
         text = "\n".join(message.text for message in turns)
     else:
         text = next((prompt for prompt in body.prompts if isinstance(prompt, str)), "")
-    return classify(text, temperature=body.temperature)
+    return classify(text, wants_schema=body.grammar is not None, temperature=body.temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,8 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
     """
     model, limits, tenant = context.model, context.limits, asked.tenant
     prompt_param = "messages" if isinstance(body, ChatRequest) else "prompt"
+    if (grammar := body.grammar) is not None:
+        await check_grammar(context.grammars, grammar)
     prompts = await _encode(context, body)
     wanted = permissions.output_bound(tenant, limits.max_output_tokens, body.wanted_tokens, body.max_tokens_param)
     response_id = ("chatcmpl-" if isinstance(body, ChatRequest) else "cmpl-") + uuid.uuid4().hex
@@ -149,7 +152,7 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
     for prompt in prompts:
         num_tokens = len(prompt.tokens)
         permissions.check_prompt(tenant, limits.max_prompt_tokens, num_tokens, prompt_param)
-        params = _sampling(model, body, num_tokens, stop_token_ids)
+        params = _sampling(model, body, num_tokens, stop_token_ids, "" if grammar is None else grammar.text)
         max_context_tokens = _max_context_tokens(model.max_model_len, num_tokens, body, wanted)
         for index in range(body.n):
             request = GenerateRequest(
@@ -293,7 +296,11 @@ def _logit_bias(body: ChatRequest | CompletionRequest, vocab_size: int) -> tuple
 
 
 def _sampling(
-    model: ModelCard, body: ChatRequest | CompletionRequest, num_prompt_tokens: int, stop_token_ids: tuple[Token, ...]
+    model: ModelCard,
+    body: ChatRequest | CompletionRequest,
+    num_prompt_tokens: int,
+    stop_token_ids: tuple[Token, ...],
+    grammar: str,
 ) -> SamplingParams:
     temperature = model.temperature if body.temperature is None else body.temperature
     top_k = model.top_k if body.top_k is None else body.top_k
@@ -313,4 +320,5 @@ def _sampling(
         banned_before=num_prompt_tokens + body.min_tokens if body.min_tokens else 0,
         num_logprobs=body.num_logprobs,
         scores_prompt=body.scores_prompt,
+        grammar=grammar,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from deployments.ingress.chat_template import Rendering
 from deployments.ingress.errors import ApiError, invalid
@@ -15,6 +15,14 @@ from deployments.ingress.parameters import (
     MESSAGE_NEUTRAL_VALUES,
     unsupported,
     without_neutral,
+)
+from deployments.ingress.strict import Options, Strict
+from deployments.ingress.structured_output import (
+    NamedSchema,
+    OutputGrammar,
+    ResponseFormat,
+    StructuredOutputs,
+    output_grammar,
 )
 from deployments.messages import Acceptance, DrafterName, Priority, RequestClass
 
@@ -27,22 +35,7 @@ MAX_TOP_LOGPROBS = 20
 _MAX_DETAILS = 8
 
 
-class Strict(BaseModel):
-    """Frozen; unknown fields, and strings where numbers belong, are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class _Options(Strict):
-    """An object of options, in which `null` means not given, as it does in the body itself."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, given: Any) -> Any:
-        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
-
-
-class Speculation(_Options):
+class Speculation(Options):
     """How a request wants to be drafted for.
 
     It changes the speed, never the output; but with `acceptance` rejection only the output's distribution is kept.
@@ -56,7 +49,7 @@ class Speculation(_Options):
     variant: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 
-class StreamOptions(_Options):
+class StreamOptions(Options):
     """What a stream carries besides the text.
 
     `include_token_kinds` adds `outrider: {"segments": [{"text", "kind"}, ...]}` to every chunk that
@@ -112,12 +105,24 @@ class _Request(Strict):
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     cache_salt: CacheSalt | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     speculation: Speculation = Speculation()
 
     @property
     def stops(self) -> list[str]:
         """The stop strings, however they were given."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def grammar(self) -> OutputGrammar | None:
+        """What the answer has to follow; ApiError where other parameters contradict it."""
+        wanted = output_grammar(self.response_format, self.structured_outputs)
+        for param in ("min_tokens", "ignore_eos"):
+            if wanted is not None and getattr(self, param):
+                message = f"{param!r} asks to go on where {wanted.param!r} has the answer end; leave one of them out."
+                raise invalid(param, message, "invalid_value")
+        return wanted
 
     @property
     def includes_usage(self) -> bool:
@@ -355,9 +360,13 @@ def _param(location: tuple[int | str, ...]) -> str:
 
 
 def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    nested: dict[str, type[BaseModel]] = {"speculation": Speculation, "stream_options": StreamOptions}
-    if len(location) == 1:
-        return sorted(model.model_fields)
+    nested: dict[str, type[BaseModel]] = {
+        "speculation": Speculation,
+        "stream_options": StreamOptions,
+        "response_format": NamedSchema if "json_schema" in location[:-1] else ResponseFormat,
+        "structured_outputs": StructuredOutputs,
+    }
     if location[0] == "messages":
-        return sorted((TextPart if "content" in location else Message).model_fields)
-    return sorted(nested[str(location[0])].model_fields) if str(location[0]) in nested else []
+        nested["messages"] = TextPart if "content" in location else Message
+    known = model if len(location) == 1 else nested.get(str(location[0]))
+    return sorted(field.alias or name for name, field in known.model_fields.items()) if known is not None else []

@@ -44,11 +44,17 @@ class Admission:
         return len(self._open)
 
     def objection(self, opened: Open, max_waiting: int) -> Refusal | None:
-        """Why a session cannot be taken: its tokens are no tokens, it fits at no time, or too many wait already."""
+        """Why a session cannot be taken: its tokens are no tokens, it fits at no time, or too many wait already.
+
+        A grammar was looked at by the ingress, which has the same vocabulary, if this verifier has any.
+        """
         session, epoch, params = opened.session, opened.epoch, opened.params
         named = (*opened.tokens, *params.banned_token_ids, *(token for token, _ in params.logit_bias))
         if not opened.tokens or len(valid_prefix(named, self._engine.vocab_size)) < len(named):
             detail = f"token ids must be between 0 and {self._engine.vocab_size - 1}"
+            return Refusal(session=session, epoch=epoch, reason="invalid", detail=detail)
+        if params.grammar and not self._engine.follows_grammars:
+            detail = "this verifier cannot follow a grammar, as it could not read the tokenizer"
             return Refusal(session=session, epoch=epoch, reason="invalid", detail=detail)
         detail = ""
         if opened.max_context_tokens > self._engine.max_context_tokens:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.distributed
 
 from deployments.config import OutriderConfig
+from deployments.grammars import Grammars
 from deployments.memory import MemoryUse
 from deployments.models.devices import bound_gpu_memory
 from deployments.models.loading import load_target
@@ -71,6 +73,7 @@ def build_engine(config: OutriderConfig) -> PagedEngine:
     num_kv_tokens = _least_of_ranks(budget.num_tokens(verifier.kv_cache.num_tokens, needs), verifier.num_ranks)
     limits = replace(limits, num_kv_tokens=num_kv_tokens)
     engine = PagedEngine(target, limits, kernels)
+    engine.grammars = Grammars.load_if_possible(Path(config.model.model_source))
     del target  # the kernels keep weights of their own
     engine.memory = MemoryUse(
         weights_bytes=tensor_bytes() - before - engine.memory.cache_bytes,

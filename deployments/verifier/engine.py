@@ -46,6 +46,10 @@ class VerifierEngine(Protocol):
         """Token ids are in [0, vocab_size)."""
 
     @property
+    def follows_grammars(self) -> bool:
+        """Whether sessions may ask for a grammar."""
+
+    @property
     def max_context_tokens(self) -> int:
         """The longest context a single session may have."""
 

@@ -76,6 +76,11 @@ class FakeEngine:
         self._sessions: dict[SessionId, _FakeSession] = {}
 
     @property
+    def follows_grammars(self) -> bool:
+        """Never: its tokens have no texts."""
+        return False
+
+    @property
     def vocab_size(self) -> int:
         """Token ids are in [0, vocab_size)."""
         return self._vocab_size

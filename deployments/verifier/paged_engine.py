@@ -9,10 +9,11 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 
-from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
+from deployments.decoding.adjustments import Adjuster, RowGroup, adjust, adjuster_for
 from deployments.decoding.logprobs import logprobs
 from deployments.decoding.rejection import verify
 from deployments.decoding.rows import SamplingRows
@@ -30,6 +31,9 @@ from deployments.paged.kv_cache import BlockTables, KvPools, SlidingLayers
 from deployments.paged.prefix_index import BlockHash, Prefix, PrefixTrail
 from deployments.paged.sliding_tables import SlidingShape
 from deployments.verifier.engine import Chunk, Outcome
+
+if TYPE_CHECKING:
+    from deployments.grammars import Grammars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ class _Session:
 
 
 class PagedEngine:
-    """Implements `VerifierEngine`; single-threaded, `step` blocks until the pass is done."""
+    """Implements `VerifierEngine`; single-threaded, `step` blocks until the pass is done. `grammars` may be left out."""
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class PagedEngine:
         kernels: Kernels | None = None,
     ) -> None:
         _check(limits, target)
+        self.grammars: Grammars | None = None
         model, text_config = target.model, target.text_config
         device = str(model.device)
         self._limits = limits
@@ -123,6 +128,11 @@ class PagedEngine:
         return self._vocab_size
 
     @property
+    def follows_grammars(self) -> bool:
+        """Whether sessions may ask for a grammar."""
+        return self.grammars is not None
+
+    @property
     def is_compiled(self) -> bool:
         """Whether the target runs on the compiled kernels, not on the library's layers."""
         return isinstance(self._forward, CompiledForward)
@@ -158,7 +168,7 @@ class PagedEngine:
         if params.scores_prompt:  # what is reused has no logits to score with
             hashes = []
         num_reused = self._tables.reserve(session, num_tokens, hashes)
-        adjuster = Adjuster(params) if params.adjusts_logits else None
+        adjuster = adjuster_for(params, self.grammars)
         if adjuster is not None and prefix is not None:
             adjuster.extend(0, prefix.tokens[:num_reused])
         self._sessions[session] = _Session(params, trail, adjuster)
@@ -304,7 +314,7 @@ class PagedEngine:
                 first_row += len(chunk.scored)
 
     def _adjusted(self, chunks: Sequence[Chunk], logits_RV: torch.Tensor) -> torch.Tensor:
-        """The logits to choose from: the target's own, unless a session asks for penalties, biases or bans."""
+        """The logits to choose from: the target's own, unless a session asks for something else."""
         groups: list[RowGroup] = []
         first_row = 0
         for chunk in chunks:

@@ -62,6 +62,11 @@ class ParallelEngine:
         return self._ready.vocab_size
 
     @property
+    def follows_grammars(self) -> bool:
+        """Whether sessions may ask for a grammar."""
+        return self._ready.follows_grammars
+
+    @property
     def max_context_tokens(self) -> int:
         """The longest context a single session may have."""
         return self._ready.max_context_tokens

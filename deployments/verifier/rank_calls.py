@@ -41,6 +41,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     max_context_tokens: int
     num_kv_tokens: int
     memory: MemoryUse
+    follows_grammars: bool = False
 
 
 class Connection:

@@ -75,6 +75,7 @@ def serve_rank(place: RankPlace, engine: VerifierEngine, drafters: Mapping[str, 
         num_kv_tokens=engine.num_kv_tokens,
         max_context_tokens=engine.max_context_tokens,
         memory=engine.memory,
+        follows_grammars=engine.follows_grammars,
     )
     scheduler.send(msgspec.msgpack.encode(ready))
     while True:

@@ -374,7 +374,7 @@ class VerifierService:
                 lookahead=session.next_lookahead if is_complete else 0,
                 ranges=self._engine.shadow(session.id, have_len, stop),
                 hidden=self._engine.hidden(session.id) if is_complete else b"",
-                tokens=tuple(session.tokens[have_len:stop]) if session.opened.params.has_penalties else (),
+                tokens=tuple(session.tokens[have_len:stop]) if session.opened.params.needs_tokens else (),
                 early_stop=session.early_stop if is_complete else None,
             )
         )

@@ -1,4 +1,4 @@
-"""Penalties, biases, bans and log-probabilities under speculation: the same tokens as the library, one by one."""
+"""Penalties, biases, bans, grammars and log-probabilities under speculation: the tokens are those of the library."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import asyncio
 import msgspec
 import pytest
 import torch
+from llguidance import LLMatcher
 
 from deployments.drafter.token_service import TokenDrafterService, TokenDrafterSettings
 from deployments.ingress.generation import GenerateRequest
+from deployments.ingress.structured_output import ResponseFormat, output_grammar
 from deployments.messages import Commit, DeltaItem, SamplingParams
 from deployments.verifier.scheduler import StepBudget
 from tests.support.equality import Reference, Tally
@@ -24,11 +26,30 @@ from tests.support.pocket import (
 )
 from tests.support.rig import Rig, running_rig
 
+
+def grammar_of(schema: dict[str, object]) -> str:
+    wanted = {"type": "json_schema", "json_schema": {"name": "wanted", "schema": schema}}
+    made = output_grammar(ResponseFormat.model_validate(wanted), None)
+    assert made is not None
+    return made.text
+
+
 NUM_TOKENS = 28
 MIN_TOKENS = 25
 GREEDY = SamplingParams()
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=2**63 + 11)
 BIAS = ((11, 8.0), (200, 13.0), (35, -100.0), (1000, -3.0))
+JSON = grammar_of(
+    {
+        "type": "object",
+        "properties": {
+            "names": {"type": "array", "items": {"type": "string"}, "maxItems": 2},
+            "age": {"type": "integer"},
+        },
+        "required": ["names", "age"],
+    }
+)
+CAPITALS = LLMatcher.grammar_from_regex(r"[A-Z ]{30,60}[.]")
 ASKED: dict[str, dict[str, object]] = {
     "presence": {"presence_penalty": 2.0},
     "frequency": {"frequency_penalty": 1.6},
@@ -36,6 +57,8 @@ ASKED: dict[str, dict[str, object]] = {
     "repetition": {"repetition_penalty": 1.6},
     "bias": {"logit_bias": BIAS},
     "min_tokens": {"banned_token_ids": stop_token_ids()},
+    "grammar": {"grammar": JSON},
+    "penalised grammar": {"grammar": CAPITALS, "presence_penalty": 1.5, "logit_bias": BIAS},
     "everything": {
         "presence_penalty": 0.4,
         "frequency_penalty": 0.3,
@@ -174,7 +197,9 @@ def without_adjustments(_link: object, message: object) -> object:
     params = getattr(message, "params", None)
     if params is None:
         return message
-    return msgspec.structs.replace(message, params=msgspec.structs.replace(params, repetition_penalty=1, logit_bias=()))
+    return msgspec.structs.replace(
+        message, params=msgspec.structs.replace(params, repetition_penalty=1, logit_bias=(), grammar="")
+    )
 
 
 async def test_a_drafter_that_is_told_wrong_tokens_changes_no_output(engines, reference: Reference) -> None:

@@ -26,7 +26,7 @@ from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose, warp
 from deployments.messages import SamplingParams, Token
 from deployments.models.loading import cache_keyword, load_target
-from tests.support import decoding_reference
+from tests.support import decoding_reference, grammar_reference
 
 POCKET = Path(deployments.models.__file__).parent / "pocket"
 NEAR_TIE = 1e-4
@@ -147,10 +147,14 @@ class Tally:
 
 
 def adjusted(logits_V: torch.Tensor, params: SamplingParams, context: Sequence[Token]) -> torch.Tensor:
-    """Logits after penalties, biases and bans, by the slow reference."""
+    """Logits after penalties, biases, bans and the pocket pair's grammars, by the slow reference."""
     if not params.adjusts_logits:
         return logits_V
-    return torch.tensor(decoding_reference.adjust(logits_V.tolist(), params, context))
+    adjusted_V = torch.tensor(decoding_reference.adjust(logits_V.tolist(), params, context))
+    if params.grammar:
+        allowed = grammar_reference.allowed(params.grammar, context[params.num_prompt_tokens :])
+        adjusted_V[[token for token in range(len(adjusted_V)) if token not in allowed]] = -torch.inf
+    return adjusted_V
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 
 from deployments.drafter.draft_model_engine import DraftCacheLimits, DraftModelEngine, load_draft_model_engine
 from deployments.drafter.mtp_engine import MtpEngine, build_mtp_engine
+from deployments.grammars import Grammars
 from deployments.ingress.generation import GenerateRequest
 from deployments.messages import SamplingParams, Token
 from deployments.models.loading import load_assistant, load_config, load_embedding_table, load_target, shadow_spec
@@ -29,23 +31,34 @@ TASKS = ("structured", "code", "prose", "summary")
 def verifier_engine(*, num_kv_tokens: int = 16384, max_context_tokens: int = 1024) -> PagedEngine:
     """A verifier engine as the deployment makes it, with a small cache."""
     target = load_target(TARGET, dtype=torch.float32, device="cpu")
-    return PagedEngine(target, CacheLimits(max_context_tokens=max_context_tokens, num_kv_tokens=num_kv_tokens))
+    engine = PagedEngine(target, CacheLimits(max_context_tokens=max_context_tokens, num_kv_tokens=num_kv_tokens))
+    engine.grammars = grammars()
+    return engine
 
 
 def drafter_engine(*, shadow_bytes: int = 64 << 20) -> MtpEngine:
     """An MTP engine as the deployment makes it."""
-    return build_mtp_engine(
+    engine = build_mtp_engine(
         load_assistant(ASSISTANT, dtype=torch.float32, device="cpu"),
         load_embedding_table(TARGET, dtype=torch.float32, device="cpu"),
         shadow_spec(load_config(TARGET), dtype=torch.float32),
         shadow_bytes=shadow_bytes,
     )
+    engine.grammars = grammars()
+    return engine
 
 
 def draft_model_engine(*, num_kv_tokens: int = 16384, max_context_tokens: int = 1024) -> DraftModelEngine:
     """A draft model's engine as the deployment makes it, with a small cache."""
     limits = DraftCacheLimits(max_context_tokens=max_context_tokens, num_kv_tokens=num_kv_tokens)
-    return load_draft_model_engine(TARGET, DRAFT_MODEL, limits, dtype=torch.float32)
+    engine = load_draft_model_engine(TARGET, DRAFT_MODEL, limits, dtype=torch.float32)
+    engine.grammars = grammars()
+    return engine
+
+
+def grammars() -> Grammars:
+    """The pair's vocabulary, as each of its engines reads it."""
+    return Grammars.load(Path(TARGET))
 
 
 @cache

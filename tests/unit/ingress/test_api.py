@@ -153,7 +153,7 @@ OFF: dict[str, Any] = {
     "bad_words": [],
     "allowed_token_ids": None,
     "response_format": {"type": "text"},
-    "structured_outputs": None,
+    "structured_outputs": {},
     "user": "me",
     "priority": 0,
     "watermarking": False,

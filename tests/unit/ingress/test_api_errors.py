@@ -25,6 +25,13 @@ from tests.support.rest import (
 )
 
 SPECULATION = "speculation."
+FORMAT = "response_format.json_schema"
+
+
+def schema_format(**fields: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "wanted", **fields}}
+
+
 BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"model": "other"}, 404, "model", "model_not_found"),
     ({"model": None}, 400, "model", "invalid_value"),
@@ -91,7 +98,30 @@ BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"store": True}, 400, "store", "unsupported_parameter"),
     ({"echo": True}, 400, "echo", "unsupported_parameter"),
     ({"prompt_logprobs": 1}, 400, "prompt_logprobs", "unsupported_parameter"),
-    ({"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
+    ({"response_format": {"type": "xml"}}, 400, "response_format.type", "invalid_value"),
+    ({"response_format": "json"}, 400, "response_format", "invalid_value"),
+    ({"response_format": {"type": "json_schema"}}, 400, FORMAT, "invalid_value"),
+    ({"response_format": schema_format(name="a b")}, 400, FORMAT + ".name", "invalid_value"),
+    ({"response_format": schema_format(schemas={})}, 400, FORMAT + ".schemas", "unknown_parameter"),
+    ({"response_format": schema_format(schema=[])}, 400, FORMAT + ".schema", "invalid_value"),
+    ({"response_format": schema_format(schema={"type": "strin"})}, 400, FORMAT + ".schema", "invalid_value"),
+    ({"response_format": schema_format(schema={"$ref": "http://x/y"})}, 400, FORMAT + ".schema", "invalid_value"),
+    ({"response_format": {"type": "json_object"}, "min_tokens": 2}, 400, "min_tokens", "invalid_value"),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, 400, "ignore_eos", "invalid_value"),
+    (
+        {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+        400,
+        "structured_outputs.regex",
+        "invalid_value",
+    ),
+    ({"structured_outputs": {"regex": "(a"}}, 400, "structured_outputs.regex", "invalid_value"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, 400, "structured_outputs", "invalid_value"),
+    ({"structured_outputs": {"choice": []}}, 400, "structured_outputs.choice", "invalid_value"),
+    ({"structured_outputs": {"json": "{"}}, 400, "structured_outputs.json", "invalid_value"),
+    ({"structured_outputs": {"json": "[]"}}, 400, "structured_outputs.json", "invalid_value"),
+    ({"structured_outputs": {"grammar": "root ::= nothing"}}, 400, "structured_outputs.grammar", "invalid_value"),
+    ({"structured_outputs": {"structural_tag": "x"}}, 400, "structured_outputs.structural_tag", "unknown_parameter"),
+    ({"guided_json": {}}, 400, "guided_json", "unsupported_parameter"),
     ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
     ({"tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter"),
     ({"tool_choice": "required", "tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
