@@ -81,7 +81,7 @@ class _Session:
 
 
 class PagedEngine:
-    """Implements `VerifierEngine`; single-threaded, `step` blocks until the pass is done. `grammars` may be left out."""
+    """Implements `VerifierEngine`; single-threaded, `step` blocks until it is done. `grammars` may be left out."""
 
     def __init__(
         self,

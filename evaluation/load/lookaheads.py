@@ -1,29 +1,38 @@
-"""Live adaptive lookahead against fixed ones: roles as plain processes, settings in turn on the same prompts.
+"""Live adaptive lookahead against fixed ones: roles as plain processes, short bursts on the same prompts.
 
-    python -m evaluation.load.lookaheads [--streams 1,4,8] [--lookaheads 0,2,3,5] [--repeats 5]
+    python -m evaluation.load.lookaheads [--streams 1,4,8] [--lookaheads 0,2,3,5] [--seconds 300 | --repeats 20]
 
-A repeat answers each cell's prompts once per setting, in an order that turns around every other repeat; every repeat
-has prompts of its own. Ratios are of runs in the same repeat, so that a slow minute of the machine counts for nobody.
+In a turn all settings answer the same prompts, fresh ones each turn, in an order that is drawn for it; cells take
+turns. Ratios are of bursts in the same turn, so that a slow second of the machine counts for nobody (`bursts.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import math
+import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import count
 from pathlib import Path
-from statistics import median
+from typing import TYPE_CHECKING
 
+from deployments.cli.arguments import above_zero, counts, output_file, positive, positives
 from deployments.config import OutriderConfig, load
 from deployments.ingress.generation import GenerateRequest, RouterClient
 from deployments.messages import RequestClass, SamplingParams, Token
 from deployments.policy.classes import classify
+from evaluation.load.bursts import AUTO, Burst, Cells, rows, table
 from evaluation.load.roles import running_roles
 
-AUTO = "auto"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TASKS = ("structured", "code", "prose")
 MIXED = "mixed"
 
@@ -49,19 +58,30 @@ class Prompt:
         )
 
 
-@dataclass(slots=True)
-class Runs:
-    """What one setting did in one cell: tokens/s of each repeat, and drafted and committed tokens and rounds in all."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is asked: no sweep over the cells begins after so many seconds or repeats, but one there is."""
 
-    tokens_per_s: list[float] = field(default_factory=list)
-    num_tokens: int = 0
-    num_rounds: int = 0
-    num_drafted: int = 0
+    tasks: Sequence[str]
+    streams: Sequence[int]
+    lookaheads: Sequence[int]
+    num_prompts: int
+    max_tokens: int
+    seconds: float = math.inf
+    num_repeats: float = math.inf
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Auto, then each fixed lookahead once."""
+        return (AUTO, *dict.fromkeys(str(lookahead) for lookahead in self.lookaheads))
 
-Cell = tuple[str, int]
-"""(task, streams)."""
-Results = dict[Cell, dict[str, Runs]]
+    def sweeps(self) -> Iterator[int]:
+        """Count the sweeps as long as there is to be another one."""
+        end_s = time.monotonic() + self.seconds
+        for number in count():
+            if number and (number >= self.num_repeats or time.monotonic() >= end_s):
+                return
+            yield number
 
 
 def prompts_of(target: str, task: str, count: int, seed: int) -> list[Prompt]:
@@ -69,11 +89,9 @@ def prompts_of(target: str, task: str, count: int, seed: int) -> list[Prompt]:
     if task == MIXED:
         each = [prompts_of(target, one, -(-count // len(TASKS)), seed) for one in TASKS]
         return [prompt for row in zip(*each, strict=True) for prompt in row][:count]
-    from transformers import AutoTokenizer
-
     from evaluation.pocket.prompts import held_out
 
-    tokenizer = AutoTokenizer.from_pretrained(target)
+    tokenizer = _tokenizer(target)
     stop = tuple(tokenizer.convert_tokens_to_ids(["<eos>", "<turn|>"]))
     return [
         Prompt(
@@ -85,62 +103,53 @@ def prompts_of(target: str, task: str, count: int, seed: int) -> list[Prompt]:
     ]
 
 
+@lru_cache(maxsize=1)
+def _tokenizer(target: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer  # here: role processes import this module too
+
+    return AutoTokenizer.from_pretrained(target)
+
+
 async def answer_all(
-    client: RouterClient, prompts: Sequence[Prompt], num_streams: int, max_tokens: int, setting: str, runs: Runs
-) -> None:
-    """Keep `num_streams` requests in flight until all prompts are answered; adds one repeat to `runs`."""
+    client: RouterClient, prompts: Sequence[Prompt], num_streams: int, max_tokens: int, setting: str
+) -> Burst:
+    """Keep `num_streams` requests in flight until all prompts are answered."""
     queue = iter(prompts)
-    num_tokens = 0
+    lookahead = None if setting == AUTO else int(setting)
+    num_tokens = num_rounds = num_drafted = 0
 
     async def stream() -> None:
-        nonlocal num_tokens
+        nonlocal num_tokens, num_rounds, num_drafted
         for prompt in queue:
-            lookahead = None if setting == AUTO else int(setting)
             request = prompt.request(f"r{time.perf_counter_ns()}", max_tokens, lookahead)
             async for commit in client.generate(request):
                 num_tokens += len(commit.tokens)
-                runs.num_rounds += 1
-                runs.num_drafted += commit.num_drafted
+                num_rounds += 1
+                num_drafted += commit.num_drafted
 
     started_s = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(num_streams):
             group.create_task(stream())
-    runs.tokens_per_s.append(num_tokens / (time.perf_counter() - started_s))
-    runs.num_tokens += num_tokens
+    return Burst(num_tokens, num_rounds, num_drafted, time.perf_counter() - started_s)
 
 
-async def measure(client: RouterClient, args: argparse.Namespace, target: str) -> Results:
-    """All cells, all settings, all repeats."""
-    settings = [AUTO, *args.lookaheads.split(",")]
-    results: Results = defaultdict(lambda: {setting: Runs() for setting in settings})
-    for repeat in range(args.repeats):
-        for task in args.tasks.split(","):
-            for num_streams in (int(one) for one in args.streams.split(",")):
-                prompts = prompts_of(target, task, max(args.prompts, 2 * num_streams), 1 + repeat)
-                for setting in settings if repeat % 2 == 0 else settings[::-1]:
-                    runs = results[task, num_streams][setting]
-                    await answer_all(client, prompts, num_streams, args.max_tokens, setting, runs)
-    return results
-
-
-def table(results: Results) -> str:
-    """Markdown: medians, the best fixed lookahead, and medians of auto's ratios to off and to that."""
-    settings = list(next(iter(results.values())))
-    fixed = settings[1:]
-    columns = ["class", "streams", *settings, "drafted per round", "auto / off", "best k", "auto / best k"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for (task, num_streams), runs in results.items():
-        speeds = {setting: median(runs[setting].tokens_per_s) for setting in settings}
-        best = max(fixed, key=speeds.__getitem__)
-        auto = runs[AUTO]
-        cells = [task, str(num_streams), *(f"{speeds[setting]:.0f}" for setting in settings)]
-        cells += [f"{auto.num_drafted / max(1, auto.num_rounds):.2f}"]
-        for other in ("0", best) if "0" in fixed else (best,):
-            ratios = [a / b for a, b in zip(auto.tokens_per_s, runs[other].tokens_per_s, strict=True)]
-            cells += [*([best] if len(cells) > len(settings) + 3 or "0" not in fixed else []), f"{median(ratios):.3f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+async def measure(client: RouterClient, plan: Plan, supply: Callable[[str, int, int], Sequence[Prompt]]) -> Cells:
+    """Sweep over the cells, a turn each; `supply` has prompts by task, count and seed, which is each turn's own."""
+    cells = defaultdict(list)
+    order = random.Random(0)
+    seeds = count(1)
+    for _ in plan.sweeps():
+        for task in plan.tasks:
+            for num_streams in plan.streams:
+                prompts = supply(task, max(plan.num_prompts, 2 * num_streams), next(seeds))
+                cells[task, num_streams].append(
+                    {
+                        setting: await answer_all(client, prompts, num_streams, plan.max_tokens, setting)
+                        for setting in order.sample(plan.settings, len(plan.settings))
+                    }
+                )
+    return cells
 
 
 def without_prefix_reuse(config: OutriderConfig) -> OutriderConfig:
@@ -149,31 +158,48 @@ def without_prefix_reuse(config: OutriderConfig) -> OutriderConfig:
     return config.model_copy(update={"verifier": verifier})
 
 
-def main() -> None:
-    """Parse the arguments, start the roles, measure, print."""
+async def compare(config: OutriderConfig, plan: Plan) -> Cells:
+    """Start the roles, let every setting answer once for nothing, measure, and end them."""
+    with running_roles(config) as roles:
+        client, link = await roles.connect()
+        supply = partial(prompts_of, config.model.model_source)
+        try:
+            for setting in plan.settings:  # allocators, caches, lazily built kernels
+                await answer_all(client, supply("structured", 8, 0), 8, 16, setting)
+            return await measure(client, plan, supply)
+        finally:
+            link.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the arguments, measure, write, print."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.load.lookaheads", description=__doc__)
     parser.add_argument("--config", type=Path, help="a configuration (the pocket pair)")
-    parser.add_argument("--streams", default="1,4,8", help="comma separated (%(default)s)")
+    parser.add_argument("--streams", type=positives, default="1,4,8", help="comma separated (%(default)s)")
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma separated, mixed too (%(default)s)")
-    parser.add_argument("--lookaheads", default="0,2,3,5", help="fixed ones, comma separated (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="%(default)s")
-    parser.add_argument("--prompts", type=int, default=4, help="per run, at least two per stream (%(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=64, help="per answer (%(default)s)")
-    args = parser.parse_args()
-    config = without_prefix_reuse(load(args.config)).resolve()
-
-    async def run() -> Results:
-        with running_roles(config) as roles:
-            client, link = await roles.connect()
-            for setting in (AUTO, "4"):  # allocators, caches, lazily built kernels
-                warm = prompts_of(config.model.model_source, "structured", 8, 0)
-                await answer_all(client, warm, 8, 16, setting, Runs())
-            try:
-                return await measure(client, args, config.model.model_source)
-            finally:
-                link.close()
-
-    print(table(asyncio.run(run())))
+    parser.add_argument(
+        "--lookaheads", type=counts, default="0,2,3,5", help="fixed ones, comma separated; 0 is off (%(default)s)"
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--seconds", type=above_zero, default=300, help="to the last sweep's beginning (%(default)s)")
+    length.add_argument("--repeats", type=positive, help="sweeps over the cells, instead of --seconds")
+    parser.add_argument("--prompts", type=positive, default=24, help="per burst, at least two a stream (%(default)s)")
+    parser.add_argument("--max-tokens", type=positive, default=64, help="per answer (%(default)s)")
+    parser.add_argument("--out", type=output_file, metavar="FILE", help="also write every burst to this JSON file")
+    args = parser.parse_args(arguments)
+    plan = Plan(
+        tasks=args.tasks.split(","),
+        streams=args.streams,
+        lookaheads=args.lookaheads,
+        num_prompts=args.prompts,
+        max_tokens=args.max_tokens,
+        seconds=math.inf if args.repeats else args.seconds,
+        num_repeats=args.repeats or math.inf,
+    )
+    cells = asyncio.run(compare(without_prefix_reuse(load(args.config)).resolve(), plan))
+    if args.out is not None:
+        args.out.write_text(json.dumps(rows(cells), indent=1) + "\n")
+    print(table(cells))
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ from statistics import median
 
 from deployments.config import OutriderConfig, load
 from deployments.ingress.generation import RouterClient
+from evaluation.load.bursts import Cell
 from evaluation.load.engines.records import INFLATED, POCKET
 from evaluation.load.engines.run import pair_folder
-from evaluation.load.lookaheads import TASKS, Prompt, Runs, answer_all, prompts_of
+from evaluation.load.lookaheads import TASKS, Prompt, answer_all, prompts_of
 from evaluation.load.roles import running_roles
 
-Cell = tuple[str, int]
-"""(task, streams)."""
-Results = dict[Cell, dict[str, Runs]]
+Results = dict[Cell, dict[str, list[float]]]
+"""Tokens/s of each setting's repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,16 @@ def with_threads(config: OutriderConfig, setting: str) -> OutriderConfig:
 
 async def measure(clients: dict[str, RouterClient], plan: Plan) -> Results:
     """All cells, all settings, all repeats; every other repeat in reverse."""
-    results: Results = defaultdict(lambda: {setting: Runs() for setting in clients})
+    results: Results = defaultdict(lambda: {setting: [] for setting in clients})
     for client in clients.values():  # allocators, caches, what roles learn of their steps
-        await answer_all(client, plan.prompts("structured", 8, 0), 8, 16, plan.lookahead, Runs())
+        await answer_all(client, plan.prompts("structured", 8, 0), 8, 16, plan.lookahead)
     for repeat in range(plan.num_repeats):
         for task in plan.tasks:
             for num_streams in plan.streams:
                 prompts = plan.prompts(task, num_streams, repeat)
                 for setting in list(clients) if repeat % 2 == 0 else list(clients)[::-1]:
-                    runs = results[task, num_streams][setting]
-                    await answer_all(clients[setting], prompts, num_streams, plan.max_tokens, plan.lookahead, runs)
+                    burst = await answer_all(clients[setting], prompts, num_streams, plan.max_tokens, plan.lookahead)
+                    results[task, num_streams][setting].append(burst.tokens_per_s)
     return results
 
 
@@ -72,12 +72,9 @@ def table(results: Results) -> str:
     columns = ["class", "streams", *settings, *(f"{setting} to {settings[0]}" for setting in settings[1:])]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for (task, num_streams), runs in results.items():
-        speeds = [f"{median(runs[setting].tokens_per_s):.0f}" for setting in settings]
-        first = runs[settings[0]].tokens_per_s
-        ratios = [
-            f"{median(a / b for a, b in zip(runs[setting].tokens_per_s, first, strict=True)):.2f}"
-            for setting in settings[1:]
-        ]
+        speeds = [f"{median(runs[setting]):.0f}" for setting in settings]
+        first = runs[settings[0]]
+        ratios = [f"{median(a / b for a, b in zip(runs[setting], first, strict=True)):.2f}" for setting in settings[1:]]
         lines.append("| " + " | ".join([task, str(num_streams), *speeds, *ratios]) + " |")
     return "\n".join(lines)
 
