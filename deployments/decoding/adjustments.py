@@ -193,15 +193,26 @@ def adjust(logits_RV: Tensor, groups: Sequence[RowGroup]) -> Tensor:
 
 def _hold_to_grammars(logits_RV: Tensor, groups: Sequence[RowGroup]) -> None:
     """Give -inf to every token that a row's grammar does not allow next."""
-    device = logits_RV.device
-    masks = [group.adjuster.masks(group.following, group.num_rows) for group in groups]
-    mask_NQ = torch.from_numpy(np.concatenate(masks)).to(device)
-    rows_N = torch.tensor([group.first_row + i for group in groups for i in range(group.num_rows)], device=device)
+    allowed_NQ = np.concatenate([group.adjuster.masks(group.following, group.num_rows) for group in groups])
+    is_forbidden_NV = _unpacked(~allowed_NQ, logits_RV.device)[:, : logits_RV.shape[1]]
+    first = 0
+    for group in groups:
+        rows_PV = logits_RV[group.first_row : group.first_row + group.num_rows]
+        rows_PV.masked_fill_(is_forbidden_NV[first : first + group.num_rows], -torch.inf)
+        first += group.num_rows
+
+
+def _unpacked(bits_NQ: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Bool, [N, 8 Q]. A GPU gets the bits alone; on a CPU numpy is the faster one to unpack them."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.unpackbits(bits_NQ, axis=1, bitorder="little").view(np.bool_))
+    return _unpacked_on(bits_NQ, device)
+
+
+def _unpacked_on(bits_NQ: NDArray[np.uint8], device: torch.device) -> Tensor:
     shift_8 = torch.arange(8, dtype=torch.uint8, device=device)
-    is_allowed_NV = (mask_NQ[:, :, None] >> shift_8).bitwise_and_(1).view(len(rows_N), -1).bool()
-    held_NV = logits_RV[rows_N]
-    held_NV.masked_fill_(~is_allowed_NV[:, : logits_RV.shape[1]], -torch.inf)
-    logits_RV[rows_N] = held_NV
+    bits_NQ1 = torch.from_numpy(bits_NQ).to(device)[:, :, None]
+    return (bits_NQ1 >> shift_8).bitwise_and_(1).view(len(bits_NQ), -1).bool()
 
 
 Columns = tuple[NDArray[np.int64] | NDArray[np.float32], ...]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from deployments.decoding import noise
+from deployments.decoding.adjustments import Adjuster, RowGroup, adjust
 from deployments.decoding.noise import gumbel_at, gumbel_RV, row_key
 from deployments.decoding.rows import SamplingRows
 from deployments.decoding.sampling import choose
@@ -77,3 +79,36 @@ def test_the_kernel_chooses_the_same(device: str, num_rows: int) -> None:
         choose_by_kernel(low_RV, SamplingRows.build(rows, device)),
     )
     assert low.tokens_R.tolist() == again.tokens_R.tolist()
+
+
+class Grammar:
+    """Allows every third token, another third after each token."""
+
+    def extend(self, tokens: list[int]) -> None:
+        pass
+
+    def truncate(self, num_tokens: int) -> None:
+        pass
+
+    num_mask_bytes = GEMMA_VOCAB // 8
+
+    def masks(self, following: list[int], num_rows: int) -> np.ndarray:
+        allowed_PV = (np.arange(GEMMA_VOCAB) + np.arange(num_rows)[:, None]) % 3 == 0
+        return np.packbits(allowed_PV, axis=1, bitorder="little")
+
+
+@pytest.mark.parametrize("vocab_size", [GEMMA_VOCAB, GEMMA_VOCAB - 100])
+def test_adjusted_logits_are_the_same(device: str, vocab_size: int) -> None:
+    """Of sessions with penalties, with a grammar and with neither, in one batch."""
+    params = SamplingParams(
+        repetition_penalty=1.3, presence_penalty=0.5, num_prompt_tokens=2, logit_bias=((9, 2.0),), grammar="g"
+    )
+    held, penalised = Adjuster(params, Grammar()), Adjuster(params)  # type: ignore[arg-type]
+    for adjuster in (held, penalised):
+        adjuster.extend(0, [5, 9, 11, 11])
+    groups = [RowGroup(penalised, 0, 2, 4, [7]), RowGroup(held, 3, 4, 4, [8, 9, 10])]
+    logits_RV = torch.randn(8, vocab_size, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (adjust(logits_RV.to(where), groups).cpu() for where in ("cpu", device))
+    assert torch.equal(theirs, ours)
+    assert (ours[3] == -torch.inf).sum() == vocab_size - len(range(0, vocab_size, 3))
+    assert torch.equal(ours[[2, 7]], logits_RV[[2, 7]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -162,3 +163,10 @@ def test_drafted_tokens_that_are_not_counted_are_noticed(is_broken: bool, monkey
     adjuster.extend(0, [1, 2])
     adjusted_RV = adjust(torch.zeros(3, VOCAB), [RowGroup(adjuster, 0, 3, 2, [2, 2])])
     assert (adjusted_RV[:, 2].tolist() == [-1.5, -3.0, -4.5]) is not is_broken
+
+
+def test_bits_are_unpacked_alike_on_a_cpu_and_elsewhere() -> None:
+    bits_NQ = np.random.default_rng(0).integers(0, 256, (3, 40), dtype=np.uint8)
+    on_cpu = adjustments._unpacked(bits_NQ, torch.device("cpu"))
+    assert torch.equal(adjustments._unpacked_on(bits_NQ, torch.device("cpu")), on_cpu)
+    assert on_cpu[1, 19] == bool(bits_NQ[1, 2] >> 3 & 1)
