@@ -33,7 +33,8 @@ class Piece:
     """What one commit added to the output; the segments' texts add up to `text`.
 
     `tokens` are those that count as output, `logprobs` what is reported of each, if that is asked for.
-    A piece that repeats the prompt has no segments; its first token has None for its log-probability.
+    The first `num_prompt_tokens` of a piece that repeats the prompt are the prompt's; it has no segments, and its first
+    token has None for its log-probability.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Piece:
     finish_reason: FinishReason | None
     tokens: tuple[Token, ...] = ()
     logprobs: tuple[TokenLogprobs | None, ...] = ()
+    num_prompt_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -78,7 +80,8 @@ class Answer:
         """The prompt as a piece; its log-probabilities came with the first commit."""
         assert self.prompt_text is not None
         prompt, scores = self.request.prompt, commit.prompt_logprobs
-        return Piece(self.prompt_text, (), None, prompt, (None, *scores) if self.request.params.scores_prompt else ())
+        entries = (None, *scores) if self.request.params.scores_prompt else ()
+        return Piece(self.prompt_text, (), None, prompt, entries, num_prompt_tokens=len(prompt))
 
     def take(self, commit: Commit) -> Piece:
         """Add one commit."""

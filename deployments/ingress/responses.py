@@ -11,7 +11,7 @@ from deployments.ingress.answer import Answer, Piece
 from deployments.ingress.context import IngressContext
 from deployments.ingress.logprobs import LogprobsWriter
 from deployments.ingress.speculation import SpeculationStats
-from deployments.messages import FinishReason
+from deployments.messages import FinishReason, Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,7 @@ class ResponseWriter:
     options: WriterOptions
     created: int = field(default_factory=lambda: int(time.time()))
     _logprobs: list[LogprobsWriter] = field(init=False)
+    _begun: set[int] = field(default_factory=set)
 
     object_name = ""
     chunk_name = ""
@@ -50,6 +51,7 @@ class ResponseWriter:
             **self._head(self.object_name),
             "choices": [self._choice(index, piece) for index, piece in enumerate(pieces)],
             "usage": self._usage(),
+            **self._of_prompt(),
             **self._metrics(),
         }
 
@@ -106,14 +108,21 @@ class ResponseWriter:
         total = SpeculationStats.total(answer.speculation for answer in self.answers)
         return {"metrics": {"speculative_decoding": total.as_json()}}
 
+    def _of_prompt(self) -> dict[str, Any]:
+        """What a whole response says of its prompt beside the choices."""
+        return {}
+
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
         raise NotImplementedError
 
     def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
-        return self._choice(index, piece)
+        raise NotImplementedError
 
-    def _token_ids(self, piece: Piece) -> dict[str, Any]:
-        return {"token_ids": list(piece.tokens)} if self.options.with_token_ids else {}
+    def _token_ids(self, piece: Piece) -> list[Token] | None:
+        return list(piece.tokens[piece.num_prompt_tokens :]) if self.options.with_token_ids else None
+
+    def _prompt_token_ids(self, index: int) -> list[Token] | None:
+        return list(self.answers[index].request.prompt) if self.options.with_token_ids else None
 
 
 class CompletionWriter(ResponseWriter):
@@ -123,14 +132,25 @@ class CompletionWriter(ResponseWriter):
     chunk_name = "text_completion"
 
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
-        logprobs = self._logprobs[index].completion(piece.tokens, piece.logprobs) if piece.logprobs else None
         return {
-            "index": index,
-            "text": piece.text,
-            "logprobs": logprobs,
-            "finish_reason": piece.finish_reason,
-            **self._token_ids(piece),
+            **self._text(index, piece),
+            "token_ids": self._token_ids(piece),
+            "prompt_token_ids": self._prompt_token_ids(index),
+            "prompt_logprobs": None,
         }
+
+    def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
+        delta = self._text(index, piece)
+        if self.options.with_token_ids:
+            delta["token_ids"] = self._token_ids(piece)
+            if index not in self._begun:
+                delta["prompt_token_ids"] = self._prompt_token_ids(index)
+        self._begun.add(index)
+        return delta
+
+    def _text(self, index: int, piece: Piece) -> dict[str, Any]:
+        logprobs = self._logprobs[index].completion(piece.tokens, piece.logprobs) if piece.logprobs else None
+        return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 
 class ChatWriter(ResponseWriter):
@@ -141,19 +161,26 @@ class ChatWriter(ResponseWriter):
 
     def opening(self, index: int) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": ""}
-        return self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+        chunk = self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+        if self.options.with_token_ids:
+            chunk["prompt_token_ids"] = self._prompt_token_ids(index)
+        return chunk
+
+    def _of_prompt(self) -> dict[str, Any]:
+        return {"prompt_token_ids": self._prompt_token_ids(0), "prompt_logprobs": None}
 
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}
-        return {"index": index, "message": message, **self._rest(index, piece)}
+        return {"index": index, "message": message, **self._rest(index, piece), "token_ids": self._token_ids(piece)}
 
     def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
         delta = {"content": piece.text} if piece.text else {}
-        return {"index": index, "delta": delta, **self._rest(index, piece)}
+        ids = {"token_ids": self._token_ids(piece)} if self.options.with_token_ids else {}
+        return {"index": index, "delta": delta, **self._rest(index, piece), **ids}
 
     def _rest(self, index: int, piece: Piece) -> dict[str, Any]:
         logprobs = self._logprobs[index].chat(piece.logprobs) if piece.logprobs else None
-        return {"logprobs": logprobs, "finish_reason": piece.finish_reason, **self._token_ids(piece)}
+        return {"logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:
@@ -165,4 +192,5 @@ def joined(pieces: Sequence[Piece]) -> Piece:
         finish_reason=finish_reason,
         tokens=tuple(token for piece in pieces for token in piece.tokens),
         logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
+        num_prompt_tokens=pieces[0].num_prompt_tokens,
     )

@@ -177,22 +177,24 @@ async def test_an_echo_scores_the_prompt(server, reference: Reference, max_token
         extra_body={"return_token_ids": True},
     )
     choices: list[dict[str, Any]] = [
-        {"text": "", "ids": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []} for _ in prompts
+        {"text": "", "prompt": [], "ids": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for _ in prompts
     ]
     for chunk in [one async for one in answer] if stream else [answer]:
         for choice in chunk.choices:
             known = choices[choice.index]
             known["text"] += choice.text
             known["ids"] += choice.token_ids
+            known["prompt"] += getattr(choice, "prompt_token_ids", [])
             if choice.logprobs is not None:
                 for name in ("token_logprobs", "top_logprobs", "text_offset"):
                     known[name] += getattr(choice.logprobs, name)
     for text, prompt, known in zip(texts, prompts, choices, strict=True):
-        ids = known["ids"]
+        ids = [*prompt, *known["ids"]]
         assert known["text"].startswith(text)
-        assert ids[: len(prompt)] == prompt
-        assert len(ids) - len(prompt) <= max_tokens
-        assert (len(ids) > len(prompt)) == (max_tokens > 0)
+        assert known["prompt"] == prompt
+        assert len(known["ids"]) <= max_tokens
+        assert (len(known["ids"]) > 0) == (max_tokens > 0)
         assert len(known["token_logprobs"]) == len(known["top_logprobs"]) == len(known["text_offset"]) == len(ids)
         assert known["token_logprobs"][0] is known["top_logprobs"][0] is None
         expected_TV = reference.logits(ids).log_softmax(-1)

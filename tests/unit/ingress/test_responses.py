@@ -1,0 +1,62 @@
+"""The routes over a scripted client: what responses say besides the text, with vLLM's fields and meanings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from deployments.ingress.context import IngressContext
+from tests.support.rest import CHAT, COMPLETION, ScriptedClient, events_of
+
+IDS: dict[str, Any] = {"return_token_ids": True, "return_tokens_as_token_ids": True}
+
+
+def named(names: list[str]) -> list[int]:
+    return [int(name.removeprefix("token_id:")) for name in names]
+
+
+async def test_token_ids_are_the_answers_and_the_prompts_stand_beside_them(
+    http: httpx.AsyncClient, client: ScriptedClient
+) -> None:
+    for echo in (False, True):
+        asked = {**COMPLETION, **IDS, "echo": echo, "logprobs": 0, "n": 2}
+        whole = (await http.post("/v1/completions", json=asked)).json()
+        *chunks, _ = events_of(await http.post("/v1/completions", json={**asked, "stream": True}))
+        for index, choice in enumerate(whole["choices"]):
+            assert choice["token_ids"] == client.tokens[:16]
+            assert choice["prompt_token_ids"] == list(client.requests[0].prompt)
+            parts = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+            assert [token for part in parts for token in part["token_ids"]] == choice["token_ids"]
+            assert ["prompt_token_ids" in part for part in parts] == [True] + [False] * (len(parts) - 1)
+            assert parts[0]["prompt_token_ids"] == choice["prompt_token_ids"]
+    only_prompt = {**COMPLETION, **IDS, "echo": True, "max_tokens": 0}
+    (choice,) = (await http.post("/v1/completions", json=only_prompt)).json()["choices"]
+    assert (choice["token_ids"], choice["prompt_token_ids"]) == ([], list(client.requests[-1].prompt))
+
+
+async def test_a_chats_prompt_is_told_once(http: httpx.AsyncClient, client: ScriptedClient) -> None:
+    whole = (await http.post("/v1/chat/completions", json={**CHAT, **IDS, "n": 2})).json()
+    assert whole["prompt_token_ids"] == list(client.requests[0].prompt)
+    assert [choice["token_ids"] for choice in whole["choices"]] == [client.tokens, client.tokens]
+    *chunks, _ = events_of(await http.post("/v1/chat/completions", json={**CHAT, **IDS, "stream": True}))
+    assert chunks[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    assert not any("prompt_token_ids" in chunk for chunk in chunks[1:])
+    assert [token for chunk in chunks[1:] for token in chunk["choices"][0]["token_ids"]] == client.tokens
+
+
+async def test_what_is_not_asked_for_is_null_in_whole_responses_and_absent_in_chunks(http: httpx.AsyncClient) -> None:
+    completion = (await http.post("/v1/completions", json=COMPLETION)).json()
+    chat = (await http.post("/v1/chat/completions", json=CHAT)).json()
+    for holder, names in (
+        (completion["choices"][0], ("token_ids", "prompt_token_ids", "prompt_logprobs")),
+        (chat["choices"][0], ("token_ids",)),
+        (chat, ("prompt_token_ids", "prompt_logprobs")),
+    ):
+        for name in names:
+            assert holder[name] is None
+    for path, body in (("completions", COMPLETION), ("chat/completions", CHAT)):
+        *chunks, _ = events_of(await http.post(f"/v1/{path}", json={**body, "stream": True}))
+        for chunk in chunks:
+            assert not {"prompt_token_ids", "prompt_logprobs"} & {*chunk, *chunk["choices"][0]}
+            assert "token_ids" not in chunk["choices"][0]
