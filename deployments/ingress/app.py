@@ -212,7 +212,7 @@ def _options(body: ChatRequest | CompletionRequest) -> WriterOptions:
     return WriterOptions(
         with_kinds=body.includes_token_kinds,
         with_usage=body.includes_usage,
-        with_usage_so_far=body.stream_options is not None and body.stream_options.continuous_usage_stats,
+        with_usage_so_far=body.includes_usage_so_far,
         with_token_ids=body.return_token_ids,
         tokens_as_ids=body.return_tokens_as_token_ids,
     )

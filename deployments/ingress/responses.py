@@ -37,6 +37,7 @@ class ResponseWriter:
     created: int = field(default_factory=lambda: int(time.time()))
     _logprobs: list[LogprobsWriter] = field(init=False)
     _begun: set[int] = field(default_factory=set)
+    _num_said_tokens: int = 0
 
     object_name = ""
     chunk_name = ""
@@ -50,7 +51,7 @@ class ResponseWriter:
         return {
             **self._head(self.object_name),
             "choices": [self._choice(index, piece) for index, piece in enumerate(pieces)],
-            "usage": self._usage(),
+            "usage": self._usage(self._num_output_tokens),
             **self._of_prompt(),
             **self._metrics(),
         }
@@ -61,6 +62,7 @@ class ResponseWriter:
 
     def chunk(self, index: int, piece: Piece) -> dict[str, Any] | None:
         """The chunk of one piece; None if it would say nothing."""
+        self._num_said_tokens += len(piece.tokens) - piece.num_prompt_tokens
         says_tokens = bool(piece.logprobs) or (self.options.with_token_ids and bool(piece.tokens))
         if not piece.text and piece.finish_reason is None and not says_tokens:
             return None
@@ -71,12 +73,13 @@ class ResponseWriter:
 
     def closing(self) -> dict[str, Any]:
         """The chunk after the last text: no choices, but the usage."""
-        return {**self._head(self.chunk_name), "choices": [], "usage": self._usage(), **self._metrics()}
+        usage = self._usage(self._num_output_tokens)
+        return {**self._head(self.chunk_name), "choices": [], "usage": usage, **self._metrics()}
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         chunk = {**self._head(self.chunk_name), "choices": [choice]}
         if self.options.with_usage_so_far:
-            chunk["usage"] = self._usage()
+            chunk["usage"] = self._usage(self._num_said_tokens)
         elif self.options.with_usage:
             chunk["usage"] = None
         return chunk
@@ -91,10 +94,13 @@ class ResponseWriter:
             "system_fingerprint": model.system_fingerprint,
         }
 
-    def _usage(self) -> dict[str, Any]:
+    @property
+    def _num_output_tokens(self) -> int:
+        return sum(answer.num_tokens for answer in self.answers)
+
+    def _usage(self, num_output: int) -> dict[str, Any]:
         of_prompts = self.answers[:: self.num_per_prompt]  # the first choice of each
         num_prompt = sum(len(answer.request.prompt) for answer in of_prompts)
-        num_output = sum(answer.num_tokens for answer in self.answers)
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_output,

@@ -61,8 +61,8 @@ class StreamOptions(_Options):
 
     `include_token_kinds` adds `outrider: {"segments": [{"text", "kind"}, ...]}` to every chunk that
     has text: the same text, cut by where it came from (accepted, recovered, bonus, plain).
-    `continuous_usage_stats` adds the usage so far to every chunk. Nothing is padded, so `include_obfuscation` is
-    there to be switched off.
+    `continuous_usage_stats` adds the usage so far to every chunk, if there is `include_usage`. Nothing is padded, so
+    `include_obfuscation` is there to be switched off.
     """
 
     include_usage: bool = False
@@ -123,6 +123,11 @@ class _Request(Strict):
     def includes_usage(self) -> bool:
         """Whether a stream ends with a chunk that carries the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def includes_usage_so_far(self) -> bool:
+        """Whether every chunk of a stream carries the usage so far."""
+        return self.includes_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     @property
     def includes_token_kinds(self) -> bool:

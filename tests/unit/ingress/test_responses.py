@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
-from deployments.ingress.context import IngressContext
 from tests.support.rest import CHAT, COMPLETION, ScriptedClient, events_of
 
+CHATS = ("chat/completions", CHAT)
 IDS: dict[str, Any] = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 
 
@@ -60,3 +60,25 @@ async def test_what_is_not_asked_for_is_null_in_whole_responses_and_absent_in_ch
         for chunk in chunks:
             assert not {"prompt_token_ids", "prompt_logprobs"} & {*chunk, *chunk["choices"][0]}
             assert "token_ids" not in chunk["choices"][0]
+
+
+async def test_usage_so_far_counts_what_a_stream_has_said(http: httpx.AsyncClient) -> None:
+    options = {**IDS, "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    for path, body in (("completions", {**COMPLETION, "echo": True}), ("completions", COMPLETION), CHATS):
+        for n in (1, 3):
+            *chunks, last, _ = events_of(await http.post(f"/v1/{path}", json={**body, **options, "n": n}))
+            num_said = 0
+            for chunk in chunks:
+                num_said += len(chunk["choices"][0].get("token_ids", []))
+                assert chunk["usage"]["completion_tokens"] == num_said
+                assert chunk["usage"]["total_tokens"] == num_said + chunk["usage"]["prompt_tokens"]
+            assert last["usage"]["completion_tokens"] == num_said > 0
+
+
+async def test_usage_so_far_comes_only_with_the_usage(http: httpx.AsyncClient) -> None:
+    options = {"stream": True, "stream_options": {"continuous_usage_stats": True}}
+    for path, body in (("completions", COMPLETION), CHATS):
+        *chunks, done = events_of(await http.post(f"/v1/{path}", json={**body, **options}))
+        assert done == "[DONE]"
+        assert not any("usage" in chunk for chunk in chunks)
+        assert all(chunk["choices"] for chunk in chunks)
