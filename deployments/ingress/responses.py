@@ -43,8 +43,16 @@ class ResponseWriter:
     chunk_name = ""
 
     def __post_init__(self) -> None:
-        texts = self.context.tokenizer.token_texts
-        self._logprobs = [LogprobsWriter(texts, as_ids=self.options.tokens_as_ids) for _ in self.answers]
+        self._logprobs = [
+            LogprobsWriter(
+                self.context.tokenizer.token_texts,
+                as_ids=self.options.tokens_as_ids,
+                special=self.context.tokenizer.special_ids,
+                hidden=answer.decoder.special_ids,
+                prompt_text=answer.prompt_text,
+            )
+            for answer in self.answers
+        ]
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """The response of a request that does not stream: one piece for each choice."""
@@ -155,7 +163,8 @@ class CompletionWriter(ResponseWriter):
         return delta
 
     def _text(self, index: int, piece: Piece) -> dict[str, Any]:
-        logprobs = self._logprobs[index].completion(piece.tokens, piece.logprobs) if piece.logprobs else None
+        writer = self._logprobs[index]
+        logprobs = writer.completion(piece.tokens, piece.logprobs, piece.num_prompt_tokens) if piece.logprobs else None
         return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 

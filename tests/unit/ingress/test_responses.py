@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
+from deployments.ingress.context import IngressContext
 from tests.support.rest import CHAT, COMPLETION, ScriptedClient, events_of
 
 CHATS = ("chat/completions", CHAT)
@@ -82,3 +84,25 @@ async def test_usage_so_far_comes_only_with_the_usage(http: httpx.AsyncClient) -
         assert done == "[DONE]"
         assert not any("usage" in chunk for chunk in chunks)
         assert all(chunk["choices"] for chunk in chunks)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("skips", [True, False], ids=["special hidden", "special shown"])
+@pytest.mark.parametrize("prompt", ["the quick", "grüße 🙂 the fox", "a <eos> the fox", [0, 93, 72, 1, 304], [93, 72]])
+async def test_offsets_point_into_the_text(
+    http: httpx.AsyncClient, context: IngressContext, prompt: str | list[int], skips: bool, stream: bool
+) -> None:
+    asked = {**COMPLETION, **IDS, "prompt": prompt, "skip_special_tokens": skips, "include_stop_str_in_output": True}
+    asked |= {"stream": stream, "logprobs": 0, "max_tokens": 60}
+    for echo in (False, True):
+        response = await http.post("/v1/completions", json={**asked, "echo": echo})
+        parts = [one["choices"][0] for one in (events_of(response)[:-1] if stream else [response.json()])]
+        text = "".join(part["text"] for part in parts)
+        ids = [token for part in parts for token in named(part["logprobs"]["tokens"])]
+        offsets = [offset for part in parts for offset in part["logprobs"]["text_offset"]]
+        assert offsets == sorted(offsets)
+        special = context.tokenizer.special_ids
+        for token, offset, end in zip(ids, offsets, [*offsets[1:], len(text)], strict=True):
+            shown = context.tokenizer.token_texts.text(token)
+            if "\ufffd" not in shown:
+                assert text[offset:end] == shown or (token in special and offset == end)
