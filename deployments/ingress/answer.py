@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -34,7 +34,8 @@ class Piece:
 
     `tokens` are those that count as output, `logprobs` what is reported of each, if that is asked for.
     The first `num_prompt_tokens` of a piece that repeats the prompt are the prompt's; it has no segments, and its first
-    token has None for its log-probability.
+    token has None for its log-probability. `stop_reason` is what of the request ended the output: a stop string or a
+    stop token.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Piece:
     tokens: tuple[Token, ...] = ()
     logprobs: tuple[TokenLogprobs | None, ...] = ()
     num_prompt_tokens: int = 0
+    stop_reason: Token | str | None = None
 
 
 @dataclass(slots=True)
@@ -51,15 +53,16 @@ class Answer:
 
     The text is that of the tokens received; from a stop string or stop token onwards nothing is.
     `num_tokens` counts up to and including the token that ended the output, so it does not depend
-    on how the tokens were bunched. With `includes_stop` what ended the output is part of the text;
-    stop strings are not looked for before `min_tokens` tokens. An answer with `prompt_text` repeats
-    the prompt first, and one that is `prompt_only` has no output. `waited_s` is how long its request
-    had to wait to be admitted.
+    on how the tokens were bunched. `named_stop_token_ids` are those that the request itself names. With
+    `includes_stop` what ended the output is part of the text; stop strings are not looked for before
+    `min_tokens` tokens. An answer with `prompt_text` repeats the prompt first, and one that is
+    `prompt_only` has no output. `waited_s` is how long its request had to wait to be admitted.
     """
 
     request: GenerateRequest
     decoder: Decoder
     stops: list[str]
+    named_stop_token_ids: Collection[Token] = ()
     min_tokens: int = 0
     includes_stop: bool = False
     prompt_text: str | None = None
@@ -91,11 +94,14 @@ class Answer:
         if commit.context_len == len(self.request.prompt):  # later, after a move, what is cached may be output
             self.num_cached_tokens = commit.num_cached
         released, num_before = "", self.num_tokens
+        stop_reason: Token | None = None
         for i, (token, kind) in enumerate(zip(commit.tokens, kinds_of(commit), strict=True)):
             self.num_tokens += 1
             is_last = commit.finish_reason == "stop" and i == len(commit.tokens) - 1
-            if is_last and token in self.request.stop_token_ids and not self.includes_stop:
-                break  # the token that says the output is over is no part of it
+            if is_last and token in self.request.stop_token_ids:
+                stop_reason = token if token in self.named_stop_token_ids else None
+                if not self.includes_stop:
+                    break  # the token that says the output is over is no part of it
             released += self._push(self._detokenizer.push(token), kind)
             if self._filter.is_stopped:
                 break
@@ -106,7 +112,14 @@ class Answer:
             released += self._filter.finish()
         num_taken = self.num_tokens - num_before
         segments = self._release(released)
-        return Piece(released, segments, finish_reason, commit.tokens[:num_taken], commit.logprobs[:num_taken])
+        return Piece(
+            released,
+            segments,
+            finish_reason,
+            commit.tokens[:num_taken],
+            commit.logprobs[:num_taken],
+            stop_reason=self._filter.met or stop_reason,
+        )
 
     def _push(self, text: str, kind: TokenKind) -> str:
         if text:

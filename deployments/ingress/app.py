@@ -137,6 +137,7 @@ class _Routes:
             choice.request,
             tokenizer if body.skip_special_tokens else tokenizer.verbatim,
             body.stops,
+            named_stop_token_ids=body.stop_token_ids,
             min_tokens=body.min_tokens,
             includes_stop=body.include_stop_str_in_output,
             prompt_text=choice.prompt_text,

@@ -148,13 +148,14 @@ class CompletionWriter(ResponseWriter):
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
         return {
             **self._text(index, piece),
+            "stop_reason": piece.stop_reason,
             "token_ids": self._token_ids(piece),
             "prompt_token_ids": self._prompt_token_ids(index),
             "prompt_logprobs": None,
         }
 
     def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
-        delta = self._text(index, piece)
+        delta = {**self._text(index, piece), **_end_of(piece)}
         if self.options.with_token_ids:
             delta["token_ids"] = self._token_ids(piece)
             if index not in self._begun:
@@ -186,16 +187,22 @@ class ChatWriter(ResponseWriter):
 
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}
-        return {"index": index, "message": message, **self._rest(index, piece), "token_ids": self._token_ids(piece)}
+        more = {"stop_reason": piece.stop_reason, "token_ids": self._token_ids(piece)}
+        return {"index": index, "message": message, **self._rest(index, piece), **more}
 
     def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
         delta = {"content": piece.text} if piece.text else {}
         ids = {"token_ids": self._token_ids(piece)} if self.options.with_token_ids else {}
-        return {"index": index, "delta": delta, **self._rest(index, piece), **ids}
+        return {"index": index, "delta": delta, **self._rest(index, piece), **_end_of(piece), **ids}
 
     def _rest(self, index: int, piece: Piece) -> dict[str, Any]:
         logprobs = self._logprobs[index].chat(piece.logprobs) if piece.logprobs else None
         return {"logprobs": logprobs, "finish_reason": piece.finish_reason}
+
+
+def _end_of(piece: Piece) -> dict[str, Any]:
+    """What the last chunk of a choice says besides its finish reason."""
+    return {} if piece.finish_reason is None else {"stop_reason": piece.stop_reason}
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:
@@ -208,4 +215,5 @@ def joined(pieces: Sequence[Piece]) -> Piece:
         tokens=tuple(token for piece in pieces for token in piece.tokens),
         logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
         num_prompt_tokens=pieces[0].num_prompt_tokens,
+        stop_reason=pieces[-1].stop_reason,
     )

@@ -9,6 +9,7 @@ import pytest
 
 from deployments.ingress.context import IngressContext
 from tests.support.rest import CHAT, COMPLETION, ScriptedClient, events_of
+from tests.support.tiny_tokenizer import END_OF_TURN_ID
 
 CHATS = ("chat/completions", CHAT)
 IDS: dict[str, Any] = {"return_token_ids": True, "return_tokens_as_token_ids": True}
@@ -106,3 +107,22 @@ async def test_offsets_point_into_the_text(
             shown = context.tokenizer.token_texts.text(token)
             if "\ufffd" not in shown:
                 assert text[offset:end] == shown or (token in special and offset == end)
+
+
+async def test_what_ended_an_answer_is_told(http: httpx.AsyncClient, client: ScriptedClient) -> None:
+    cases: list[tuple[dict[str, Any], str, str | int | None]] = [
+        ({"max_tokens": 3}, "length", None),
+        ({"max_tokens": 60}, "stop", None),
+        ({"max_tokens": 60, "stop": ["walls", "raze", "graze 🙂"]}, "stop", "raze"),
+        ({"max_tokens": 60, "stop": "raze", "include_stop_str_in_output": True}, "stop", "raze"),
+        ({"max_tokens": 60, "stop_token_ids": [END_OF_TURN_ID]}, "stop", END_OF_TURN_ID),
+        ({"max_tokens": 60, "stop_token_ids": [END_OF_TURN_ID], "ignore_eos": True}, "stop", END_OF_TURN_ID),
+    ]
+    for asked, reason, ended_by in cases:
+        for path, body in (("completions", COMPLETION), CHATS):
+            (choice,) = (await http.post(f"/v1/{path}", json={**body, **asked})).json()["choices"]
+            assert (choice["finish_reason"], choice["stop_reason"]) == (reason, ended_by)
+            *chunks, _ = events_of(await http.post(f"/v1/{path}", json={**body, **asked, "stream": True}))
+            *others, last = [chunk["choices"][0] for chunk in chunks]
+            assert (last["finish_reason"], last["stop_reason"]) == (reason, ended_by)
+            assert not any("stop_reason" in other for other in others)
