@@ -53,7 +53,7 @@ def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant
     """Refuse what can be refused without tokenising; raises ApiError."""
     limits = context.limits
     check_model(context, body.model)
-    permissions.check_model(tenant, body.model)
+    permissions.check_model(tenant, context.model.id)
     num_speculative_tokens = body.speculation.num_speculative_tokens
     if num_speculative_tokens == "auto":
         lookahead = None

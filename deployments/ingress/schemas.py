@@ -83,7 +83,7 @@ NumLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 class _Request(Strict):
     """What both endpoints take. None means: the model's default."""
 
-    model: Annotated[str, StringConstraints(min_length=1)]
+    model: Annotated[str, StringConstraints(min_length=1)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None

@@ -27,7 +27,7 @@ from tests.support.rest import (
 SPECULATION = "speculation."
 BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"model": "other"}, 404, "model", "model_not_found"),
-    ({"model": None}, 400, "model", "invalid_value"),
+    ({"model": ""}, 400, "model", "invalid_value"),
     ({"messages": None}, 400, "messages", "invalid_value"),
     ({"messages": []}, 400, "messages", "invalid_value"),
     ({"messages": "hello"}, 400, "messages", "invalid_value"),

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from deployments.ingress.context import IngressContext
-from tests.support.rest import CHAT, COMPLETION, ScriptedClient, events_of
+from tests.support.rest import CHAT, COMPLETION, MODEL, ScriptedClient, events_of
 from tests.support.tiny_tokenizer import END_OF_TURN_ID
 
 CHATS = ("chat/completions", CHAT)
@@ -126,3 +126,11 @@ async def test_what_ended_an_answer_is_told(http: httpx.AsyncClient, client: Scr
             *others, last = [chunk["choices"][0] for chunk in chunks]
             assert (last["finish_reason"], last["stop_reason"]) == (reason, ended_by)
             assert not any("stop_reason" in other for other in others)
+
+
+async def test_the_only_model_need_not_be_named(http: httpx.AsyncClient) -> None:
+    for path, body in (("completions", COMPLETION), CHATS):
+        unnamed = {name: value for name, value in body.items() if name != "model"}
+        for asked in (unnamed, {**unnamed, "model": None}):
+            response = await http.post(f"/v1/{path}", json=asked)
+            assert (response.status_code, response.json()["model"]) == (200, MODEL), response.text
