@@ -61,7 +61,6 @@ CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "documents": ([],),
     "mm_processor_kwargs": ({},),
     "media_io_kwargs": ({},),
-    "echo": (False,),
 }
 COMPLETION_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     **_SAMPLING,

@@ -113,7 +113,7 @@ def class_of(body: ChatRequest | CompletionRequest) -> RequestClass:
 
 @dataclass(frozen=True, slots=True)
 class PlannedChoice:
-    """One choice to generate, and its prompt's text if the answer is to repeat it."""
+    """One choice to generate, and what the answer is to repeat: its prompt's text, or a chat's last message."""
 
     request: GenerateRequest
     prompt_text: str | None
@@ -188,7 +188,7 @@ async def _encode(context: IngressContext, body: ChatRequest | CompletionRequest
         return [await _encode_prompt(context, body, prompt) for prompt in body.prompts]
     encode = partial(encode_conversation, context, body)
     is_long = _is_long(str(body.messages))
-    return [_Prompt(tuple(await asyncio.to_thread(encode) if is_long else encode()))]
+    return [_Prompt(tuple(await asyncio.to_thread(encode) if is_long else encode()), body.echoed)]
 
 
 def encode_conversation(

@@ -183,6 +183,15 @@ class ChatRequest(Conversation, _Request):
     max_completion_tokens: PositiveInt | None = None
     logprobs: bool = False
     top_logprobs: NumLogprobs = 0
+    echo: bool = False
+
+    @property
+    def echoed(self) -> str | None:
+        """What the answer begins with: the last message, if that is the assistant's."""
+        last = self.messages[-1]
+        if not self.echo or last.role != "assistant":
+            return None
+        return last.content if isinstance(last.content, str) else "".join(part.text for part in last.content)
 
     @property
     def num_logprobs(self) -> int | None:

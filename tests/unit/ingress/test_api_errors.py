@@ -89,7 +89,7 @@ BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"metadata": "x"}, 400, "metadata", "invalid_value"),
     ({"user": 3}, 400, "user", "invalid_value"),
     ({"store": True}, 400, "store", "unsupported_parameter"),
-    ({"echo": True}, 400, "echo", "unsupported_parameter"),
+    ({"echo": 1}, 400, "echo", "invalid_value"),
     ({"prompt_logprobs": 1}, 400, "prompt_logprobs", "unsupported_parameter"),
     ({"response_format": {"type": "json_object"}}, 400, "response_format", "unsupported_parameter"),
     ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from deployments.ingress.context import IngressContext
-from tests.support.rest import CHAT, COMPLETION, MODEL, ScriptedClient, events_of
+from tests.support.rest import ANSWER, CHAT, COMPLETION, HELLO, MODEL, ScriptedClient, events_of
 from tests.support.tiny_tokenizer import END_OF_TURN_ID
 
 CHATS = ("chat/completions", CHAT)
@@ -134,3 +134,22 @@ async def test_the_only_model_need_not_be_named(http: httpx.AsyncClient) -> None
         for asked in (unnamed, {**unnamed, "model": None}):
             response = await http.post(f"/v1/{path}", json=asked)
             assert (response.status_code, response.json()["model"]) == (200, MODEL), response.text
+
+
+async def test_a_chat_may_begin_with_what_it_goes_on_with(http: httpx.AsyncClient, client: ScriptedClient) -> None:
+    parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "quick "}]
+    for content in ("the quick ", parts):
+        begun = {**CHAT, "messages": [*HELLO, {"role": "assistant", "content": content}], "echo": True, "n": 2}
+        for fields in ({"continue_final_message": True}, {}):
+            whole = (await http.post("/v1/chat/completions", json={**begun, **fields, **IDS})).json()
+            assert [choice["message"]["content"] for choice in whole["choices"]] == ["the quick " + ANSWER] * 2
+            assert whole["choices"][0]["token_ids"] == client.tokens
+            *chunks, _ = events_of(await http.post("/v1/chat/completions", json={**begun, **fields, "stream": True}))
+            texts = ["", ""]
+            for chunk in chunks:
+                texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["delta"].get("content", "")
+            assert texts == ["the quick " + ANSWER] * 2
+    scored = {**begun, "logprobs": True}
+    assert (await http.post("/v1/chat/completions", json=scored)).status_code == 200
+    nothing_begun = (await http.post("/v1/chat/completions", json={**CHAT, "echo": True})).json()
+    assert nothing_begun["choices"][0]["message"]["content"] == ANSWER
