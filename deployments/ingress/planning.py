@@ -32,6 +32,8 @@ _LONG_PROMPT_CHARS = 20_000
 _MAX_SEED = 2**64
 _LOWEST_TEMPERATURE = 2.0**-126  # what float32 cannot tell from 0 is greedy everywhere
 _UNBOUNDED_OUTPUT_TOKENS = 256
+_MAX_TOLD = 8
+_MAX_TOLD_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,9 @@ def check_tokens(param: str, tokens: Iterable[Token], vocab_size: int) -> None:
     outside = next((token for token in tokens if not 0 <= token < vocab_size), None)
     if outside is not None:
         raise invalid(
-            param, f"{param!r} has the token id {outside}; the vocabulary has {vocab_size} ids.", "invalid_value"
+            param,
+            f"{param!r} has the token id {outside}, which is out of vocabulary; the vocabulary has {vocab_size} ids.",
+            "invalid_value",
         )
 
 
@@ -281,10 +285,12 @@ def _stop_token_ids(model: ModelCard, body: ChatRequest | CompletionRequest) -> 
 
 def _logit_bias(body: ChatRequest | CompletionRequest, vocab_size: int) -> tuple[tuple[Token, float], ...]:
     bias: dict[Token, float] = {}
+    if wrong := [key for key in body.logit_bias if not (key.isascii() and key.isdigit())]:
+        more = f" and {len(wrong) - _MAX_TOLD} more" if len(wrong) > _MAX_TOLD else ""
+        told = ", ".join(repr(key[:_MAX_TOLD_CHARS]) for key in wrong[:_MAX_TOLD])
+        message = f"'logit_bias' has the keys {told}{more}; keys are token ids, as strings."
+        raise invalid("logit_bias", message, "invalid_value")
     for key, value in body.logit_bias.items():
-        if not (key.isascii() and key.isdigit()):
-            message = f"'logit_bias' has the key {key!r}; keys are token ids, as strings."
-            raise invalid("logit_bias", message, "invalid_value")
         if int(key) in bias:
             raise invalid("logit_bias", f"'logit_bias' names the token {int(key)} twice.", "invalid_value")
         bias[int(key)] = value

@@ -301,3 +301,20 @@ async def test_a_request_chooses_how_drafts_are_accepted_among_what_is_served(tm
         else:
             assert (last.status_code, last.json()["error"]["param"]) == (400, "speculation.acceptance")
             assert "'rejection', which is not served here; one of coupled is" in last.json()["error"]["message"]
+
+
+async def test_all_keys_at_fault_are_told(http: httpx.AsyncClient) -> None:
+    for bias, told in (
+        ({"bad1": 50.0, "bad2": 20.0, "5": 1}, ["bad1", "bad2"]),
+        ({f"bad{i}": 1 for i in range(50)}, ["bad0", "bad7", "42 more"]),
+    ):
+        error = (await http.post("/v1/chat/completions", json={**CHAT, "logit_bias": bias})).json()["error"]
+        assert error["param"] == "logit_bias"
+        assert all(one in error["message"] for one in told), error
+        assert "'5'" not in error["message"]
+
+
+async def test_a_token_that_is_none_is_out_of_vocabulary(http: httpx.AsyncClient, context: IngressContext) -> None:
+    size = context.model.vocab_size
+    error = (await http.post("/v1/completions", json={**COMPLETION, "prompt": [size]})).json()["error"]
+    assert f"{size}, which is out of vocabulary" in error["message"]
