@@ -318,3 +318,17 @@ async def test_a_token_that_is_none_is_out_of_vocabulary(http: httpx.AsyncClient
     size = context.model.vocab_size
     error = (await http.post("/v1/completions", json={**COMPLETION, "prompt": [size]})).json()["error"]
     assert f"{size}, which is out of vocabulary" in error["message"]
+
+
+async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, client: ScriptedClient) -> None:
+    body = json.dumps(CHAT).encode()
+    for kind in ("application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "multipart/form-data; boundary=a"):
+        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+            response = await http.post(path, content=body, headers={"content-type": kind})
+            assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_media_type")
+            assert "application/json" in response.json()["error"]["message"]
+    assert client.requests == []
+    for kind in ("application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"):
+        response = await http.post("/v1/chat/completions", content=body, headers={"content-type": kind})
+        assert response.status_code == 200
+    assert (await http.post("/v1/chat/completions", content=body)).status_code == 200
