@@ -55,8 +55,9 @@ class Answer:
     `num_tokens` counts up to and including the token that ended the output, so it does not depend
     on how the tokens were bunched. `named_stop_token_ids` are those that the request itself names. With
     `includes_stop` what ended the output is part of the text; stop strings are not looked for before
-    `min_tokens` tokens. An answer with `prompt_text` repeats the prompt first, and one that is
-    `prompt_only` has no output. `waited_s` is how long its request had to wait to be admitted.
+    `min_tokens` tokens. An answer with `prompt_text` repeats the prompt first, with its log-probabilities
+    if it `scores_echo`, and one that is `prompt_only` has no output. `waited_s` is how long its request
+    had to wait to be admitted.
     """
 
     request: GenerateRequest
@@ -66,10 +67,12 @@ class Answer:
     min_tokens: int = 0
     includes_stop: bool = False
     prompt_text: str | None = None
+    scores_echo: bool = False
     prompt_only: bool = False
     waited_s: float = 0.0
     num_tokens: int = 0
     num_cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
     _detokenizer: Detokenizer = field(init=False)
     _filter: StopFilter = field(init=False)
@@ -83,11 +86,13 @@ class Answer:
         """The prompt as a piece; its log-probabilities came with the first commit."""
         assert self.prompt_text is not None
         prompt, scores = self.request.prompt, commit.prompt_logprobs
-        entries = (None, *scores) if self.request.params.scores_prompt else ()
+        entries = (None, *scores) if self.scores_echo else ()
         return Piece(self.prompt_text, (), None, prompt, entries, num_prompt_tokens=len(prompt))
 
     def take(self, commit: Commit) -> Piece:
         """Add one commit."""
+        if commit.context_len == len(self.request.prompt):  # the first one
+            self.prompt_logprobs = commit.prompt_logprobs
         if self.prompt_only:
             return Piece("", (), "length")
         self.speculation.add(commit)

@@ -141,6 +141,7 @@ class _Routes:
             min_tokens=body.min_tokens,
             includes_stop=body.include_stop_str_in_output,
             prompt_text=choice.prompt_text,
+            scores_echo=body.scores_echo,
             prompt_only=body.wanted_tokens == 0,
             waited_s=waited_s,
         )
@@ -215,6 +216,8 @@ def _options(body: ChatRequest | CompletionRequest) -> WriterOptions:
         with_usage=body.includes_usage,
         with_usage_so_far=body.includes_usage_so_far,
         with_token_ids=body.return_token_ids,
+        num_logprobs=body.num_logprobs,
+        num_prompt_logprobs=body.prompt_logprobs,
         tokens_as_ids=body.return_tokens_as_token_ids,
     )
 

@@ -17,8 +17,8 @@ Entries = Sequence[TokenLogprobs | None]
 class LogprobsWriter:
     """Writes the entries of one choice; `as_ids` names tokens `token_id:7`, which no two tokens share.
 
-    `special` tokens are those that a text may leave out: the prompt's, in `prompt_text` or not, and the output's, if
-    they are `hidden`.
+    An entry may have more of the likeliest tokens than the `num_top` that are asked for. `special` tokens are
+    those that a text may leave out: the prompt's, in `prompt_text` or not, and the output's, if they are `hidden`.
     """
 
     def __init__(
@@ -26,12 +26,14 @@ class LogprobsWriter:
         texts: TokenTexts,
         *,
         as_ids: bool,
+        num_top: int,
         special: Collection[Token] = (),
         hidden: Collection[Token] = (),
         prompt_text: str | None = None,
     ) -> None:
         self._texts = texts
         self._as_ids = as_ids
+        self._num_top = num_top
         self._special = special
         self._hidden = hidden
         self._prompt_text = prompt_text or ""
@@ -44,8 +46,8 @@ class LogprobsWriter:
     def completion(self, tokens: Sequence[Token], entries: Entries, num_prompt_tokens: int = 0) -> dict[str, Any]:
         """The `logprobs` of a completion choice; offsets go on from the choice's earlier chunks.
 
-        The first `num_prompt_tokens` repeat the prompt. The chosen token is among its `top_logprobs`; of tokens with the
-        same text the likeliest is kept.
+        The first `num_prompt_tokens` repeat the prompt. The chosen token is among its `top_logprobs`; of tokens with
+        the same text the likeliest is kept.
         """
         offsets = []
         for i, token in enumerate(tokens):
@@ -68,12 +70,12 @@ class LogprobsWriter:
 
     def _top(self, entry: TokenLogprobs) -> dict[str, float]:
         top: dict[str, float] = {}
-        for token, logprob in (*entry.top, (entry.token, entry.logprob)):
+        for token, logprob in (*entry.top[: self._num_top], (entry.token, entry.logprob)):
             top.setdefault(self._text(token), _finite(logprob))
         return top
 
     def _chat_entry(self, entry: TokenLogprobs) -> dict[str, Any]:
-        top = [self._chat_token(token, logprob) for token, logprob in entry.top]
+        top = [self._chat_token(token, logprob) for token, logprob in entry.top[: self._num_top]]
         return {**self._chat_token(entry.token, entry.logprob), "top_logprobs": top}
 
     def _chat_token(self, token: Token, logprob: float) -> dict[str, Any]:
@@ -81,6 +83,24 @@ class LogprobsWriter:
 
     def _text(self, token: Token) -> str:
         return f"token_id:{token}" if self._as_ids else self._texts.text(token)
+
+
+def prompt_logprobs(entries: Sequence[TokenLogprobs], texts: TokenTexts, num_top: int) -> list[dict[str, Any] | None]:
+    """A prompt's log-probabilities in vLLM's form, by token id; the first token has none.
+
+    The rank is null for a token of the prompt that is none of the likeliest.
+    """
+    scores: list[dict[str, Any] | None] = [None]
+    for entry in entries:
+        ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(entry.top[:num_top], start=1)}
+        found = {entry.token: (entry.logprob, None), **ranked}
+        scores.append(
+            {
+                str(token): {"logprob": _finite(logprob), "rank": rank, "decoded_token": texts.text(token)}
+                for token, (logprob, rank) in found.items()
+            }
+        )
+    return scores
 
 
 def _finite(logprob: float) -> float:

@@ -19,7 +19,6 @@ _SAMPLING: dict[str, tuple[Any, ...]] = {
     "spaces_between_special_tokens": (True,),
     "truncate_prompt_tokens": (),
     "truncation_side": (),
-    "prompt_logprobs": (),
     "logprob_token_ids": (),
     "structured_outputs": ({},),
     "guided_json": (),

@@ -158,7 +158,13 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
                 id=f"{response_id}-{len(choices)}",
                 prompt=prompt.tokens,
                 max_context_tokens=max_context_tokens,
-                params=msgspec.structs.replace(params, choice_index=index, acceptance=asked.acceptance),
+                params=msgspec.structs.replace(
+                    params,
+                    choice_index=index,
+                    acceptance=asked.acceptance,
+                    # One of a prompt's choices scores it for all, but for an echo, where each does so for itself.
+                    scores_prompt=body.scores_echo or (index == 0 and body.prompt_logprobs is not None),
+                ),
                 stop_token_ids=stop_token_ids,
                 num_speculative_tokens=asked.lookahead,
                 drafter=asked.drafter,
@@ -317,6 +323,5 @@ def _sampling(
         logit_bias=_logit_bias(body, model.vocab_size),
         banned_token_ids=stop_token_ids if body.min_tokens else (),
         banned_before=num_prompt_tokens + body.min_tokens if body.min_tokens else 0,
-        num_logprobs=body.num_logprobs,
-        scores_prompt=body.scores_prompt,
+        num_logprobs=max((num for num in (body.num_logprobs, body.prompt_logprobs) if num is not None), default=None),
     )

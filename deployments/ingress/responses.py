@@ -9,19 +9,25 @@ from typing import Any
 
 from deployments.ingress.answer import Answer, Piece
 from deployments.ingress.context import IngressContext
-from deployments.ingress.logprobs import LogprobsWriter
+from deployments.ingress.logprobs import LogprobsWriter, prompt_logprobs
 from deployments.ingress.speculation import SpeculationStats
 from deployments.messages import FinishReason, Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterOptions:
-    """What a response carries besides the text. A stream `with_usage` has it at its end, and null before."""
+    """What a response carries besides the text. A stream `with_usage` has it at its end, and null before.
+
+    `num_logprobs` likeliest tokens are reported with each of the answer's, `num_prompt_logprobs` with each of the
+    prompt's; None for no report.
+    """
 
     with_kinds: bool = False
     with_usage: bool = False
     with_usage_so_far: bool = False
     with_token_ids: bool = False
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
     tokens_as_ids: bool = False
 
 
@@ -47,6 +53,7 @@ class ResponseWriter:
             LogprobsWriter(
                 self.context.tokenizer.token_texts,
                 as_ids=self.options.tokens_as_ids,
+                num_top=self.options.num_logprobs or 0,
                 special=self.context.tokenizer.special_ids,
                 hidden=answer.decoder.special_ids,
                 prompt_text=answer.prompt_text,
@@ -71,7 +78,7 @@ class ResponseWriter:
     def chunk(self, index: int, piece: Piece) -> dict[str, Any] | None:
         """The chunk of one piece; None if it would say nothing."""
         self._num_said_tokens += len(piece.tokens) - piece.num_prompt_tokens
-        says_tokens = bool(piece.logprobs) or (self.options.with_token_ids and bool(piece.tokens))
+        says_tokens = self._is_scored(piece) or (self.options.with_token_ids and bool(piece.tokens))
         if not piece.text and piece.finish_reason is None and not says_tokens:
             return None
         chunk = self._chunk(self._delta(index, piece))
@@ -135,6 +142,16 @@ class ResponseWriter:
     def _token_ids(self, piece: Piece) -> list[Token] | None:
         return list(piece.tokens[piece.num_prompt_tokens :]) if self.options.with_token_ids else None
 
+    def _prompt_logprobs(self, index: int) -> list[dict[str, Any] | None] | None:
+        if self.options.num_prompt_logprobs is None:
+            return None
+        first = self.answers[index - index % self.num_per_prompt]  # scored for all choices of its prompt
+        texts = self.context.tokenizer.token_texts
+        return prompt_logprobs(first.prompt_logprobs, texts, self.options.num_prompt_logprobs)
+
+    def _is_scored(self, piece: Piece) -> bool:
+        return self.options.num_logprobs is not None and bool(piece.logprobs)
+
     def _prompt_token_ids(self, index: int) -> list[Token] | None:
         return list(self.answers[index].request.prompt) if self.options.with_token_ids else None
 
@@ -151,7 +168,7 @@ class CompletionWriter(ResponseWriter):
             "stop_reason": piece.stop_reason,
             "token_ids": self._token_ids(piece),
             "prompt_token_ids": self._prompt_token_ids(index),
-            "prompt_logprobs": None,
+            "prompt_logprobs": self._prompt_logprobs(index),
         }
 
     def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
@@ -164,8 +181,9 @@ class CompletionWriter(ResponseWriter):
         return delta
 
     def _text(self, index: int, piece: Piece) -> dict[str, Any]:
-        writer = self._logprobs[index]
-        logprobs = writer.completion(piece.tokens, piece.logprobs, piece.num_prompt_tokens) if piece.logprobs else None
+        logprobs = None
+        if self._is_scored(piece):
+            logprobs = self._logprobs[index].completion(piece.tokens, piece.logprobs, piece.num_prompt_tokens)
         return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 
@@ -183,7 +201,7 @@ class ChatWriter(ResponseWriter):
         return chunk
 
     def _of_prompt(self) -> dict[str, Any]:
-        return {"prompt_token_ids": self._prompt_token_ids(0), "prompt_logprobs": None}
+        return {"prompt_token_ids": self._prompt_token_ids(0), "prompt_logprobs": self._prompt_logprobs(0)}
 
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}
@@ -196,7 +214,7 @@ class ChatWriter(ResponseWriter):
         return {"index": index, "delta": delta, **self._rest(index, piece), **_end_of(piece), **ids}
 
     def _rest(self, index: int, piece: Piece) -> dict[str, Any]:
-        logprobs = self._logprobs[index].chat(piece.logprobs) if piece.logprobs else None
+        logprobs = self._logprobs[index].chat(piece.logprobs) if self._is_scored(piece) else None
         return {"logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 

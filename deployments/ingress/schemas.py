@@ -103,6 +103,7 @@ class _Request(Strict):
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    prompt_logprobs: NumLogprobs | None = None
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     # They say something about the request, and change nothing in its answer.
@@ -199,8 +200,8 @@ class ChatRequest(Conversation, _Request):
         return self.top_logprobs if self.logprobs else None
 
     @property
-    def scores_prompt(self) -> bool:
-        """Whether the prompt's log-probabilities are wanted."""
+    def scores_echo(self) -> bool:
+        """Whether the answer's log-probabilities begin with the prompt's."""
         return False
 
     @property
@@ -242,8 +243,8 @@ class CompletionRequest(_Request):
         return self.logprobs
 
     @property
-    def scores_prompt(self) -> bool:
-        """Whether the prompt's log-probabilities are wanted."""
+    def scores_echo(self) -> bool:
+        """Whether the answer's log-probabilities begin with the prompt's."""
         return self.echo and self.logprobs is not None
 
     @property
@@ -333,6 +334,9 @@ def checked(model: type[Model], given: dict[str, Any]) -> Model:
 def _check_stream(request: _Request) -> None:
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "stream_options needs 'stream': true; set it, or leave stream_options out.")
+    if request.prompt_logprobs is not None and request.stream:
+        message = "'prompt_logprobs' are not there in a stream; leave 'stream' out."
+        raise invalid("prompt_logprobs", message, "invalid_value")
 
 
 def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:

@@ -209,6 +209,33 @@ async def test_an_echo_scores_the_prompt(server, reference: Reference, max_token
         assert known["text"][offset:].startswith(context.tokenizer.token_texts.text(ids[3])) or ids[0] == 2
 
 
+async def test_a_prompt_is_scored_beside_its_choices(server, reference: Reference) -> None:
+    api, context, _ = server
+    prompt = "def mean(values):\n    return sum(values)"
+    known: dict[str, Any] = {"model": "pocket", "max_tokens": 4, "temperature": 0, "n": 2}
+    asked = {"prompt_logprobs": 3, "return_token_ids": True}
+    texts = await api.completions.create(prompt=[prompt, "It was"], logprobs=1, extra_body=asked, **known)
+    chat = await api.chat.completions.create(messages=MESSAGES, extra_body=asked, **known)
+    scored = [(choice.prompt_token_ids, choice.prompt_logprobs) for choice in texts.choices]  # type: ignore[attr-defined]
+    scored.append((chat.prompt_token_ids, chat.prompt_logprobs))  # type: ignore[attr-defined]
+    assert [ids for ids, _ in scored][::2] == [
+        context.tokenizer.encode(prompt),
+        context.tokenizer.encode("It was"),
+        context.tokenizer.encode_chat(MESSAGES),
+    ]
+    for ids, scores in scored:
+        expected_TV = reference.logits(ids).log_softmax(-1)
+        assert scores[0] is None
+        assert len(scores) == len(ids)
+        for token, entry, expected_V in zip(ids[1:], scores[1:], expected_TV[:-1], strict=True):
+            ranked = sorted((one["rank"], one["logprob"]) for one in entry.values() if one["rank"] is not None)
+            assert [rank for rank, _ in ranked] == [1, 2, 3]
+            assert [value for _, value in ranked] == pytest.approx(expected_V.topk(3).values.tolist(), abs=1e-4)
+            assert entry[str(token)]["logprob"] == pytest.approx(float(expected_V[token]), abs=1e-4)
+            assert entry[str(token)]["decoded_token"] == context.tokenizer.token_texts.text(token)
+    assert {len(top) for choice in texts.choices for top in choice.logprobs.top_logprobs} <= {1, 2}
+
+
 async def test_stop_strings_and_special_tokens_can_be_shown(server) -> None:
     api, _, _ = server
     known: dict[str, Any] = {"model": "pocket", "messages": MESSAGES, "max_tokens": 40, "temperature": 0}

@@ -153,3 +153,44 @@ async def test_a_chat_may_begin_with_what_it_goes_on_with(http: httpx.AsyncClien
     assert (await http.post("/v1/chat/completions", json=scored)).status_code == 200
     nothing_begun = (await http.post("/v1/chat/completions", json={**CHAT, "echo": True})).json()
     assert nothing_begun["choices"][0]["message"]["content"] == ANSWER
+
+
+def scored_prompt(context: IngressContext, prompt: tuple[int, ...], num_top: int) -> list[dict[str, Any] | None]:
+    """As the scripted client scores it: the prompt's own tokens have -1, and 7, 8, … are the likeliest."""
+    texts = context.tokenizer.token_texts
+    expected: list[dict[str, Any] | None] = [None]
+    for token in prompt[1:]:
+        top = {7 + i: (-2.0 - i, i + 1) for i in range(num_top)}
+        entries = {token: (-1.0, None), **top}
+        expected.append(
+            {
+                str(one): {"logprob": logprob, "rank": rank, "decoded_token": texts.text(one)}
+                for one, (logprob, rank) in entries.items()
+            }
+        )
+    return expected
+
+
+@pytest.mark.parametrize("num_top", [0, 2])
+async def test_a_prompts_scores_stand_beside_the_choices(
+    http: httpx.AsyncClient, client: ScriptedClient, context: IngressContext, num_top: int
+) -> None:
+    scored = {"prompt_logprobs": num_top, "n": 2}
+    prompts = ["the quick", [0, 20, 21]]
+    plain = (await http.post("/v1/completions", json={**COMPLETION, **scored, "prompt": prompts})).json()
+    assert [request.params.scores_prompt for request in client.requests] == [True, False, True, False]
+    for choice, request in zip(plain["choices"], client.requests, strict=True):
+        assert choice["prompt_logprobs"] == scored_prompt(context, request.prompt, num_top)
+        assert choice["logprobs"] is None
+    for k, names in ((0, 1), (4, 5)):
+        more = {**COMPLETION, **scored, "prompt": "the quick", "logprobs": k, "echo": True}
+        choice = (await http.post("/v1/completions", json=more)).json()["choices"][1]
+        assert choice["prompt_logprobs"] == scored_prompt(context, client.requests[-1].prompt, num_top)
+        assert {len(top) for top in choice["logprobs"]["top_logprobs"][1:]} == {names}
+    begun = {**CHAT, **scored, "messages": [*HELLO, {"role": "assistant", "content": "z"}], "echo": True}
+    for asked, num_entries in ({}, None), ({"logprobs": True, "top_logprobs": 3}, len(client.tokens)):
+        chat = (await http.post("/v1/chat/completions", json={**begun, **asked})).json()
+        assert chat["prompt_logprobs"] == scored_prompt(context, client.requests[-1].prompt, num_top)
+        logprobs = chat["choices"][0]["logprobs"]
+        assert (None if logprobs is None else len(logprobs["content"])) == num_entries
+        assert logprobs is None or {len(entry["top_logprobs"]) for entry in logprobs["content"]} == {3}
