@@ -17,8 +17,6 @@ _SAMPLING: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "allowed_token_ids": ([],),
     "spaces_between_special_tokens": (True,),
-    "truncate_prompt_tokens": (),
-    "truncation_side": (),
     "logprob_token_ids": (),
     "structured_outputs": ({},),
     "guided_json": (),

@@ -196,7 +196,18 @@ async def _encode(context: IngressContext, body: ChatRequest | CompletionRequest
         return [await _encode_prompt(context, body, prompt) for prompt in body.prompts]
     encode = partial(encode_conversation, context, body)
     is_long = _is_long(str(body.messages))
-    return [_Prompt(tuple(await asyncio.to_thread(encode) if is_long else encode()), body.echoed)]
+    tokens = await asyncio.to_thread(encode) if is_long else encode()
+    return [_Prompt(tuple(_cut(context, body, tokens)), body.echoed)]
+
+
+def _cut(context: IngressContext, body: ChatRequest | CompletionRequest, tokens: list[Token]) -> list[Token]:
+    """What the request wants kept of a prompt that is too long for it."""
+    most = body.truncate_prompt_tokens
+    if most is None:
+        return tokens
+    if most == -1:  # what fits beside the answer
+        most = max(1, context.model.max_model_len - (body.wanted_tokens or 1))
+    return tokens[:most] if body.truncation_side == "right" else tokens[-most:]
 
 
 def encode_conversation(
@@ -215,13 +226,19 @@ async def _encode_prompt(context: IngressContext, body: CompletionRequest, promp
     tokenizer = context.tokenizer
     if isinstance(prompt, list):
         check_tokens("prompt", prompt, context.model.vocab_size)
-        decoder = tokenizer if body.skip_special_tokens else tokenizer.verbatim
-        return _Prompt(tuple(prompt), decoder.decode(prompt) if body.echo else None)
-    encode = partial(tokenizer.encode, prompt, add_special_tokens=body.add_special_tokens)
-    tokens = await asyncio.to_thread(encode) if _is_long(prompt) else encode()
-    if not tokens:
-        raise invalid("prompt", "The prompt has no tokens; send at least one character.", "invalid_value")
-    return _Prompt(tuple(tokens), prompt if body.echo else None)
+        tokens = prompt
+    else:
+        encode = partial(tokenizer.encode, prompt, add_special_tokens=body.add_special_tokens)
+        tokens = await asyncio.to_thread(encode) if _is_long(prompt) else encode()
+        if not tokens:
+            raise invalid("prompt", "The prompt has no tokens; send at least one character.", "invalid_value")
+    kept = _cut(context, body, tokens)
+    if not body.echo:
+        return _Prompt(tuple(kept))
+    if isinstance(prompt, str) and len(kept) == len(tokens):
+        return _Prompt(tuple(kept), prompt)
+    decoder = tokenizer if body.skip_special_tokens else tokenizer.verbatim
+    return _Prompt(tuple(kept), decoder.decode(kept))
 
 
 def check_model(context: IngressContext, model: str | None) -> None:

@@ -92,6 +92,8 @@ class _Request(Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     max_tokens: PositiveInt | None = None
+    truncate_prompt_tokens: PositiveInt | Literal[-1] | None = None
+    truncation_side: Literal["left", "right"] = "left"
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     presence_penalty: Penalty = 0.0
