@@ -19,12 +19,14 @@ from deployments.ingress.parameters import (
 from deployments.messages import Acceptance, DrafterName, Priority, RequestClass
 
 MAX_JSON_DEPTH = 64
+MAX_JSON_KEYS = 2048
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 128
 MAX_BIASES = 1024
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 _MAX_DETAILS = 8
+_MAX_NAME_CHARS = 64
 
 
 class Strict(BaseModel):
@@ -149,7 +151,7 @@ class Message(Strict):
     """One turn of a conversation. What becomes of `name` is the chat template's business."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
 
     @property
@@ -161,7 +163,7 @@ class Message(Strict):
 class Conversation(Strict):
     """Messages, and how the chat template makes a prompt of them."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -218,13 +220,14 @@ class ChatRequest(Conversation, _Request):
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
 
-Prompt = str | Annotated[list[TokenId], Field(min_length=1)]
+# Lists end with their first fault: one with a hundred thousand of them would hold up every other request.
+Prompt = str | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionRequest(_Request):
     """Body of /v1/completions; a prompt is text or token ids, and there may be several."""
 
-    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1)]
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=0)] = 16
     best_of: PositiveInt | None = None
     logprobs: NumLogprobs | None = None
@@ -303,6 +306,8 @@ def json_object(body: bytes) -> dict[str, Any]:
         raise invalid(None, "The body must be a JSON object.", "invalid_json")
     level: list[Any] = [given]
     for _ in range(MAX_JSON_DEPTH):
+        if any(isinstance(part, dict) and len(part) > MAX_JSON_KEYS for part in level):
+            raise invalid(None, f"An object in the body has more than {MAX_JSON_KEYS} keys.", "invalid_json")
         values = (value for part in level for value in (part.values() if isinstance(part, dict) else part))
         level = [value for value in values if isinstance(value, dict | list)]
         if not level:
@@ -355,7 +360,8 @@ def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:
         # A union reports one line for each type it allows.
         found[param] = f"{found[param]}, or: {text}" if param in found and text not in found[param] else text
     # Where one type of a union fits but for an element, the element is at fault.
-    found = {param: text for param, text in found.items() if not any(other.startswith(f"{param}.") for other in found)}
+    parents = {param[:at] for param in found for at, character in enumerate(param) if character == "."}
+    found = {param: text for param, text in found.items() if param not in parents}
     shown = list(found.items())[:_MAX_DETAILS]
     message = "; ".join(f"{param!r}: {text}" for param, text in shown)
     if len(found) > len(shown):
@@ -368,7 +374,7 @@ def _param(location: tuple[int | str, ...]) -> str:
     """The path a client would recognise: pydantic adds the type it tried in a union."""
     tried = ("list[", "function-", "constrained-", "literal[")
     return ".".join(
-        str(part)
+        str(part)[:_MAX_NAME_CHARS]
         for part in location
         if isinstance(part, int) or (part not in ("str", "int", "float", "bool") and not part.startswith(tried))
     )
