@@ -261,6 +261,39 @@ async def test_stop_strings_and_special_tokens_can_be_shown(server) -> None:
     assert late.choices[0].message.content.startswith(plain[: plain.index(stop) + 3])
 
 
+async def test_what_vllms_suites_ask_for(server) -> None:
+    """Requests in the manner of the other servers' own tests, and what these assert."""
+    _, context, url = server
+    begun = [*MESSAGES, {"role": "assistant", "content": "    total ="}]
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    async with httpx.AsyncClient(base_url=f"{url}/v1/", timeout=200) as http:
+
+        async def ask(path: str, **body: Any) -> Any:
+            response = await http.post(path, json={"temperature": 0, "max_tokens": 12, **body})
+            assert response.status_code == 200, response.text
+            if not body.get("stream"):
+                return response.json()
+            return [msgspec.json.decode(block[6:]) for block in response.text.split("\n\n")[:-2]]
+
+        plain = (await ask("chat/completions", messages=begun, continue_final_message=True))["choices"][0]
+        echoed = await ask("chat/completions", messages=begun, continue_final_message=True, echo=True)
+        assert echoed["choices"][0]["message"]["content"] == "    total =" + plain["message"]["content"]
+        stop = plain["message"]["content"][2:4]
+        stopped = await ask("chat/completions", messages=begun, continue_final_message=True, stop=[stop])
+        assert [stopped["choices"][0][name] for name in ("finish_reason", "stop_reason")] == ["stop", stop]
+        ids = context.tokenizer.encode("def mean(values):")
+        kept = await ask("completions", prompt=ids, truncate_prompt_tokens=3, return_token_ids=True)
+        assert kept["choices"][0]["prompt_token_ids"] == ids[-3:]
+        (ended,) = (await ask("completions", prompt=ids, stop_token_ids=[200], logit_bias={"200": 100}))["choices"]
+        assert (ended["stop_reason"], ended["text"]) == (200, "")
+        chunks = await ask("chat/completions", messages=MESSAGES, stream=True, stream_options=options, min_tokens=12)
+        counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+        assert counts == [*sorted(set(counts)), 12]  # each chunk says more, and the last one sums up
+        assert counts[0] == 0
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        assert (await http.post("completions", content=b'{"prompt": "x"}', headers=form)).status_code == 415
+
+
 async def test_tokens_for_clients_without_a_tokenizer(server) -> None:
     _, context, url = server
     async with httpx.AsyncClient(base_url=url) as http:
