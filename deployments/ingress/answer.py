@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -33,7 +33,9 @@ class Piece:
     """What one commit added to the output; the segments' texts add up to `text`.
 
     `tokens` are those that count as output, `logprobs` what is reported of each, if that is asked for.
-    A piece that repeats the prompt has no segments; its first token has None for its log-probability.
+    The first `num_prompt_tokens` of a piece that repeats the prompt are the prompt's; it has no segments, and its first
+    token has None for its log-probability. `stop_reason` is what of the request ended the output: a stop string or a
+    stop token.
     """
 
     text: str
@@ -41,6 +43,8 @@ class Piece:
     finish_reason: FinishReason | None
     tokens: tuple[Token, ...] = ()
     logprobs: tuple[TokenLogprobs | None, ...] = ()
+    num_prompt_tokens: int = 0
+    stop_reason: Token | str | None = None
 
 
 @dataclass(slots=True)
@@ -49,22 +53,26 @@ class Answer:
 
     The text is that of the tokens received; from a stop string or stop token onwards nothing is.
     `num_tokens` counts up to and including the token that ended the output, so it does not depend
-    on how the tokens were bunched. With `includes_stop` what ended the output is part of the text;
-    stop strings are not looked for before `min_tokens` tokens. An answer with `prompt_text` repeats
-    the prompt first, and one that is `prompt_only` has no output. `waited_s` is how long its request
+    on how the tokens were bunched. `named_stop_token_ids` are those that the request itself names. With
+    `includes_stop` what ended the output is part of the text; stop strings are not looked for before
+    `min_tokens` tokens. An answer with `prompt_text` repeats the prompt first, with its log-probabilities
+    if it `scores_echo`, and one that is `prompt_only` has no output. `waited_s` is how long its request
     had to wait to be admitted.
     """
 
     request: GenerateRequest
     decoder: Decoder
     stops: list[str]
+    named_stop_token_ids: Collection[Token] = ()
     min_tokens: int = 0
     includes_stop: bool = False
     prompt_text: str | None = None
+    scores_echo: bool = False
     prompt_only: bool = False
     waited_s: float = 0.0
     num_tokens: int = 0
     num_cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
     _detokenizer: Detokenizer = field(init=False)
     _filter: StopFilter = field(init=False)
@@ -78,21 +86,27 @@ class Answer:
         """The prompt as a piece; its log-probabilities came with the first commit."""
         assert self.prompt_text is not None
         prompt, scores = self.request.prompt, commit.prompt_logprobs
-        return Piece(self.prompt_text, (), None, prompt, (None, *scores) if self.request.params.scores_prompt else ())
+        entries = (None, *scores) if self.scores_echo else ()
+        return Piece(self.prompt_text, (), None, prompt, entries, num_prompt_tokens=len(prompt))
 
     def take(self, commit: Commit) -> Piece:
         """Add one commit."""
+        if commit.context_len == len(self.request.prompt):  # the first one
+            self.prompt_logprobs = commit.prompt_logprobs
         if self.prompt_only:
             return Piece("", (), "length")
         self.speculation.add(commit)
         if commit.context_len == len(self.request.prompt):  # later, after a move, what is cached may be output
             self.num_cached_tokens = commit.num_cached
         released, num_before = "", self.num_tokens
+        stop_reason: Token | None = None
         for i, (token, kind) in enumerate(zip(commit.tokens, kinds_of(commit), strict=True)):
             self.num_tokens += 1
             is_last = commit.finish_reason == "stop" and i == len(commit.tokens) - 1
-            if is_last and token in self.request.stop_token_ids and not self.includes_stop:
-                break  # the token that says the output is over is no part of it
+            if is_last and token in self.request.stop_token_ids:
+                stop_reason = token if token in self.named_stop_token_ids else None
+                if not self.includes_stop:
+                    break  # the token that says the output is over is no part of it
             released += self._push(self._detokenizer.push(token), kind)
             if self._filter.is_stopped:
                 break
@@ -103,7 +117,14 @@ class Answer:
             released += self._filter.finish()
         num_taken = self.num_tokens - num_before
         segments = self._release(released)
-        return Piece(released, segments, finish_reason, commit.tokens[:num_taken], commit.logprobs[:num_taken])
+        return Piece(
+            released,
+            segments,
+            finish_reason,
+            commit.tokens[:num_taken],
+            commit.logprobs[:num_taken],
+            stop_reason=self._filter.met or stop_reason,
+        )
 
     def _push(self, text: str, kind: TokenKind) -> str:
         if text:

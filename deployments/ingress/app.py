@@ -137,9 +137,11 @@ class _Routes:
             choice.request,
             tokenizer if body.skip_special_tokens else tokenizer.verbatim,
             body.stops,
+            named_stop_token_ids=body.stop_token_ids,
             min_tokens=body.min_tokens,
             includes_stop=body.include_stop_str_in_output,
             prompt_text=choice.prompt_text,
+            scores_echo=body.scores_echo,
             prompt_only=body.wanted_tokens == 0,
             waited_s=waited_s,
         )
@@ -212,8 +214,10 @@ def _options(body: ChatRequest | CompletionRequest) -> WriterOptions:
     return WriterOptions(
         with_kinds=body.includes_token_kinds,
         with_usage=body.includes_usage,
-        with_usage_so_far=body.stream_options is not None and body.stream_options.continuous_usage_stats,
+        with_usage_so_far=body.includes_usage_so_far,
         with_token_ids=body.return_token_ids,
+        num_logprobs=body.num_logprobs,
+        num_prompt_logprobs=body.prompt_logprobs,
         tokens_as_ids=body.return_tokens_as_token_ids,
     )
 

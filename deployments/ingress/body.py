@@ -20,7 +20,10 @@ def check_announced(headers: Headers, max_bytes: int) -> None:
 
 
 async def read_body(request: Request, limits: ApiLimits) -> bytes:
-    """The whole body; ApiError as soon as it is known to be too large, or when it does not come in time."""
+    """The whole body; ApiError as soon as it is known to be too large, when it does not come in time or is no JSON.
+
+    One that does not say what it is may be JSON.
+    """
     most = limits.max_body_bytes
     body = bytearray()
     try:
@@ -34,6 +37,10 @@ async def read_body(request: Request, limits: ApiLimits) -> bytes:
         raise ApiError(408, message, code="request_timeout") from None
     except ClientDisconnect:
         raise ApiError(CLIENT_CLOSED_REQUEST, "The client has left before its request was read.") from None
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind != "application/json" and not kind.endswith("+json"):  # once it is read: the connection lives on
+        message = f"The body's Content-Type is {kind[:64]!r}; send JSON, with Content-Type: application/json."
+        raise ApiError(415, message, code="unsupported_media_type")
     return bytes(body)
 
 

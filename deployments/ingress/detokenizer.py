@@ -76,7 +76,12 @@ class StopFilter:
         self._stops = tuple(stops)
         self._includes_stop = includes_stop
         self._held = ""
-        self.is_stopped = False
+        self.met: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string was met; `met` is that string."""
+        return self.met is not None
 
     def push(self, text: str, *, can_stop: bool = True) -> str:
         """The text that is certain to belong to the output; nothing once a stop string was met.
@@ -88,9 +93,9 @@ class StopFilter:
         held = self._held + text
         found = [(at + len(stop), at) for stop in self._stops if (at := held.find(stop)) >= 0]
         if found and can_stop:
-            self.is_stopped = True
             self._held = ""
             end, start = min(found)
+            self.met = held[start:end]
             return held[: end if self._includes_stop else start]
         num_held = max((_overlap(held, stop) for stop in self._stops), default=0)
         self._held = held[len(held) - num_held :]

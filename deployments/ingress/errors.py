@@ -12,12 +12,17 @@ from starlette.responses import JSONResponse
 
 _UNREAD = (401, 408, 413, 431)
 """The rest of such a request is not waited for: whoever sends it may never stop."""
+_MAX_MESSAGE_CHARS = 4000
+_MAX_PARAM_CHARS = 256
 logger = logging.getLogger("outrider.ingress")
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="-")
 
 
 class ApiError(Exception):
-    """A request that ends with an HTTP error; the message tells the caller how to fix it."""
+    """A request that ends with an HTTP error; the message tells the caller how to fix it.
+
+    What it quotes of the request may be long, and goes to the log as well: both texts are cut.
+    """
 
     def __init__(
         self,
@@ -31,9 +36,9 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = _clipped(message, _MAX_MESSAGE_CHARS)
         self.kind = kind
-        self.param = param
+        self.param = None if param is None else _clipped(param, _MAX_PARAM_CHARS)
         self.code = code
         self.retry_after_s = retry_after_s
 
@@ -49,6 +54,10 @@ class ApiError(Exception):
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
+
+
+def _clipped(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:

@@ -17,9 +17,6 @@ _SAMPLING: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "allowed_token_ids": ([],),
     "spaces_between_special_tokens": (True,),
-    "truncate_prompt_tokens": (),
-    "truncation_side": (),
-    "prompt_logprobs": (),
     "logprob_token_ids": (),
     "guided_json": (),
     "guided_regex": (),
@@ -66,7 +63,6 @@ CHAT_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "documents": ([],),
     "mm_processor_kwargs": ({},),
     "media_io_kwargs": ({},),
-    "echo": (False,),
 }
 COMPLETION_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     **_SAMPLING,

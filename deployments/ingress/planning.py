@@ -33,6 +33,8 @@ _LONG_PROMPT_CHARS = 20_000
 _MAX_SEED = 2**64
 _LOWEST_TEMPERATURE = 2.0**-126  # what float32 cannot tell from 0 is greedy everywhere
 _UNBOUNDED_OUTPUT_TOKENS = 256
+_MAX_TOLD = 8
+_MAX_TOLD_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def check(context: IngressContext, body: ChatRequest | CompletionRequest, tenant
     """Refuse what can be refused without tokenising; raises ApiError."""
     limits = context.limits
     check_model(context, body.model)
-    permissions.check_model(tenant, body.model)
+    permissions.check_model(tenant, context.model.id)
     num_speculative_tokens = body.speculation.num_speculative_tokens
     if num_speculative_tokens == "auto":
         lookahead = None
@@ -114,7 +116,7 @@ def class_of(body: ChatRequest | CompletionRequest) -> RequestClass:
 
 @dataclass(frozen=True, slots=True)
 class PlannedChoice:
-    """One choice to generate, and its prompt's text if the answer is to repeat it."""
+    """One choice to generate, and what the answer is to repeat: its prompt's text, or a chat's last message."""
 
     request: GenerateRequest
     prompt_text: str | None
@@ -159,7 +161,13 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
                 id=f"{response_id}-{len(choices)}",
                 prompt=prompt.tokens,
                 max_context_tokens=max_context_tokens,
-                params=msgspec.structs.replace(params, choice_index=index, acceptance=asked.acceptance),
+                params=msgspec.structs.replace(
+                    params,
+                    choice_index=index,
+                    acceptance=asked.acceptance,
+                    # One of a prompt's choices scores it for all, but for an echo, where each does so for itself.
+                    scores_prompt=body.scores_echo or (index == 0 and body.prompt_logprobs is not None),
+                ),
                 stop_token_ids=stop_token_ids,
                 num_speculative_tokens=asked.lookahead,
                 drafter=asked.drafter,
@@ -191,7 +199,18 @@ async def _encode(context: IngressContext, body: ChatRequest | CompletionRequest
         return [await _encode_prompt(context, body, prompt) for prompt in body.prompts]
     encode = partial(encode_conversation, context, body)
     is_long = _is_long(str(body.messages))
-    return [_Prompt(tuple(await asyncio.to_thread(encode) if is_long else encode()))]
+    tokens = await asyncio.to_thread(encode) if is_long else encode()
+    return [_Prompt(tuple(_cut(context, body, tokens)), body.echoed)]
+
+
+def _cut(context: IngressContext, body: ChatRequest | CompletionRequest, tokens: list[Token]) -> list[Token]:
+    """What the request wants kept of a prompt that is too long for it."""
+    most = body.truncate_prompt_tokens
+    if most is None:
+        return tokens
+    if most == -1:  # what fits beside the answer
+        most = max(1, context.model.max_model_len - (body.wanted_tokens or 1))
+    return tokens[:most] if body.truncation_side == "right" else tokens[-most:]
 
 
 def encode_conversation(
@@ -210,13 +229,19 @@ async def _encode_prompt(context: IngressContext, body: CompletionRequest, promp
     tokenizer = context.tokenizer
     if isinstance(prompt, list):
         check_tokens("prompt", prompt, context.model.vocab_size)
-        decoder = tokenizer if body.skip_special_tokens else tokenizer.verbatim
-        return _Prompt(tuple(prompt), decoder.decode(prompt) if body.echo else None)
-    encode = partial(tokenizer.encode, prompt, add_special_tokens=body.add_special_tokens)
-    tokens = await asyncio.to_thread(encode) if _is_long(prompt) else encode()
-    if not tokens:
-        raise invalid("prompt", "The prompt has no tokens; send at least one character.", "invalid_value")
-    return _Prompt(tuple(tokens), prompt if body.echo else None)
+        tokens = prompt
+    else:
+        encode = partial(tokenizer.encode, prompt, add_special_tokens=body.add_special_tokens)
+        tokens = await asyncio.to_thread(encode) if _is_long(prompt) else encode()
+        if not tokens:
+            raise invalid("prompt", "The prompt has no tokens; send at least one character.", "invalid_value")
+    kept = _cut(context, body, tokens)
+    if not body.echo:
+        return _Prompt(tuple(kept))
+    if isinstance(prompt, str) and len(kept) == len(tokens):
+        return _Prompt(tuple(kept), prompt)
+    decoder = tokenizer if body.skip_special_tokens else tokenizer.verbatim
+    return _Prompt(tuple(kept), decoder.decode(kept))
 
 
 def check_model(context: IngressContext, model: str | None) -> None:
@@ -240,7 +265,9 @@ def check_tokens(param: str, tokens: Iterable[Token], vocab_size: int) -> None:
     outside = next((token for token in tokens if not 0 <= token < vocab_size), None)
     if outside is not None:
         raise invalid(
-            param, f"{param!r} has the token id {outside}; the vocabulary has {vocab_size} ids.", "invalid_value"
+            param,
+            f"{param!r} has the token id {outside}, which is out of vocabulary; the vocabulary has {vocab_size} ids.",
+            "invalid_value",
         )
 
 
@@ -284,10 +311,12 @@ def _stop_token_ids(model: ModelCard, body: ChatRequest | CompletionRequest) -> 
 
 def _logit_bias(body: ChatRequest | CompletionRequest, vocab_size: int) -> tuple[tuple[Token, float], ...]:
     bias: dict[Token, float] = {}
+    if wrong := [key for key in body.logit_bias if not (key.isascii() and key.isdigit())]:
+        more = f" and {len(wrong) - _MAX_TOLD} more" if len(wrong) > _MAX_TOLD else ""
+        told = ", ".join(repr(key[:_MAX_TOLD_CHARS]) for key in wrong[:_MAX_TOLD])
+        message = f"'logit_bias' has the keys {told}{more}; keys are token ids, as strings."
+        raise invalid("logit_bias", message, "invalid_value")
     for key, value in body.logit_bias.items():
-        if not (key.isascii() and key.isdigit()):
-            message = f"'logit_bias' has the key {key!r}; keys are token ids, as strings."
-            raise invalid("logit_bias", message, "invalid_value")
         if int(key) in bias:
             raise invalid("logit_bias", f"'logit_bias' names the token {int(key)} twice.", "invalid_value")
         bias[int(key)] = value
@@ -318,7 +347,6 @@ def _sampling(
         logit_bias=_logit_bias(body, model.vocab_size),
         banned_token_ids=stop_token_ids if body.min_tokens else (),
         banned_before=num_prompt_tokens + body.min_tokens if body.min_tokens else 0,
-        num_logprobs=body.num_logprobs,
-        scores_prompt=body.scores_prompt,
+        num_logprobs=max((num for num in (body.num_logprobs, body.prompt_logprobs) if num is not None), default=None),
         grammar=grammar,
     )

@@ -9,19 +9,25 @@ from typing import Any
 
 from deployments.ingress.answer import Answer, Piece
 from deployments.ingress.context import IngressContext
-from deployments.ingress.logprobs import LogprobsWriter
+from deployments.ingress.logprobs import LogprobsWriter, prompt_logprobs
 from deployments.ingress.speculation import SpeculationStats
-from deployments.messages import FinishReason
+from deployments.messages import FinishReason, Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterOptions:
-    """What a response carries besides the text. A stream `with_usage` has it at its end, and null before."""
+    """What a response carries besides the text. A stream `with_usage` has it at its end, and null before.
+
+    `num_logprobs` likeliest tokens are reported with each of the answer's, `num_prompt_logprobs` with each of the
+    prompt's; None for no report.
+    """
 
     with_kinds: bool = False
     with_usage: bool = False
     with_usage_so_far: bool = False
     with_token_ids: bool = False
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
     tokens_as_ids: bool = False
 
 
@@ -36,20 +42,32 @@ class ResponseWriter:
     options: WriterOptions
     created: int = field(default_factory=lambda: int(time.time()))
     _logprobs: list[LogprobsWriter] = field(init=False)
+    _begun: set[int] = field(default_factory=set)
+    _num_said_tokens: int = 0
 
     object_name = ""
     chunk_name = ""
 
     def __post_init__(self) -> None:
-        texts = self.context.tokenizer.token_texts
-        self._logprobs = [LogprobsWriter(texts, as_ids=self.options.tokens_as_ids) for _ in self.answers]
+        self._logprobs = [
+            LogprobsWriter(
+                self.context.tokenizer.token_texts,
+                as_ids=self.options.tokens_as_ids,
+                num_top=self.options.num_logprobs or 0,
+                special=self.context.tokenizer.special_ids,
+                hidden=answer.decoder.special_ids,
+                prompt_text=answer.prompt_text,
+            )
+            for answer in self.answers
+        ]
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """The response of a request that does not stream: one piece for each choice."""
         return {
             **self._head(self.object_name),
             "choices": [self._choice(index, piece) for index, piece in enumerate(pieces)],
-            "usage": self._usage(),
+            "usage": self._usage(self._num_output_tokens),
+            **self._of_prompt(),
             **self._metrics(),
         }
 
@@ -59,7 +77,8 @@ class ResponseWriter:
 
     def chunk(self, index: int, piece: Piece) -> dict[str, Any] | None:
         """The chunk of one piece; None if it would say nothing."""
-        says_tokens = bool(piece.logprobs) or (self.options.with_token_ids and bool(piece.tokens))
+        self._num_said_tokens += len(piece.tokens) - piece.num_prompt_tokens
+        says_tokens = self._is_scored(piece) or (self.options.with_token_ids and bool(piece.tokens))
         if not piece.text and piece.finish_reason is None and not says_tokens:
             return None
         chunk = self._chunk(self._delta(index, piece))
@@ -69,12 +88,13 @@ class ResponseWriter:
 
     def closing(self) -> dict[str, Any]:
         """The chunk after the last text: no choices, but the usage."""
-        return {**self._head(self.chunk_name), "choices": [], "usage": self._usage(), **self._metrics()}
+        usage = self._usage(self._num_output_tokens)
+        return {**self._head(self.chunk_name), "choices": [], "usage": usage, **self._metrics()}
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         chunk = {**self._head(self.chunk_name), "choices": [choice]}
         if self.options.with_usage_so_far:
-            chunk["usage"] = self._usage()
+            chunk["usage"] = self._usage(self._num_said_tokens)
         elif self.options.with_usage:
             chunk["usage"] = None
         return chunk
@@ -89,10 +109,13 @@ class ResponseWriter:
             "system_fingerprint": model.system_fingerprint,
         }
 
-    def _usage(self) -> dict[str, Any]:
+    @property
+    def _num_output_tokens(self) -> int:
+        return sum(answer.num_tokens for answer in self.answers)
+
+    def _usage(self, num_output: int) -> dict[str, Any]:
         of_prompts = self.answers[:: self.num_per_prompt]  # the first choice of each
         num_prompt = sum(len(answer.request.prompt) for answer in of_prompts)
-        num_output = sum(answer.num_tokens for answer in self.answers)
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_output,
@@ -106,14 +129,31 @@ class ResponseWriter:
         total = SpeculationStats.total(answer.speculation for answer in self.answers)
         return {"metrics": {"speculative_decoding": total.as_json()}}
 
+    def _of_prompt(self) -> dict[str, Any]:
+        """What a whole response says of its prompt beside the choices."""
+        return {}
+
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
         raise NotImplementedError
 
     def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
-        return self._choice(index, piece)
+        raise NotImplementedError
 
-    def _token_ids(self, piece: Piece) -> dict[str, Any]:
-        return {"token_ids": list(piece.tokens)} if self.options.with_token_ids else {}
+    def _token_ids(self, piece: Piece) -> list[Token] | None:
+        return list(piece.tokens[piece.num_prompt_tokens :]) if self.options.with_token_ids else None
+
+    def _prompt_logprobs(self, index: int) -> list[dict[str, Any] | None] | None:
+        if self.options.num_prompt_logprobs is None:
+            return None
+        first = self.answers[index - index % self.num_per_prompt]  # scored for all choices of its prompt
+        texts = self.context.tokenizer.token_texts
+        return prompt_logprobs(first.prompt_logprobs, texts, self.options.num_prompt_logprobs)
+
+    def _is_scored(self, piece: Piece) -> bool:
+        return self.options.num_logprobs is not None and bool(piece.logprobs)
+
+    def _prompt_token_ids(self, index: int) -> list[Token] | None:
+        return list(self.answers[index].request.prompt) if self.options.with_token_ids else None
 
 
 class CompletionWriter(ResponseWriter):
@@ -123,14 +163,28 @@ class CompletionWriter(ResponseWriter):
     chunk_name = "text_completion"
 
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
-        logprobs = self._logprobs[index].completion(piece.tokens, piece.logprobs) if piece.logprobs else None
         return {
-            "index": index,
-            "text": piece.text,
-            "logprobs": logprobs,
-            "finish_reason": piece.finish_reason,
-            **self._token_ids(piece),
+            **self._text(index, piece),
+            "stop_reason": piece.stop_reason,
+            "token_ids": self._token_ids(piece),
+            "prompt_token_ids": self._prompt_token_ids(index),
+            "prompt_logprobs": self._prompt_logprobs(index),
         }
+
+    def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
+        delta = {**self._text(index, piece), **_end_of(piece)}
+        if self.options.with_token_ids:
+            delta["token_ids"] = self._token_ids(piece)
+            if index not in self._begun:
+                delta["prompt_token_ids"] = self._prompt_token_ids(index)
+        self._begun.add(index)
+        return delta
+
+    def _text(self, index: int, piece: Piece) -> dict[str, Any]:
+        logprobs = None
+        if self._is_scored(piece):
+            logprobs = self._logprobs[index].completion(piece.tokens, piece.logprobs, piece.num_prompt_tokens)
+        return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 
 class ChatWriter(ResponseWriter):
@@ -141,19 +195,32 @@ class ChatWriter(ResponseWriter):
 
     def opening(self, index: int) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": ""}
-        return self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+        chunk = self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
+        if self.options.with_token_ids:
+            chunk["prompt_token_ids"] = self._prompt_token_ids(index)
+        return chunk
+
+    def _of_prompt(self) -> dict[str, Any]:
+        return {"prompt_token_ids": self._prompt_token_ids(0), "prompt_logprobs": self._prompt_logprobs(0)}
 
     def _choice(self, index: int, piece: Piece) -> dict[str, Any]:
         message = {"role": "assistant", "content": piece.text, "refusal": None}
-        return {"index": index, "message": message, **self._rest(index, piece)}
+        more = {"stop_reason": piece.stop_reason, "token_ids": self._token_ids(piece)}
+        return {"index": index, "message": message, **self._rest(index, piece), **more}
 
     def _delta(self, index: int, piece: Piece) -> dict[str, Any]:
         delta = {"content": piece.text} if piece.text else {}
-        return {"index": index, "delta": delta, **self._rest(index, piece)}
+        ids = {"token_ids": self._token_ids(piece)} if self.options.with_token_ids else {}
+        return {"index": index, "delta": delta, **self._rest(index, piece), **_end_of(piece), **ids}
 
     def _rest(self, index: int, piece: Piece) -> dict[str, Any]:
-        logprobs = self._logprobs[index].chat(piece.logprobs) if piece.logprobs else None
-        return {"logprobs": logprobs, "finish_reason": piece.finish_reason, **self._token_ids(piece)}
+        logprobs = self._logprobs[index].chat(piece.logprobs) if self._is_scored(piece) else None
+        return {"logprobs": logprobs, "finish_reason": piece.finish_reason}
+
+
+def _end_of(piece: Piece) -> dict[str, Any]:
+    """What the last chunk of a choice says besides its finish reason."""
+    return {} if piece.finish_reason is None else {"stop_reason": piece.stop_reason}
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:
@@ -165,4 +232,6 @@ def joined(pieces: Sequence[Piece]) -> Piece:
         finish_reason=finish_reason,
         tokens=tuple(token for piece in pieces for token in piece.tokens),
         logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
+        num_prompt_tokens=pieces[0].num_prompt_tokens,
+        stop_reason=pieces[-1].stop_reason,
     )

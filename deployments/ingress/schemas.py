@@ -27,12 +27,14 @@ from deployments.ingress.structured_output import (
 from deployments.messages import Acceptance, DrafterName, Priority, RequestClass
 
 MAX_JSON_DEPTH = 64
+MAX_JSON_KEYS = 2048
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 128
 MAX_BIASES = 1024
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 _MAX_DETAILS = 8
+_MAX_NAME_CHARS = 64
 
 
 class Speculation(Options):
@@ -54,8 +56,8 @@ class StreamOptions(Options):
 
     `include_token_kinds` adds `outrider: {"segments": [{"text", "kind"}, ...]}` to every chunk that
     has text: the same text, cut by where it came from (accepted, recovered, bonus, plain).
-    `continuous_usage_stats` adds the usage so far to every chunk. Nothing is padded, so `include_obfuscation` is
-    there to be switched off.
+    `continuous_usage_stats` adds the usage so far to every chunk, if there is `include_usage`. Nothing is padded, so
+    `include_obfuscation` is there to be switched off.
     """
 
     include_usage: bool = False
@@ -76,7 +78,7 @@ NumLogprobs = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
 class _Request(Strict):
     """What both endpoints take. None means: the model's default."""
 
-    model: Annotated[str, StringConstraints(min_length=1)]
+    model: Annotated[str, StringConstraints(min_length=1)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -85,6 +87,8 @@ class _Request(Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     max_tokens: PositiveInt | None = None
+    truncate_prompt_tokens: PositiveInt | Literal[-1] | None = None
+    truncation_side: Literal["left", "right"] = "left"
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     presence_penalty: Penalty = 0.0
@@ -96,6 +100,7 @@ class _Request(Strict):
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    prompt_logprobs: NumLogprobs | None = None
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     # They say something about the request, and change nothing in its answer.
@@ -130,6 +135,11 @@ class _Request(Strict):
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
+    def includes_usage_so_far(self) -> bool:
+        """Whether every chunk of a stream carries the usage so far."""
+        return self.includes_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
     def includes_token_kinds(self) -> bool:
         """Whether chunks tell where their tokens came from."""
         return self.stream_options is not None and self.stream_options.include_token_kinds
@@ -146,7 +156,7 @@ class Message(Strict):
     """One turn of a conversation. What becomes of `name` is the chat template's business."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
 
     @property
@@ -158,7 +168,7 @@ class Message(Strict):
 class Conversation(Strict):
     """Messages, and how the chat template makes a prompt of them."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -183,6 +193,15 @@ class ChatRequest(Conversation, _Request):
     max_completion_tokens: PositiveInt | None = None
     logprobs: bool = False
     top_logprobs: NumLogprobs = 0
+    echo: bool = False
+
+    @property
+    def echoed(self) -> str | None:
+        """What the answer begins with: the last message, if that is the assistant's."""
+        last = self.messages[-1]
+        if not self.echo or last.role != "assistant":
+            return None
+        return last.content if isinstance(last.content, str) else "".join(part.text for part in last.content)
 
     @property
     def num_logprobs(self) -> int | None:
@@ -190,8 +209,8 @@ class ChatRequest(Conversation, _Request):
         return self.top_logprobs if self.logprobs else None
 
     @property
-    def scores_prompt(self) -> bool:
-        """Whether the prompt's log-probabilities are wanted."""
+    def scores_echo(self) -> bool:
+        """Whether the answer's log-probabilities begin with the prompt's."""
         return False
 
     @property
@@ -206,13 +225,14 @@ class ChatRequest(Conversation, _Request):
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
 
-Prompt = str | Annotated[list[TokenId], Field(min_length=1)]
+# Lists end with their first fault: one with a hundred thousand of them would hold up every other request.
+Prompt = str | Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionRequest(_Request):
     """Body of /v1/completions; a prompt is text or token ids, and there may be several."""
 
-    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1)]
+    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=0)] = 16
     best_of: PositiveInt | None = None
     logprobs: NumLogprobs | None = None
@@ -233,8 +253,8 @@ class CompletionRequest(_Request):
         return self.logprobs
 
     @property
-    def scores_prompt(self) -> bool:
-        """Whether the prompt's log-probabilities are wanted."""
+    def scores_echo(self) -> bool:
+        """Whether the answer's log-probabilities begin with the prompt's."""
         return self.echo and self.logprobs is not None
 
     @property
@@ -291,6 +311,8 @@ def json_object(body: bytes) -> dict[str, Any]:
         raise invalid(None, "The body must be a JSON object.", "invalid_json")
     level: list[Any] = [given]
     for _ in range(MAX_JSON_DEPTH):
+        if any(isinstance(part, dict) and len(part) > MAX_JSON_KEYS for part in level):
+            raise invalid(None, f"An object in the body has more than {MAX_JSON_KEYS} keys.", "invalid_json")
         values = (value for part in level for value in (part.values() if isinstance(part, dict) else part))
         level = [value for value in values if isinstance(value, dict | list)]
         if not level:
@@ -324,6 +346,9 @@ def checked(model: type[Model], given: dict[str, Any]) -> Model:
 def _check_stream(request: _Request) -> None:
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "stream_options needs 'stream': true; set it, or leave stream_options out.")
+    if request.prompt_logprobs is not None and request.stream:
+        message = "'prompt_logprobs' are not there in a stream; leave 'stream' out."
+        raise invalid("prompt_logprobs", message, "invalid_value")
 
 
 def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:
@@ -340,7 +365,8 @@ def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:
         # A union reports one line for each type it allows.
         found[param] = f"{found[param]}, or: {text}" if param in found and text not in found[param] else text
     # Where one type of a union fits but for an element, the element is at fault.
-    found = {param: text for param, text in found.items() if not any(other.startswith(f"{param}.") for other in found)}
+    parents = {param[:at] for param in found for at, character in enumerate(param) if character == "."}
+    found = {param: text for param, text in found.items() if param not in parents}
     shown = list(found.items())[:_MAX_DETAILS]
     message = "; ".join(f"{param!r}: {text}" for param, text in shown)
     if len(found) > len(shown):
@@ -353,7 +379,7 @@ def _param(location: tuple[int | str, ...]) -> str:
     """The path a client would recognise: pydantic adds the type it tried in a union."""
     tried = ("list[", "function-", "constrained-", "literal[")
     return ".".join(
-        str(part)
+        str(part)[:_MAX_NAME_CHARS]
         for part in location
         if isinstance(part, int) or (part not in ("str", "int", "float", "bool") and not part.startswith(tried))
     )

@@ -24,6 +24,7 @@ class Tokenizer:
         fast: FastTokenizer,
         chat_template: ChatTemplate | None,
         named_tokens: Mapping[str, str] = MappingProxyType({}),
+        class_name: str | None = None,
     ) -> None:
         # A saved tokenizer may carry the truncation or padding of its last batch.
         fast.no_truncation()
@@ -31,6 +32,7 @@ class Tokenizer:
         self._fast = fast
         self._chat_template = chat_template
         self._named_tokens = dict(named_tokens)
+        self._class_name = class_name
         added = fast.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
 
@@ -45,7 +47,7 @@ class Tokenizer:
         source = _template_source(folder, config)
         named = _special_tokens(config)
         template = ChatTemplate(source, named) if source is not None else None
-        return cls(FastTokenizer.from_file(str(path)), template, named)
+        return cls(FastTokenizer.from_file(str(path)), template, named, config.get("tokenizer_class"))
 
     @property
     def has_chat_template(self) -> bool:
@@ -84,9 +86,13 @@ class Tokenizer:
         return TokenTexts(self._fast)
 
     def info(self) -> dict[str, Any]:
-        """What a client needs to render and end prompts as this tokenizer does: named tokens and the chat template."""
+        """What a client needs to render and end prompts as this tokenizer does: named tokens and the chat template.
+
+        And the class that the model's folder names.
+        """
         template = self._chat_template
-        return {**self._named_tokens, "chat_template": None if template is None else template.source}
+        chat_template = None if template is None else template.source
+        return {**self._named_tokens, "tokenizer_class": self._class_name, "chat_template": chat_template}
 
 
 def _template_source(folder: Path, config: dict[str, Any]) -> str | None:

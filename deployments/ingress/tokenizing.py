@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from deployments.ingress.context import IngressContext
 from deployments.ingress.errors import invalid
@@ -31,7 +33,7 @@ class _TokenizeChat(Conversation, _Named):
 
 
 class _Detokenize(_Named):
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 async def tokenize(context: IngressContext, body: bytes) -> dict[str, Any]:

@@ -134,9 +134,10 @@ async def test_keys_change_with_the_file_and_without_a_restart(
 async def test_what_a_tenant_may_not_have_is_a_403_that_names_it(server: RestServer) -> None:
     router = await server.add(answering(server, ANSWER))
     async with client(server, KEYS["elsewhere"]) as api:
-        with pytest.raises(openai.PermissionDeniedError) as model:
-            await api.chat.completions.create(model=MODEL, messages=MESSAGES)
-        assert (model.value.param, model.value.code) == ("model", "model_not_allowed")
+        for unnamed in ({}, {"model": None}):
+            with pytest.raises(openai.PermissionDeniedError) as model:
+                await api.chat.completions.create(model=MODEL, messages=MESSAGES, extra_body=unnamed)
+            assert (model.value.param, model.value.code) == ("model", "model_not_allowed")
     async with client(server, KEYS["narrow"]) as api:
         for param, asked in (
             ("speculation.num_speculative_tokens", {"extra_body": {"speculation": {"num_speculative_tokens": 3}}}),

@@ -177,22 +177,24 @@ async def test_an_echo_scores_the_prompt(server, reference: Reference, max_token
         extra_body={"return_token_ids": True},
     )
     choices: list[dict[str, Any]] = [
-        {"text": "", "ids": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []} for _ in prompts
+        {"text": "", "prompt": [], "ids": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for _ in prompts
     ]
     for chunk in [one async for one in answer] if stream else [answer]:
         for choice in chunk.choices:
             known = choices[choice.index]
             known["text"] += choice.text
             known["ids"] += choice.token_ids
+            known["prompt"] += getattr(choice, "prompt_token_ids", [])
             if choice.logprobs is not None:
                 for name in ("token_logprobs", "top_logprobs", "text_offset"):
                     known[name] += getattr(choice.logprobs, name)
     for text, prompt, known in zip(texts, prompts, choices, strict=True):
-        ids = known["ids"]
+        ids = [*prompt, *known["ids"]]
         assert known["text"].startswith(text)
-        assert ids[: len(prompt)] == prompt
-        assert len(ids) - len(prompt) <= max_tokens
-        assert (len(ids) > len(prompt)) == (max_tokens > 0)
+        assert known["prompt"] == prompt
+        assert len(known["ids"]) <= max_tokens
+        assert (len(known["ids"]) > 0) == (max_tokens > 0)
         assert len(known["token_logprobs"]) == len(known["top_logprobs"]) == len(known["text_offset"]) == len(ids)
         assert known["token_logprobs"][0] is known["top_logprobs"][0] is None
         expected_TV = reference.logits(ids).log_softmax(-1)
@@ -205,6 +207,33 @@ async def test_an_echo_scores_the_prompt(server, reference: Reference, max_token
                 assert top[context.tokenizer.token_texts.text(token)] == logprob
         offset = known["text_offset"][3]
         assert known["text"][offset:].startswith(context.tokenizer.token_texts.text(ids[3])) or ids[0] == 2
+
+
+async def test_a_prompt_is_scored_beside_its_choices(server, reference: Reference) -> None:
+    api, context, _ = server
+    prompt = "def mean(values):\n    return sum(values)"
+    known: dict[str, Any] = {"model": "pocket", "max_tokens": 4, "temperature": 0, "n": 2}
+    asked = {"prompt_logprobs": 3, "return_token_ids": True}
+    texts = await api.completions.create(prompt=[prompt, "It was"], logprobs=1, extra_body=asked, **known)
+    chat = await api.chat.completions.create(messages=MESSAGES, extra_body=asked, **known)
+    scored = [(choice.prompt_token_ids, choice.prompt_logprobs) for choice in texts.choices]  # type: ignore[attr-defined]
+    scored.append((chat.prompt_token_ids, chat.prompt_logprobs))  # type: ignore[attr-defined]
+    assert [ids for ids, _ in scored][::2] == [
+        context.tokenizer.encode(prompt),
+        context.tokenizer.encode("It was"),
+        context.tokenizer.encode_chat(MESSAGES),
+    ]
+    for ids, scores in scored:
+        expected_TV = reference.logits(ids).log_softmax(-1)
+        assert scores[0] is None
+        assert len(scores) == len(ids)
+        for token, entry, expected_V in zip(ids[1:], scores[1:], expected_TV[:-1], strict=True):
+            ranked = sorted((one["rank"], one["logprob"]) for one in entry.values() if one["rank"] is not None)
+            assert [rank for rank, _ in ranked] == [1, 2, 3]
+            assert [value for _, value in ranked] == pytest.approx(expected_V.topk(3).values.tolist(), abs=1e-4)
+            assert entry[str(token)]["logprob"] == pytest.approx(float(expected_V[token]), abs=1e-4)
+            assert entry[str(token)]["decoded_token"] == context.tokenizer.token_texts.text(token)
+    assert {len(top) for choice in texts.choices for top in choice.logprobs.top_logprobs} <= {1, 2}
 
 
 async def test_stop_strings_and_special_tokens_can_be_shown(server) -> None:
@@ -232,6 +261,39 @@ async def test_stop_strings_and_special_tokens_can_be_shown(server) -> None:
     assert late.choices[0].message.content.startswith(plain[: plain.index(stop) + 3])
 
 
+async def test_what_vllms_suites_ask_for(server) -> None:
+    """Requests in the manner of the other servers' own tests, and what these assert."""
+    _, context, url = server
+    begun = [*MESSAGES, {"role": "assistant", "content": "    total ="}]
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    async with httpx.AsyncClient(base_url=f"{url}/v1/", timeout=200) as http:
+
+        async def ask(path: str, **body: Any) -> Any:
+            response = await http.post(path, json={"temperature": 0, "max_tokens": 12, **body})
+            assert response.status_code == 200, response.text
+            if not body.get("stream"):
+                return response.json()
+            return [msgspec.json.decode(block[6:]) for block in response.text.split("\n\n")[:-2]]
+
+        plain = (await ask("chat/completions", messages=begun, continue_final_message=True))["choices"][0]
+        echoed = await ask("chat/completions", messages=begun, continue_final_message=True, echo=True)
+        assert echoed["choices"][0]["message"]["content"] == "    total =" + plain["message"]["content"]
+        stop = plain["message"]["content"][2:4]
+        stopped = await ask("chat/completions", messages=begun, continue_final_message=True, stop=[stop])
+        assert [stopped["choices"][0][name] for name in ("finish_reason", "stop_reason")] == ["stop", stop]
+        ids = context.tokenizer.encode("def mean(values):")
+        kept = await ask("completions", prompt=ids, truncate_prompt_tokens=3, return_token_ids=True)
+        assert kept["choices"][0]["prompt_token_ids"] == ids[-3:]
+        (ended,) = (await ask("completions", prompt=ids, stop_token_ids=[200], logit_bias={"200": 100}))["choices"]
+        assert (ended["stop_reason"], ended["text"]) == (200, "")
+        chunks = await ask("chat/completions", messages=MESSAGES, stream=True, stream_options=options, min_tokens=12)
+        counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+        assert counts == [*sorted(set(counts)), 12]  # each chunk says more, and the last one sums up
+        assert counts[0] == 0
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        assert (await http.post("completions", content=b'{"prompt": "x"}', headers=form)).status_code == 415
+
+
 async def test_tokens_for_clients_without_a_tokenizer(server) -> None:
     _, context, url = server
     async with httpx.AsyncClient(base_url=url) as http:
@@ -247,7 +309,7 @@ async def test_tokens_for_clients_without_a_tokenizer(server) -> None:
         off = {"tools": [], "continue_final_message": False, "chat_template_kwargs": {}, "chat_template": None}
         assert (await http.post("/tokenize", json={"messages": MESSAGES, **off})).json()["tokens"] == chat["tokens"]
         info = (await http.get("/tokenizer_info")).json()
-        assert info["eos_token"] == "<eos>"
+        assert (info["eos_token"], info["tokenizer_class"]) == ("<eos>", "PreTrainedTokenizerFast")
         assert "message" in info["chat_template"]
         for body, param in (
             ({}, "prompt"),

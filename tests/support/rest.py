@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from deployments.ingress.context import ApiLimits, IngressContext, load_context
 from deployments.ingress.generation import GenerateRequest, GenerationClient
-from deployments.messages import Commit, FinishReason, Token
+from deployments.messages import Commit, FinishReason, Token, TokenLogprobs
 from tests.support.tiny_tokenizer import write_model_folder
 
 MODEL = "tiny"
@@ -46,7 +47,10 @@ def commits_of(
 
 @dataclass(eq=False)
 class ScriptedClient:
-    """Generates `tokens` for every request, then raises `error` or waits for ever if it is told to."""
+    """Generates `tokens` for every request, then raises `error` or waits for ever if it is told to.
+
+    Log-probabilities are made up where they are asked for.
+    """
 
     tokens: list[Token] = field(default_factory=list)
     bunches: list[int] = field(default_factory=list)
@@ -71,9 +75,20 @@ class ScriptedClient:
                 if self.hangs_after == i:
                     self.reached_hang.set()
                     await asyncio.Event().wait()
-                yield commit
+                yield commit if request.params.num_logprobs is None else _scored(request, commit, is_first=i == 0)
         finally:
             self.num_open -= 1
+
+
+def _scored(request: GenerateRequest, commit: Commit, *, is_first: bool) -> Commit:
+    """The commit with made-up log-probabilities: the chosen tokens' are -1, those of tokens 7, 8, … -2, -3, …"""
+    top = tuple((7 + i, -2.0 - i) for i in range(request.params.num_logprobs or 0))
+
+    def scores(tokens: Sequence[Token]) -> tuple[TokenLogprobs, ...]:
+        return tuple(TokenLogprobs(token=token, logprob=-1.0, top=top) for token in tokens)
+
+    of_prompt = scores(request.prompt[1:]) if is_first and request.params.scores_prompt else ()
+    return msgspec.structs.replace(commit, logprobs=scores(commit.tokens), prompt_logprobs=of_prompt)
 
 
 def make_context(

@@ -34,7 +34,7 @@ def schema_format(**fields: Any) -> dict[str, Any]:
 
 BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"model": "other"}, 404, "model", "model_not_found"),
-    ({"model": None}, 400, "model", "invalid_value"),
+    ({"model": ""}, 400, "model", "invalid_value"),
     ({"messages": None}, 400, "messages", "invalid_value"),
     ({"messages": []}, 400, "messages", "invalid_value"),
     ({"messages": "hello"}, 400, "messages", "invalid_value"),
@@ -96,8 +96,10 @@ BAD_CHATS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"metadata": "x"}, 400, "metadata", "invalid_value"),
     ({"user": 3}, 400, "user", "invalid_value"),
     ({"store": True}, 400, "store", "unsupported_parameter"),
-    ({"echo": True}, 400, "echo", "unsupported_parameter"),
-    ({"prompt_logprobs": 1}, 400, "prompt_logprobs", "unsupported_parameter"),
+    ({"echo": 1}, 400, "echo", "invalid_value"),
+    ({"prompt_logprobs": -1}, 400, "prompt_logprobs", "invalid_value"),
+    ({"prompt_logprobs": 21}, 400, "prompt_logprobs", "invalid_value"),
+    ({"prompt_logprobs": 0, "stream": True}, 400, "prompt_logprobs", "invalid_value"),
     ({"response_format": {"type": "xml"}}, 400, "response_format.type", "invalid_value"),
     ({"response_format": "json"}, 400, "response_format", "invalid_value"),
     ({"response_format": {"type": "json_schema"}}, 400, FORMAT, "invalid_value"),
@@ -331,3 +333,34 @@ async def test_a_request_chooses_how_drafts_are_accepted_among_what_is_served(tm
         else:
             assert (last.status_code, last.json()["error"]["param"]) == (400, "speculation.acceptance")
             assert "'rejection', which is not served here; one of coupled is" in last.json()["error"]["message"]
+
+
+async def test_all_keys_at_fault_are_told(http: httpx.AsyncClient) -> None:
+    for bias, told in (
+        ({"bad1": 50.0, "bad2": 20.0, "5": 1}, ["bad1", "bad2"]),
+        ({f"bad{i}": 1 for i in range(50)}, ["bad0", "bad7", "42 more"]),
+    ):
+        error = (await http.post("/v1/chat/completions", json={**CHAT, "logit_bias": bias})).json()["error"]
+        assert error["param"] == "logit_bias"
+        assert all(one in error["message"] for one in told), error
+        assert "'5'" not in error["message"]
+
+
+async def test_a_token_that_is_none_is_out_of_vocabulary(http: httpx.AsyncClient, context: IngressContext) -> None:
+    size = context.model.vocab_size
+    error = (await http.post("/v1/completions", json={**COMPLETION, "prompt": [size]})).json()["error"]
+    assert f"{size}, which is out of vocabulary" in error["message"]
+
+
+async def test_a_body_of_another_type_is_refused(http: httpx.AsyncClient, client: ScriptedClient) -> None:
+    body = json.dumps(CHAT).encode()
+    for kind in ("application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "multipart/form-data; boundary=a"):
+        for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+            response = await http.post(path, content=body, headers={"content-type": kind})
+            assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_media_type")
+            assert "application/json" in response.json()["error"]["message"]
+    assert client.requests == []
+    for kind in ("application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"):
+        response = await http.post("/v1/chat/completions", content=body, headers={"content-type": kind})
+        assert response.status_code == 200
+    assert (await http.post("/v1/chat/completions", content=body)).status_code == 200
