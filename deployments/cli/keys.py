@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _new(args: argparse.Namespace) -> None:
-    tenants = read_tenants(args.file) if args.file.exists() else Tenants()
+    tenants = read_tenants(args.file) if args.file.exists() and args.file.stat().st_size else Tenants()
     key, now = new_key(), datetime.now(UTC).replace(microsecond=0)
     expires = None if args.days is None else now + timedelta(days=args.days)
     added = ApiKey(sha256=hash_of(key), created=now, expires=expires)
