@@ -53,7 +53,7 @@ def _options(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, A
         "request_router_config": request_router_config(),
         "health_check_period_s": role.health_check_period_s,
         "health_check_timeout_s": role.health_check_timeout_s,
-        "graceful_shutdown_timeout_s": role.graceful_shutdown_timeout_s,
+        "graceful_shutdown_timeout_s": role.drain_s,
         "graceful_shutdown_wait_loop_s": 0.2,
         # For the few lines that Serve writes before the replica sets up its own.
         "logging_config": {"encoding": "JSON" if config.logs.format == "json" else "TEXT"},

@@ -43,6 +43,7 @@ __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_p
 
 _MAX_CONTEXT_TOKENS_BY_DEFAULT = 32_768
 _FEWEST_ONGOING = 512
+_HANDING_OVER_S, _DRAIN_MARGIN_S = 10.0, 30.0
 
 Auto = Literal["auto"]
 Placement = Literal["remote", "colocated"]
@@ -84,7 +85,12 @@ class RoleConfig(Part):
     max_leases: PositiveInt = 64
     health_check_period_s: PositiveFloat = 2.0
     health_check_timeout_s: PositiveFloat = 30.0
-    graceful_shutdown_timeout_s: PositiveFloat = 10.0
+    graceful_shutdown_timeout_s: PositiveFloat | None = None
+
+    @property
+    def drain_s(self) -> float:
+        """How long a replica may drain; without a bound of its own what others need to take its sessions over."""
+        return self.graceful_shutdown_timeout_s or _HANDING_OVER_S
 
     @property
     def device(self) -> str:
@@ -181,6 +187,11 @@ class IngressConfig(RoleConfig):
     max_output_tokens: PositiveInt | None = None
     max_request_s: PositiveFloat = 600.0
     report_speculation: bool = True
+
+    @property
+    def drain_s(self) -> float:
+        """Nobody can take a client's connection over: as long as the longest request."""
+        return self.graceful_shutdown_timeout_s or self.max_request_s + _DRAIN_MARGIN_S
 
 
 class OutriderConfig(Part):

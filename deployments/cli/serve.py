@@ -152,7 +152,7 @@ def _serve_on(address: str, config: OutriderConfig, stopping: threading.Event, d
             stopping.wait()
         finally:
             _say("removing the application")
-            longest_s = max(role.graceful_shutdown_timeout_s for role in roles_of(config).values())
+            longest_s = max(role.drain_s for role in roles_of(config).values())
             if not application.remove(APP_NAME, timeout_s=longest_s + 30):
                 _say("it has not drained in time; `serve status` on the cluster tells what is left")
             elif not has_serve:

@@ -129,7 +129,7 @@ def test_every_drain_waits_longer_than_the_longest_request(manifests: list[Manif
         longest_s = 0.0 if name == "drafter" else config.ingress.max_request_s
         times = (
             longest_s,
-            role.graceful_shutdown_timeout_s,
+            role.drain_s,
             drain_timeout_s(pod),
             pod["terminationGracePeriodSeconds"],
         )
