@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from cluster.resources import ACCELERATOR_LABEL, GROUP_LABEL, GROUP_OF_ROLE, Node
-from deployments.config import OutriderConfig, RoleConfig, parse
+from deployments import live_config
+from deployments.config import OutriderConfig, RoleConfig
 from deployments.roles import replica_of, roles_of
 from tests.k8s.conftest import rendered
 from tests.support.manifests import Manifest, groups, lets_through, of_kind, pod_templates, ray_service
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.system
 
 
 def config_of(service: Manifest) -> OutriderConfig:
-    return parse(yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"])
+    return live_config.config_of(yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0])
 
 
 def node_of(group: Manifest) -> Node:
