@@ -92,7 +92,7 @@ def _vocabulary(folder: Path) -> str | None:
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
-    fields = json.loads(file.read_bytes())
+    fields = _json(file)
     parts = [fields.get("model"), fields.get("added_tokens")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -102,6 +102,8 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], str]:
     if not folder.is_dir():
         raise Unusable(f"there is no folder {folder}")
     config = _json(folder / "config.json")
+    if (tokenizer := folder / "tokenizer.json").is_file():
+        _json(tokenizer)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names_by_shard: dict[str, set[str]] = {}
