@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster import application, local, nodes
+from deployments.checks.checkpoints import DOWNLOAD, Unusable, check_whole
 from deployments.cli.arguments import above_zero, port
 from deployments.cli.config_cmd import to_serve_config
 from deployments.config import ConfigError, OutriderConfig, load
@@ -49,10 +50,11 @@ def run(args: argparse.Namespace) -> int:
         config = load(args.config)
         if args.port is not None:
             config = config.with_changes(ingress={"port": args.port})
-        config.resolve()
+        resolved = config.resolve()
         if args.address is None:
             _check_ports(args.dashboard_port, config)
             _check_keys(config)
+            _check_models(resolved)
     except (ConfigError, OSError) as error:
         return _fail(error)
     stopping = threading.Event()
@@ -100,11 +102,29 @@ def _check_keys(config: OutriderConfig) -> None:
             raise ConfigError(f"ingress.keys_file: {error}; `outrider keys new` writes one") from error
 
 
+def _check_models(resolved: OutriderConfig) -> None:
+    """A download that was cut off is told by the library without the file's name, and after a minute."""
+    model, kinds = resolved.model, resolved.drafter_kinds
+    sources = {
+        "model_source": model.model_source,
+        "assistant_source": model.assistant_source if "mtp" in kinds else None,
+        "draft_model_source": model.draft_model_source if "draft_model" in kinds else None,
+    }
+    for name, folder in sources.items():
+        if folder is not None:
+            try:
+                check_whole(Path(folder))
+            except Unusable as error:
+                raise ConfigError(f"model.{name}: {error}; {DOWNLOAD}") from None
+
+
 def _start_here(dashboard_port: int, config: OutriderConfig, stopping: threading.Event) -> None:
     """Ray and Serve; once more from scratch where Serve fails: its HAProxy's ports are chosen before they are used."""
     for attempt in range(1, _START_ATTEMPTS + 1):
         local.start(dashboard_port=dashboard_port, longest_request_s=config.ingress.max_request_s)
         _stop_on_signals(stopping)
+        if stopping.is_set():
+            return
         try:
             application.start_serve(host=config.ingress.host, port=config.ingress.port)
             return
@@ -121,7 +141,8 @@ def _serve_here(dashboard_port: int, config: OutriderConfig, stopping: threading
     try:
         _say("starting a local Ray cluster")
         _start_here(dashboard_port, config, stopping)
-        _deploy(config, stopping, deadline_s, lambda: [config.ingress.host])
+        if not stopping.is_set():
+            _deploy(config, stopping, deadline_s, lambda: [config.ingress.host])
         if not stopping.is_set():
             _greet(config, [config.ingress.host], time.monotonic() - begun_s)
             _say_dashboard(dashboard_port)
