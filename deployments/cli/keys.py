@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     actions: dict[str, Callable[[argparse.Namespace], None]] = {"new": _new, "list": _list, "revoke": _revoke}
     try:
         actions[args.action](args)
+    except BrokenPipeError:  # of the output; main knows what that means
+        raise
     except (OSError, ValueError) as error:
         print(f"outrider keys: {error}", file=sys.stderr)
         return 1
