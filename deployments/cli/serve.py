@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
             _serve_on(args.address, config, stopping, deadline_s)
         else:
             _serve_here(args.dashboard_port, config, stopping, deadline_s)
-    except (nodes.NoCluster, local.PortTaken) as error:
+    except (nodes.NoCluster, local.PortTaken, application.Occupied) as error:
         return _fail(error)
-    except (StartFailed, local.ClusterFailed, application.ServeFailed, application.Occupied) as error:
+    except (StartFailed, local.ClusterFailed, application.ServeFailed) as error:
         _fail(error)
         where = _LOGS if args.address is None else f"{_LOGS} of the cluster's nodes"
         print(f"  the whole story is in {where}", file=sys.stderr, flush=True)
@@ -88,6 +88,8 @@ def _stop_on_signals(stopping: threading.Event) -> None:
 
 
 def _check_ports(dashboard_port: int, config: OutriderConfig) -> None:
+    if dashboard_port == config.ingress.port:
+        raise local.PortTaken(f"port {dashboard_port} cannot be both --port's and --dashboard-port's; change one")
     local.check_ports(config.ingress.host, {"--port (make serve PORT=...)": config.ingress.port})
     local.check_ports("127.0.0.1", {"--dashboard-port (make serve DASHBOARD_PORT=...)": dashboard_port})
 

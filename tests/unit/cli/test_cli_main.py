@@ -56,6 +56,15 @@ def test_a_port_in_use_is_told_before_anything_starts(flag: str, capsys: pytest.
     assert "starting" not in said.out
 
 
+def test_one_port_for_two_is_told_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    (port,) = free_ports(1)
+    assert main(["serve", "--port", str(port), "--dashboard-port", str(port)]) == 1
+    said = capsys.readouterr()
+    assert f"port {port}" in said.err
+    assert "--dashboard-port" in said.err
+    assert "starting" not in said.out
+
+
 def test_a_bad_configuration_is_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("router:\n  max_sesions: 3\n")
