@@ -17,6 +17,7 @@ from deployments.config import OutriderConfig, RoleConfig, parse
 from deployments.drafter import building
 from deployments.drafter.deployment import Drafter
 from deployments.ingress.deployment import Ingress
+from deployments.live_config import arguments_of, user_config
 from deployments.roles import DEPLOYMENT_OF_KIND, replica_of, scale_of
 from deployments.router.deployment import Router
 from deployments.verifier.deployment import Verifier
@@ -30,8 +31,8 @@ def build(args: dict[str, Any]) -> Application:
     """The application of a configuration, given as the fields of an OutriderConfig; ConfigError if they are wrong."""
     config = parse(args).resolve()
     # What may change without a restart is no part of what the replicas are made from.
-    user_config = config.user_config
-    fields = config.without_variants().model_dump(mode="json")
+    live = user_config(config)
+    fields = arguments_of(config).model_dump(mode="json")
     drafters = {
         kind: serve.deployment(**_options(DEPLOYMENT_OF_KIND[kind], role, config))(Drafter).bind(fields, kind)
         for kind, role in config.drafter_roles.items()
@@ -40,7 +41,7 @@ def build(args: dict[str, Any]) -> Application:
     verifier = serve.deployment(**verifier_options)(Verifier).bind(fields, drafters.get("mtp"), building)
     router_options = _options("router", config.router, config)
     router = serve.deployment(**router_options)(Router).bind(fields, verifier, *drafters.values())
-    return serve.deployment(**_ingress_options(config))(Ingress).options(user_config=user_config).bind(fields, router)
+    return serve.deployment(**_ingress_options(config))(Ingress).options(user_config=live).bind(fields, router)
 
 
 def _options(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def _options(name: str, role: RoleConfig, config: OutriderConfig) -> dict[str, A
         "request_router_config": request_router_config(),
         "health_check_period_s": role.health_check_period_s,
         "health_check_timeout_s": role.health_check_timeout_s,
-        "graceful_shutdown_timeout_s": role.graceful_shutdown_timeout_s,
+        "graceful_shutdown_timeout_s": role.drain_s,
         "graceful_shutdown_wait_loop_s": 0.2,
         # For the few lines that Serve writes before the replica sets up its own.
         "logging_config": {"encoding": "JSON" if config.logs.format == "json" else "TEXT"},

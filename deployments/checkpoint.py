@@ -28,8 +28,12 @@ def folder_of(source: str, field: str, pocket_part: str = "target") -> str:
 
 
 def _text_fields(folder: str | Path) -> dict[str, Any]:
-    fields = json.loads((Path(folder) / "config.json").read_text("utf-8"))
-    return {**fields, **fields.get("text_config", {})}
+    file = Path(folder) / "config.json"
+    try:
+        fields = json.loads(file.read_text("utf-8"))
+        return {**fields, **fields.get("text_config", {})}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{str(file)!r} is no model's configuration ({error}); download it again") from None
 
 
 def max_positions(folder: str, otherwise: int) -> int:

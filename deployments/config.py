@@ -34,7 +34,6 @@ from deployments.config_parts import (
     Port,
     SpeculationConfig,
     StreamsConfig,
-    Variants,
 )
 from deployments.kernels.library import Kernels, usable_cores
 from deployments.messages import Acceptance, DrafterKind, DrafterName
@@ -43,6 +42,7 @@ __all__ = ["POCKET", "ConfigError", "OutriderConfig", "load", "parse", "tensor_p
 
 _MAX_CONTEXT_TOKENS_BY_DEFAULT = 32_768
 _FEWEST_ONGOING = 512
+_HANDING_OVER_S, _DRAIN_MARGIN_S = 10.0, 30.0
 
 Auto = Literal["auto"]
 Placement = Literal["remote", "colocated"]
@@ -84,7 +84,12 @@ class RoleConfig(Part):
     max_leases: PositiveInt = 64
     health_check_period_s: PositiveFloat = 2.0
     health_check_timeout_s: PositiveFloat = 30.0
-    graceful_shutdown_timeout_s: PositiveFloat = 10.0
+    graceful_shutdown_timeout_s: PositiveFloat | None = None
+
+    @property
+    def drain_s(self) -> float:
+        """How long a replica may drain; without a bound of its own what others need to take its sessions over."""
+        return self.graceful_shutdown_timeout_s or _HANDING_OVER_S
 
     @property
     def device(self) -> str:
@@ -181,6 +186,11 @@ class IngressConfig(RoleConfig):
     max_output_tokens: PositiveInt | None = None
     max_request_s: PositiveFloat = 600.0
     report_speculation: bool = True
+
+    @property
+    def drain_s(self) -> float:
+        """Nobody can take a client's connection over: as long as the longest request."""
+        return self.graceful_shutdown_timeout_s or self.max_request_s + _DRAIN_MARGIN_S
 
 
 class OutriderConfig(Part):
@@ -323,15 +333,6 @@ class OutriderConfig(Part):
             ingress={name: getattr(self, name) for name in ("max_running_requests", "max_ongoing_requests")},
         )
 
-    @property
-    def user_config(self) -> dict[str, Any]:
-        """What Serve's `user_config` of the ingress holds: the one thing that changes without a restart."""
-        return {"variants": self.model_dump(mode="json", exclude_none=True)["speculation"]["variants"]}
-
-    def without_variants(self) -> OutriderConfig:
-        """The rest."""
-        return self.model_copy(update={"speculation": self.speculation.model_copy(update={"variants": {}})})
-
     def with_changes(self, **changes: Any) -> OutriderConfig:
         """A new, checked tree with some fields replaced, given as nested mappings; ConfigError if it does not fit."""
         return parse(_merged(self.model_dump(), changes))
@@ -343,16 +344,6 @@ def parse(fields: Any) -> OutriderConfig:
         return OutriderConfig.model_validate(fields if fields is not None else {})
     except ValidationError as error:
         raise ConfigError("\n".join(as_line(detail) for detail in error.errors())) from None
-
-
-def parse_user_config(fields: Any, config: OutriderConfig) -> Variants:
-    """The variants in the `user_config` that Serve hands to an ingress; ConfigError if they do not fit."""
-    unknown = sorted(set(fields) - {"variants"}) if isinstance(fields, dict) else [repr(fields)]
-    if unknown:
-        raise ConfigError(f"user_config: it has `variants` and nothing else; leave {', '.join(unknown)} out")
-    tree = config.model_dump()
-    tree["speculation"]["variants"] = fields.get("variants", {})
-    return parse(tree).speculation.variants
 
 
 def load(path: Path | None) -> OutriderConfig:

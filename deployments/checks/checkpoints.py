@@ -12,7 +12,7 @@ from typing import Any
 from deployments.checks.finding import Finding, ok, problem
 
 _MAX_HEADER_BYTES = 100 << 20
-_DOWNLOAD = "download it again: `hf download OWNER/NAME --local-dir FOLDER`"
+DOWNLOAD = "download it again: `hf download OWNER/NAME --local-dir FOLDER`"
 
 
 class Unusable(ValueError):
@@ -28,16 +28,21 @@ def check_checkpoints(target: Path, assistant: Path | None = None, draft_model: 
         try:
             texts[name], summary = _read_folder(folder)
         except (Unusable, OSError) as error:
-            findings.append(problem("models", f"{name}: {error}", _DOWNLOAD))
+            findings.append(problem("models", f"{name}: {error}", DOWNLOAD))
         else:
             findings.append(ok("models", f"{name}: {folder} is complete ({summary})"))
     if not (target / "tokenizer.json").is_file() and "target" in texts:
-        findings.append(problem("models", f"target: {target} has no tokenizer.json", _DOWNLOAD))
+        findings.append(problem("models", f"target: {target} has no tokenizer.json", DOWNLOAD))
     if assistant is not None and {"target", "assistant"} <= set(texts):
         findings.append(_pair(texts["target"], texts["assistant"], target, assistant))
     if draft_model is not None and {"target", "draft model"} <= set(texts):
         findings.append(_draft_pair(target, draft_model))
     return findings
+
+
+def check_whole(folder: Path) -> None:
+    """Unusable or OSError unless the folder holds a checkpoint whose files are complete."""
+    _read_folder(folder)
 
 
 def _draft_pair(target: Path, draft_model: Path) -> Finding:
@@ -92,7 +97,7 @@ def _vocabulary(folder: Path) -> str | None:
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
-    fields = json.loads(file.read_bytes())
+    fields = _json(file)
     parts = [fields.get("model"), fields.get("added_tokens")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -102,6 +107,8 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], str]:
     if not folder.is_dir():
         raise Unusable(f"there is no folder {folder}")
     config = _json(folder / "config.json")
+    if (tokenizer := folder / "tokenizer.json").is_file():
+        _json(tokenizer)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names_by_shard: dict[str, set[str]] = {}

@@ -124,8 +124,9 @@ def run(args: argparse.Namespace) -> int:
                 return _converse(session)
             session.ask(args.prompt)
             return 0
-    except httpx.ConnectError:
-        print(f"outrider chat: nothing answers at {args.url}; start it with `make serve`", file=sys.stderr)
+    except httpx.ConnectError as error:
+        detail = f"nothing answers at {args.url} ({error}); `make serve` starts an endpoint on this machine"
+        print(f"outrider chat: {detail}", file=sys.stderr)
     except httpx.HTTPError as error:
         print(f"outrider chat: the connection to {args.url} failed: {error}", file=sys.stderr)
     except (ChatError, EndpointError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from deployments.config import ConfigError, OutriderConfig, load
+from deployments.live_config import arguments_of, overrides_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def to_serve_config(config: OutriderConfig) -> dict[str, Any]:
-    """The fields of a serveConfigV2; the configuration itself travels as the builder's arguments."""
+    """The fields of a serveConfigV2; the configuration itself travels as the builder's arguments.
+
+    What can be changed without a restart is put beside them: changed arguments would restart every replica.
+    """
+    overrides = overrides_of(config)
     return {
         "proxy_location": "HeadOnly" if config.streams.is_loopback else "EveryNode",
         "http_options": {"host": config.ingress.host, "port": config.ingress.port},
@@ -45,19 +50,12 @@ def to_serve_config(config: OutriderConfig) -> dict[str, Any]:
                 "name": "outrider",
                 "route_prefix": "/",
                 "import_path": "deployments.app:build",
-                "args": config.without_variants().model_dump(mode="json", exclude_defaults=True),
-                **_variants(config),
+                "args": arguments_of(config).model_dump(mode="json", exclude_defaults=True),
+                **({"deployments": overrides} if overrides else {}),
                 **_autoscaling(config),
             }
         ],
     }
-
-
-def _variants(config: OutriderConfig) -> dict[str, Any]:
-    """Where they can be changed without a restart; changed arguments would restart every replica."""
-    if not config.speculation.variants:
-        return {}
-    return {"deployments": [{"name": "ingress", "user_config": config.user_config}]}
 
 
 def _autoscaling(config: OutriderConfig) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     actions: dict[str, Callable[[argparse.Namespace], int]] = {"push": _push, "diff": _diff, "export": _export}
     try:
         return actions[args.action](args)
+    except BrokenPipeError:  # of the output; main knows what that means
+        raise
     except (GrafanaFailed, BoundsError, OSError) as error:
         print(f"outrider dashboards: {error}", file=sys.stderr)
         return 2

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         return int(args.act(args))
+    except BrokenPipeError:  # of the output; main knows what that means
+        raise
     except (EndpointError, RefusedError, OSError, ValueError, ImportError) as error:
         print(f"outrider eval: {error}", file=sys.stderr)
         return 1

@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     actions: dict[str, Callable[[argparse.Namespace], None]] = {"new": _new, "list": _list, "revoke": _revoke}
     try:
         actions[args.action](args)
+    except BrokenPipeError:  # of the output; main knows what that means
+        raise
     except (OSError, ValueError) as error:
         print(f"outrider keys: {error}", file=sys.stderr)
         return 1
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _new(args: argparse.Namespace) -> None:
-    tenants = read_tenants(args.file) if args.file.exists() else Tenants()
+    tenants = read_tenants(args.file) if args.file.exists() and args.file.stat().st_size else Tenants()
     key, now = new_key(), datetime.now(UTC).replace(microsecond=0)
     expires = None if args.days is None else now + timedelta(days=args.days)
     added = ApiKey(sha256=hash_of(key), created=now, expires=expires)

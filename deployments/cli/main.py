@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -24,7 +26,19 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        args = _parse(list(sys.argv[1:] if arguments is None else arguments))
+        status = int(args.run(args))
+        sys.stdout.flush()  # so that a reader who has gone is noticed here
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has enough; what is left must not be tried again at the interpreter's end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="outrider", description="Disaggregated speculative decoding for large language models on Ray Serve."
     )
@@ -36,11 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen = import_module(module)
             chosen.add_arguments(sub)
             sub.set_defaults(run=chosen.run)
-    args = parser.parse_args(arguments)
-    try:
-        return int(args.run(args))
-    except KeyboardInterrupt:
-        return 130
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster import application, local, nodes
+from deployments.checks.checkpoints import DOWNLOAD, Unusable, check_whole
 from deployments.cli.arguments import above_zero, port
 from deployments.cli.config_cmd import to_serve_config
 from deployments.config import ConfigError, OutriderConfig, load
@@ -49,10 +50,11 @@ def run(args: argparse.Namespace) -> int:
         config = load(args.config)
         if args.port is not None:
             config = config.with_changes(ingress={"port": args.port})
-        config.resolve()
+        resolved = config.resolve()
         if args.address is None:
             _check_ports(args.dashboard_port, config)
             _check_keys(config)
+            _check_models(resolved)
     except (ConfigError, OSError) as error:
         return _fail(error)
     stopping = threading.Event()
@@ -63,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
             _serve_on(args.address, config, stopping, deadline_s)
         else:
             _serve_here(args.dashboard_port, config, stopping, deadline_s)
-    except (nodes.NoCluster, local.PortTaken) as error:
+    except (nodes.NoCluster, local.PortTaken, application.Occupied) as error:
         return _fail(error)
-    except (StartFailed, local.ClusterFailed, application.ServeFailed, application.Occupied) as error:
+    except (StartFailed, local.ClusterFailed, application.ServeFailed) as error:
         _fail(error)
         where = _LOGS if args.address is None else f"{_LOGS} of the cluster's nodes"
         print(f"  the whole story is in {where}", file=sys.stderr, flush=True)
@@ -86,6 +88,8 @@ def _stop_on_signals(stopping: threading.Event) -> None:
 
 
 def _check_ports(dashboard_port: int, config: OutriderConfig) -> None:
+    if dashboard_port == config.ingress.port:
+        raise local.PortTaken(f"port {dashboard_port} cannot be both --port's and --dashboard-port's; change one")
     local.check_ports(config.ingress.host, {"--port (make serve PORT=...)": config.ingress.port})
     local.check_ports("127.0.0.1", {"--dashboard-port (make serve DASHBOARD_PORT=...)": dashboard_port})
 
@@ -100,11 +104,29 @@ def _check_keys(config: OutriderConfig) -> None:
             raise ConfigError(f"ingress.keys_file: {error}; `outrider keys new` writes one") from error
 
 
+def _check_models(resolved: OutriderConfig) -> None:
+    """A download that was cut off is told by the library without the file's name, and after a minute."""
+    model, kinds = resolved.model, resolved.drafter_kinds
+    sources = {
+        "model_source": model.model_source,
+        "assistant_source": model.assistant_source if "mtp" in kinds else None,
+        "draft_model_source": model.draft_model_source if "draft_model" in kinds else None,
+    }
+    for name, folder in sources.items():
+        if folder is not None:
+            try:
+                check_whole(Path(folder))
+            except Unusable as error:
+                raise ConfigError(f"model.{name}: {error}; {DOWNLOAD}") from None
+
+
 def _start_here(dashboard_port: int, config: OutriderConfig, stopping: threading.Event) -> None:
     """Ray and Serve; once more from scratch where Serve fails: its HAProxy's ports are chosen before they are used."""
     for attempt in range(1, _START_ATTEMPTS + 1):
         local.start(dashboard_port=dashboard_port, longest_request_s=config.ingress.max_request_s)
         _stop_on_signals(stopping)
+        if stopping.is_set():
+            return
         try:
             application.start_serve(host=config.ingress.host, port=config.ingress.port)
             return
@@ -121,7 +143,8 @@ def _serve_here(dashboard_port: int, config: OutriderConfig, stopping: threading
     try:
         _say("starting a local Ray cluster")
         _start_here(dashboard_port, config, stopping)
-        _deploy(config, stopping, deadline_s, lambda: [config.ingress.host])
+        if not stopping.is_set():
+            _deploy(config, stopping, deadline_s, lambda: [config.ingress.host])
         if not stopping.is_set():
             _greet(config, [config.ingress.host], time.monotonic() - begun_s)
             _say_dashboard(dashboard_port)
@@ -152,7 +175,7 @@ def _serve_on(address: str, config: OutriderConfig, stopping: threading.Event, d
             stopping.wait()
         finally:
             _say("removing the application")
-            longest_s = max(role.graceful_shutdown_timeout_s for role in roles_of(config).values())
+            longest_s = max(role.drain_s for role in roles_of(config).values())
             if not application.remove(APP_NAME, timeout_s=longest_s + 30):
                 _say("it has not drained in time; `serve status` on the cluster tells what is left")
             elif not has_serve:

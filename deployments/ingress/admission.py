@@ -15,7 +15,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from deployments.ingress import errors
@@ -75,6 +75,12 @@ class Admission:
         """So many ingress replicas are there now. Who is inside stays; a larger share is handed out at once."""
         if num_replicas != self._num_replicas:
             self._num_replicas = max(1, num_replicas)
+            self._hand_out()
+
+    def run_at_most(self, max_running: int) -> None:
+        """Verifiers or routers have come or gone. Who runs goes on; new places are handed out at once."""
+        if max_running != self._limits.max_running:
+            self._limits = replace(self._limits, max_running=max_running)
             self._hand_out()
 
     def enter(self, tenant: Tenant) -> Ticket:

@@ -14,13 +14,14 @@ from ray.serve.handle import DeploymentHandle
 from cluster.discovery import Lessors, own_name
 from cluster.exporter import RayExporter
 from cluster.logs import own_rank, replica_handlers
-from deployments.config import IngressConfig, OutriderConfig, parse, parse_user_config
+from deployments.config import IngressConfig, OutriderConfig, parse
 from deployments.ingress.access import Access
 from deployments.ingress.admission import Admission, AdmissionLimits
 from deployments.ingress.app import create_app
 from deployments.ingress.context import ApiLimits, Measuring, load_context
 from deployments.ingress.generation import RouterClient
 from deployments.link import Identity
+from deployments.live_config import parse_user_config
 from deployments.logs import set_up
 from deployments.messages import Sample
 from deployments.metering import Meter
@@ -88,9 +89,10 @@ class Ingress:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Serve at the start and whenever `user_config` has changed; nothing restarts. ValueError."""
-        variants = parse_user_config(user_config, self._settings)
-        self._context.metrics.prepare(variants)
-        self._context.variants.replace(variants)
+        live = parse_user_config(user_config, self._settings)
+        self._context.metrics.prepare(live.variants)
+        self._context.variants.replace(live.variants)
+        self._admission.run_at_most(live.max_running_requests)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""

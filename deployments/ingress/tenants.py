@@ -121,6 +121,8 @@ def read_tenants(file: Path) -> Tenants:
     content = file.read_bytes()
     if len(content) > MAX_FILE_BYTES:
         raise ValueError(f"{file}: larger than {MAX_FILE_BYTES} bytes")
+    if not content.strip():  # caught in the moment before it is written: that must not lock everybody out
+        raise ValueError(f"{file}: is empty; `tenants: []` is how it says that nobody has a key")
     try:
         fields = yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -11,6 +11,7 @@ import yaml
 from deployments.cli import config_cmd
 from deployments.cli.main import main
 from deployments.config import ConfigError, load, parse
+from deployments.live_config import config_of
 from tests.support.ray_modules import ray_module
 
 OVERLAYS = Path(__file__).resolve().parents[2] / "k8s" / "overlays"
@@ -41,7 +42,7 @@ def test_it_is_what_the_command_prints(folder: Path, capsys: pytest.CaptureFixtu
 def test_serve_and_our_own_tree_take_it(folder: Path) -> None:
     fields = yaml.safe_load((folder / "serve.yaml").read_text())
     (application,) = deployable(fields).applications
-    config = parse(application.args)
+    config = config_of(application.model_dump(exclude_unset=True))
     assert config == load(folder / "outrider.yaml")
     assert config_cmd.to_serve_config(config) == fields
     # Pods are reached from other machines.

@@ -133,7 +133,9 @@ async def test_a_refusal_is_shown_and_fails(server: RestServer, capsys: pytest.C
 async def test_nothing_at_the_address_is_a_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     (port,) = free_ports(1)
     assert await run("hello", "--url", f"http://127.0.0.1:{port}") == 1
-    assert f"nothing answers at http://127.0.0.1:{port}; start it with `make serve`" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"nothing answers at http://127.0.0.1:{port} (" in said
+    assert "refused); `make serve` starts" in said
     assert await run("hello", "--url", "127.0.0.1:8000") == 1
     assert "not an http address" in capsys.readouterr().err
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from cluster.resources import ACCELERATOR_LABEL, GROUP_LABEL, GROUP_OF_ROLE, Node
-from deployments.config import OutriderConfig, RoleConfig, parse
+from deployments import live_config
+from deployments.config import OutriderConfig, RoleConfig
 from deployments.roles import replica_of, roles_of
 from tests.k8s.conftest import rendered
 from tests.support.manifests import Manifest, groups, lets_through, of_kind, pod_templates, ray_service
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.system
 
 
 def config_of(service: Manifest) -> OutriderConfig:
-    return parse(yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"])
+    return live_config.config_of(yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0])
 
 
 def node_of(group: Manifest) -> Node:
@@ -129,7 +130,7 @@ def test_every_drain_waits_longer_than_the_longest_request(manifests: list[Manif
         longest_s = 0.0 if name == "drafter" else config.ingress.max_request_s
         times = (
             longest_s,
-            role.graceful_shutdown_timeout_s,
+            role.drain_s,
             drain_timeout_s(pod),
             pod["terminationGracePeriodSeconds"],
         )

@@ -1,4 +1,4 @@
-"""A split of requests among variants, changed on a real Serve while a stream goes on: `serve deploy`, no restart."""
+"""What `serve deploy` changes on a real Serve while a stream goes on, without a restart: variants, and replicas."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,16 @@ class Deployed:
     def __init__(self, cluster: RayCluster, folder: Path, port: int) -> None:
         self.cluster = cluster
         self.url = f"http://127.0.0.1:{port}"
-        config = folder / "outrider.yaml"
-        config.write_text(yaml.safe_dump({"ingress": {"port": port}, "speculation": {"variants": SPLIT}}))
+        self.settings = {"ingress": {"port": port}, "speculation": {"variants": SPLIT}}
         self.file = folder / "serve.yaml"
-        self.fields = yaml.safe_load(cluster.run("outrider", "config", str(config)).stdout)
+        self.fields = self.configured()
         self.deploy()
+
+    def configured(self, **sections: Any) -> Any:
+        """What `outrider config` prints for the settings and some more sections."""
+        config = self.file.with_name("outrider.yaml")
+        config.write_text(yaml.safe_dump({**self.settings, **sections}))
+        return yaml.safe_load(self.cluster.run("outrider", "config", str(config)).stdout)
 
     def deploy(self) -> None:
         self.file.write_text(yaml.safe_dump(self.fields))
@@ -70,6 +76,10 @@ class Deployed:
         assert found.status_code == httpx.codes.OK, found.text
         deployments = found.json()["applications"]["outrider"]["deployments"].values()
         return {replica["replica_id"] for one in deployments for replica in one["replicas"]}
+
+    def runs_with(self, num_replicas: int) -> bool:
+        """Whether it has so many replicas and they run."""
+        return len(self.replicas()) == num_replicas and "status: RUNNING" in self.status()
 
     def status(self) -> str:
         return self.cluster.run("serve", "status", "--address", self.cluster.dashboard).stdout
@@ -165,3 +175,16 @@ def test_a_split_that_does_not_fit_is_refused_and_the_old_one_goes_on(deployed: 
     wait_for(lambda: "status: RUNNING" in deployed.status(), "return to a good split")
     assert deployed.answer()[0]
     assert before & deployed.replicas(), "verifiers and drafters have nothing to do with it"
+
+
+def test_one_more_verifier_and_one_less_restart_nobody_while_a_stream_goes_on(deployed: Deployed) -> None:
+    before = deployed.replicas()
+    expected = stream(deployed)
+    with streaming(deployed) as texts:
+        for number in (2, 1):
+            deployed.fields = deployed.configured(verifier={"num_replicas": number})
+            deployed.deploy()
+            wait_for(partial(deployed.runs_with, len(before) + number - 1), f"{number} verifiers")
+            # Of two verifiers either may be the one to go.
+            assert len(before - deployed.replicas()) <= 2 - number, "others have restarted"
+    assert set(texts) == {expected}

@@ -314,6 +314,23 @@ def test_a_drafter_that_the_router_chooses_loads_mtp_unless_told_otherwise() -> 
     assert parse({"speculation": {"drafter": "auto", "drafters": []}}).drafter_kinds == ()
 
 
+@pytest.mark.parametrize("text", ['{"model_type": "gem', "[]", '{"text_config": 3}', ""])
+def test_a_models_own_configuration_that_is_cut_off_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    config = parse({"model": {"model_source": str(tmp_path), "assistant_source": "pocket"}})
+    with pytest.raises(ConfigError, match=r"config\.json.*download"):
+        config.resolve()
+
+
+def test_an_ingress_drains_as_long_as_a_request_may_last_and_others_hand_over() -> None:
+    config = parse({"ingress": {"max_request_s": 900}})
+    assert config.ingress.drain_s > 900
+    assert config.router.drain_s == config.verifier.drain_s == config.drafter.drain_s == 10
+    short = {"graceful_shutdown_timeout_s": 5}
+    given = config.with_changes(ingress=short, verifier=short)
+    assert given.ingress.drain_s == given.verifier.drain_s == 5
+
+
 def test_every_core_is_the_verifiers_unless_a_number_of_threads_is_given() -> None:
     config = parse({})
     assert config.kernels_for(config.verifier).num_threads == usable_cores()

@@ -45,6 +45,14 @@ def test_the_pocket_pair_is_whole(pair: tuple[Path, Path]) -> None:
     assert len(check_checkpoints(*pair)) == 3
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_files_that_are_cut_off_are_named(pair: tuple[Path, Path], name: str) -> None:
+    target, assistant = pair
+    (target / name).write_bytes((target / name).read_bytes()[:300])
+    (said,) = problems(target, assistant)
+    assert f"{target / name} is no JSON" in said
+
+
 def test_shards_are_looked_at_one_by_one(pair: tuple[Path, Path]) -> None:
     target, _ = pair
     (target / "model.safetensors").unlink()

@@ -57,6 +57,13 @@ def test_a_key_may_be_made_for_some_days(tmp_path: Path, capsys: pytest.CaptureF
     assert yaml.safe_load(file.read_text())["tenants"][0]["keys"][0]["expires"].endswith("Z")
 
 
+def test_an_empty_file_is_one_to_begin_with(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.touch()
+    assert keys(file, "new", "acme") == 0
+    assert [tenant.name for tenant in read_tenants(file).tenants] == ["acme"]
+
+
 @pytest.mark.parametrize("arguments", [("new", "a b"), ("revoke", ""), ("revoke", "00"), ("list",)])
 def test_what_cannot_be_done_changes_nothing(
     tmp_path: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -54,6 +56,15 @@ def test_a_port_in_use_is_told_before_anything_starts(flag: str, capsys: pytest.
     assert "starting" not in said.out
 
 
+def test_one_port_for_two_is_told_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    (port,) = free_ports(1)
+    assert main(["serve", "--port", str(port), "--dashboard-port", str(port)]) == 1
+    said = capsys.readouterr()
+    assert f"port {port}" in said.err
+    assert "--dashboard-port" in said.err
+    assert "starting" not in said.out
+
+
 def test_a_bad_configuration_is_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("router:\n  max_sesions: 3\n")
@@ -92,3 +103,26 @@ def test_config_for_another_machine_does_not_look_for_its_models(
 def test_streams_between_machines_get_a_proxy_on_each() -> None:
     config = parse({"streams": {"host": "node", "insecure_streams": True}})
     assert config_cmd.to_serve_config(config)["proxy_location"] == "EveryNode"
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["doctor"], ["eval", "suites"], ["keys", "list"]])
+def test_whoever_reads_the_output_may_have_enough(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "keys.yaml").write_text("tenants: [{name: a}, {name: b}]")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "deployments.cli.main", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_ctrl_c_while_a_verb_is_loaded_ends_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deployments.cli.main.import_module", interrupted)
+    assert main(["config"]) == 130

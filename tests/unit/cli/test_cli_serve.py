@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +110,40 @@ def test_a_keys_file_that_is_not_there_is_told_before_anything_starts(
     said = capsys.readouterr().err
     assert "ingress.keys_file" in said
     assert "outrider keys new" in said
+
+
+@pytest.mark.parametrize("machine", [0], indirect=True)
+def test_a_model_that_is_cut_off_is_told_before_anything_starts(
+    machine: Machine, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, part in (("m", "target"), ("m-assistant", "assistant")):
+        shutil.copytree(Path(str(files("deployments.models"))) / "pocket" / part, tmp_path / name)
+    os.truncate(tmp_path / "m-assistant" / "model.safetensors", 100_000)
+    file = tmp_path / "outrider.yaml"
+    file.write_text("model: {model_source: m}")
+    port, dashboard_port = free_ports(2)
+    given = ["--config", str(file), "--port", str(port), "--dashboard-port", str(dashboard_port)]
+    assert main(["serve", *given]) == 1
+    assert machine.calls == []
+    said = capsys.readouterr().err
+    assert f"model.assistant_source: {tmp_path / 'm-assistant' / 'model.safetensors'} has 100000 bytes" in said
+    assert "hf download" in said
+
+
+@pytest.mark.parametrize("machine", [0], indirect=True)
+def test_ctrl_c_while_ray_starts_starts_nothing_else(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[threading.Event] = []
+
+    def start(**options: Any) -> None:
+        machine.start(**options)
+        events[0].set()
+
+    monkeypatch.setattr(serve, "_stop_on_signals", events.append)
+    monkeypatch.setattr(local, "start", start)
+    fake_serve(monkeypatch, lambda **options: machine.calls.append("serve"))
+    monkeypatch.setattr(serve, "_deploy", lambda *_: machine.calls.append("deploy"))
+    assert served() == 0
+    assert machine.calls == ["start", "stop"]
 
 
 @pytest.mark.parametrize("machine", [9], indirect=True)

@@ -277,3 +277,18 @@ async def test_a_share_that_shrinks_does_not_hold_up_who_wants_many_places() -> 
     first.close(is_refused=False)
     await asyncio.wait_for(start, 1)
     assert admission.num_running == 2
+
+
+async def test_more_may_run_from_one_moment_to_the_next() -> None:
+    admission = Admission(AdmissionLimits(max_running=2, max_waiting=4, num_replicas=2))
+    first, second = admission.enter(EVERYBODY), admission.enter(EVERYBODY)
+    assert first.start_at_once()
+    start = asyncio.create_task(second.start("interactive"))
+    await asyncio.sleep(0)
+    assert not start.done()
+    admission.run_at_most(4)  # a verifier has come
+    await asyncio.wait_for(start, 1)
+    admission.run_at_most(2)  # and goes: who runs goes on
+    assert admission.num_running == 2
+    first.close(is_refused=False)
+    assert not admission.enter(EVERYBODY).start_at_once()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployments.ingress.tenants import KeyRing, Tenants, hash_of, new_key, read_tenants
+from deployments.watched import Watched
 
 KEY, OTHER = new_key(), new_key()
 
@@ -77,8 +78,28 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         read_tenants(write(tmp_path, "#" * (1 << 20) + "\n"))
 
 
-def test_an_empty_file_has_no_tenants(tmp_path: Path) -> None:
-    assert read_tenants(write(tmp_path, "# nobody yet\n")) == Tenants()
+@pytest.mark.parametrize("text", ["# nobody yet\n", "tenants: []\n", "{}\n"])
+def test_a_file_may_say_that_there_are_no_tenants(tmp_path: Path, text: str) -> None:
+    assert read_tenants(write(tmp_path, text)) == Tenants()
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_an_empty_file_says_nothing(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=r"keys\.yaml: is empty"):
+        read_tenants(write(tmp_path, text))
+
+
+def test_a_file_that_is_just_being_written_shuts_nobody_out(tmp_path: Path) -> None:
+    text = f"tenants: [{{name: a, keys: [{{sha256: {hash_of(KEY)}}}]}}]\n"
+    file, now_s = write(tmp_path, text), [0.0]
+    keys = Watched([file], lambda: KeyRing(read_tenants(file)), clock=lambda: now_s[0])
+    file.write_text("")  # as a shell leaves it between opening and writing
+    now_s[0] = 1.0
+    assert keys.value().tenant_of(KEY) is not None
+    write(tmp_path, text.replace(hash_of(KEY), hash_of(OTHER)))
+    now_s[0] = 2.0
+    assert keys.value().tenant_of(KEY) is None
+    assert keys.value().tenant_of(OTHER) is not None
 
 
 def test_a_bound_that_replicas_cannot_share_is_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.config import ConfigError, OutriderConfig, parse, parse_user_config
+from deployments.config import ConfigError, OutriderConfig, parse
 from deployments.config_parts import VariantConfig
 from deployments.ingress.app import create_app
 from deployments.ingress.context import IngressContext
@@ -19,6 +19,7 @@ from deployments.ingress.planning import check
 from deployments.ingress.schemas import CompletionRequest
 from deployments.ingress.tenants import Tenant
 from deployments.ingress.variants import Variants
+from deployments.live_config import arguments_of, parse_user_config, user_config
 from tests.support.rest import MODEL, ScriptedClient, make_context, plain_ids
 
 SPLIT = {
@@ -158,11 +159,12 @@ def test_a_split_that_does_not_fit_is_refused_in_file_and_user_config(variants: 
         parse_user_config({"variants": variants}, OutriderConfig())
 
 
-def test_user_config_has_variants_and_nothing_else() -> None:
+def test_user_config_has_variants_and_what_may_run() -> None:
     config = parse({"speculation": {"variants": {"far": {"num_speculative_tokens": 8}}}})
-    assert config.user_config == {"variants": {"far": {"weight": 1.0, "num_speculative_tokens": 8}}}
-    assert parse_user_config(config.user_config, config.without_variants()) == config.speculation.variants
-    assert parse_user_config({}, config) == {}
+    told = {"max_running_requests": 64, "variants": {"far": {"weight": 1.0, "num_speculative_tokens": 8}}}
+    assert user_config(config) == told
+    assert parse_user_config(told, arguments_of(config)).variants == config.speculation.variants
+    assert parse_user_config({}, config).variants == {}
     with pytest.raises(ConfigError, match="leave router out"):
         parse_user_config({"router": {}}, config)
     with pytest.raises(ConfigError, match="user_config"):
