@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
-import pydantic_core
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from deployments.ingress.chat_template import Rendering
-from deployments.ingress.errors import ApiError, invalid
+from deployments.ingress.checking import checked, json_object
+from deployments.ingress.errors import invalid
 from deployments.ingress.parameters import (
     CHAT_NEUTRAL_VALUES,
     COMPLETION_NEUTRAL_VALUES,
@@ -17,24 +18,14 @@ from deployments.ingress.parameters import (
     without_neutral,
 )
 from deployments.ingress.strict import Options, Strict
-from deployments.ingress.structured_output import (
-    NamedSchema,
-    OutputGrammar,
-    ResponseFormat,
-    StructuredOutputs,
-    output_grammar,
-)
+from deployments.ingress.structured_output import OutputGrammar, ResponseFormat, StructuredOutputs, output_grammar
 from deployments.messages import Acceptance, DrafterName, Priority, RequestClass
 
-MAX_JSON_DEPTH = 64
-MAX_JSON_KEYS = 2048
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 128
 MAX_BIASES = 1024
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
-_MAX_DETAILS = 8
-_MAX_NAME_CHARS = 64
 
 
 class Speculation(Options):
@@ -119,7 +110,7 @@ class _Request(Strict):
         """The stop strings, however they were given."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
-    @property
+    @cached_property
     def grammar(self) -> OutputGrammar | None:
         """What the answer has to follow; ApiError where other parameters contradict it."""
         wanted = output_grammar(self.response_format, self.structured_outputs)
@@ -268,9 +259,6 @@ class CompletionRequest(_Request):
         return "max_tokens"
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
 def parse_chat(body: bytes) -> ChatRequest:
     """Check a chat request; raises ApiError."""
     given = without_neutral(json_object(body), CHAT_NEUTRAL_VALUES)
@@ -301,25 +289,6 @@ def with_checked_messages(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def json_object(body: bytes) -> dict[str, Any]:
-    """The body's fields; raises ApiError."""
-    try:
-        given = pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise invalid(None, f"The body is not valid JSON: {error}.", "invalid_json") from error
-    if not isinstance(given, dict):
-        raise invalid(None, "The body must be a JSON object.", "invalid_json")
-    level: list[Any] = [given]
-    for _ in range(MAX_JSON_DEPTH):
-        if any(isinstance(part, dict) and len(part) > MAX_JSON_KEYS for part in level):
-            raise invalid(None, f"An object in the body has more than {MAX_JSON_KEYS} keys.", "invalid_json")
-        values = (value for part in level for value in (part.values() if isinstance(part, dict) else part))
-        level = [value for value in values if isinstance(value, dict | list)]
-        if not level:
-            return given
-    raise invalid(None, f"The body nests deeper than {MAX_JSON_DEPTH} levels; flatten it.", "invalid_json")
-
-
 def _message(message: Any, prefix: str) -> Any:
     if not isinstance(message, dict):
         return message
@@ -335,64 +304,9 @@ def _message(message: Any, prefix: str) -> Any:
     return without_neutral(message, MESSAGE_NEUTRAL_VALUES, prefix)
 
 
-def checked(model: type[Model], given: dict[str, Any]) -> Model:
-    """The body as a model; raises ApiError."""
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        raise _to_api_error(error, model) from error
-
-
 def _check_stream(request: _Request) -> None:
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "stream_options needs 'stream': true; set it, or leave stream_options out.")
     if request.prompt_logprobs is not None and request.stream:
         message = "'prompt_logprobs' are not there in a stream; leave 'stream' out."
         raise invalid("prompt_logprobs", message, "invalid_value")
-
-
-def _to_api_error(error: ValidationError, model: type[BaseModel]) -> ApiError:
-    """One error that names every parameter at fault; `param` is the first."""
-    found: dict[str, str] = {}
-    for detail in error.errors(include_url=False, include_input=False, include_context=False):
-        param = _param(detail["loc"])
-        text = detail["msg"]
-        if detail["type"] == "extra_forbidden":
-            known = "known are " + ", ".join(_known_fields(model, detail["loc"]))
-            text = f"Unknown parameter; {known}"
-        elif detail["type"] == "missing":
-            text = "This parameter is required"
-        # A union reports one line for each type it allows.
-        found[param] = f"{found[param]}, or: {text}" if param in found and text not in found[param] else text
-    # Where one type of a union fits but for an element, the element is at fault.
-    parents = {param[:at] for param in found for at, character in enumerate(param) if character == "."}
-    found = {param: text for param, text in found.items() if param not in parents}
-    shown = list(found.items())[:_MAX_DETAILS]
-    message = "; ".join(f"{param!r}: {text}" for param, text in shown)
-    if len(found) > len(shown):
-        message += f"; and {len(found) - len(shown)} more"
-    code = "unknown_parameter" if "Unknown parameter" in shown[0][1] else "invalid_value"
-    return invalid(shown[0][0], f"Invalid request: {message}.", code)
-
-
-def _param(location: tuple[int | str, ...]) -> str:
-    """The path a client would recognise: pydantic adds the type it tried in a union."""
-    tried = ("list[", "function-", "constrained-", "literal[")
-    return ".".join(
-        str(part)[:_MAX_NAME_CHARS]
-        for part in location
-        if isinstance(part, int) or (part not in ("str", "int", "float", "bool") and not part.startswith(tried))
-    )
-
-
-def _known_fields(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    nested: dict[str, type[BaseModel]] = {
-        "speculation": Speculation,
-        "stream_options": StreamOptions,
-        "response_format": NamedSchema if "json_schema" in location[:-1] else ResponseFormat,
-        "structured_outputs": StructuredOutputs,
-    }
-    if location[0] == "messages":
-        nested["messages"] = TextPart if "content" in location else Message
-    known = model if len(location) == 1 else nested.get(str(location[0]))
-    return sorted(field.alias or name for name, field in known.model_fields.items()) if known is not None else []
