@@ -23,7 +23,8 @@ class SamplingParams(Record):
 
     `repetition_penalty` looks at prompt and output, `presence_penalty` and `frequency_penalty` at
     the output alone, which begins at position `num_prompt_tokens`. `banned_token_ids` are not
-    chosen at positions below `banned_before`. The output follows `grammar` (grammars.py), if there is one.
+    chosen at positions below `banned_before`. The output follows `grammar` (grammars.py), if there is one, has no other
+    tokens than `allowed_token_ids`, if there are some, and none of the sequences in `bad_words`.
 
     `num_logprobs` likeliest tokens are reported with every chosen one (None: no report), and with
     `scores_prompt` with those of the prompt: log-probabilities of the target, before anything above.
@@ -48,6 +49,8 @@ class SamplingParams(Record):
     scores_prompt: bool = False
     acceptance: Acceptance = "coupled"
     grammar: str = ""
+    allowed_token_ids: tuple[Token, ...] = ()
+    bad_words: tuple[tuple[Token, ...], ...] = ()
 
     @property
     def draws_to_reject(self) -> bool:
@@ -62,13 +65,20 @@ class SamplingParams(Record):
     @property
     def needs_tokens(self) -> bool:
         """Whether a choice depends on which tokens came before it, beyond the logits."""
-        return self.has_penalties or bool(self.grammar)
+        return self.has_penalties or bool(self.grammar) or any(len(word) > 1 for word in self.bad_words)
+
+    @property
+    def named_tokens(self) -> tuple[Token, ...]:
+        """The tokens that are named somewhere."""
+        words = (token for word in self.bad_words for token in word)
+        return (*self.banned_token_ids, *self.allowed_token_ids, *(token for token, _ in self.logit_bias), *words)
 
     @property
     def adjusts_logits(self) -> bool:
         """Whether logits are changed before they are warped."""
         has_bans = bool(self.banned_token_ids) and self.banned_before > 0
-        return self.needs_tokens or bool(self.logit_bias) or has_bans
+        is_limited = bool(self.allowed_token_ids) or bool(self.bad_words)
+        return self.needs_tokens or bool(self.logit_bias) or has_bans or is_limited
 
 
 class TokenLogprobs(Record):

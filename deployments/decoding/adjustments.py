@@ -3,12 +3,14 @@
 In this order: a bias is added; the logit of a token that occurs before is divided by the repetition
 penalty if positive, else multiplied by it; the frequency penalty, times the token's count in the
 output, and the presence penalty, if it occurs there, are subtracted; a banned token gets -inf, and so
-does one that the output's grammar does not allow next. The semantics are those of OpenAI's API and, for
+do one that would complete a bad word of the output, one that is not among the allowed ones, and one that
+the output's grammar does not allow next. The semantics are those of OpenAI's API, of vLLM's and, for
 repetition, of Keskar et al. 2019 (arXiv 1909.05858).
 
 Every row sees exactly the tokens before its own position, drafted ones included, so that a penalised
 output is a function of target, parameters and seed like any other. The work grows with the distinct
-tokens of a context, not with the vocabulary, but for a grammar's; rows that ask for nothing cost nothing.
+tokens of a context, not with the vocabulary, but where few tokens are allowed; rows that ask for nothing cost
+nothing.
 
 Shapes: R = rows of a batch, V = vocabulary, N = (row, token) pairs, P = rows of one session,
 D = distinct tokens that one session has met, B = biased or banned tokens of one session, Q = bytes of a mask.
@@ -43,6 +45,7 @@ class Adjuster:
     def __init__(self, params: SamplingParams, grammar: GrammarState | None = None) -> None:
         self._params = params
         self.grammar = grammar
+        self._forbidden_V: Tensor | None = None
         self._tokens: list[Token] = []
         self._slots: dict[Token, int] = {}
         self._token_D: NDArray[np.int64] = np.zeros(_FIRST_CAPACITY, dtype=np.int64)
@@ -109,6 +112,27 @@ class Adjuster:
             self._params.frequency_penalty * num_output_PD + self._params.presence_penalty * (num_output_PD > 0)
         ).astype(np.float32)
         return self._token_D[:size], divisor_PD, reduction_PD
+
+    def bad_ends(self, following: Sequence[Token], num_rows: int) -> list[tuple[int, Token]]:
+        """Of the same rows, which of them (0 .. P - 1) may not choose which token, as it would complete a bad word."""
+        known, longest = len(self._tokens), max(len(word) for word in self._params.bad_words)
+        start = max(self._params.num_prompt_tokens, known - longest)
+        output = [*self._tokens[start:], *following[max(0, start - known) :]]
+        num_skipped = len(output) + 1 - num_rows
+        return [
+            (row, word[-1])
+            for row in range(num_rows)
+            for word in self._params.bad_words
+            if len(word) == 1 or _ends_with(output[: max(0, num_skipped + row)], word[:-1])
+        ]
+
+    def forbidden(self, size: int, device: torch.device) -> Tensor:
+        """Which of so many tokens are not among the allowed ones, bool [V]."""
+        if self._forbidden_V is None or len(self._forbidden_V) != size:
+            self._forbidden_V = torch.ones(size, dtype=torch.bool, device=device)
+            allowed_B = np.array([token for token in self._params.allowed_token_ids if token < size], dtype=np.int64)
+            self._forbidden_V[torch.from_numpy(allowed_B).to(device)] = False
+        return self._forbidden_V
 
     def masks(self, following: Sequence[Token], num_rows: int) -> NDArray[np.uint8]:
         """The grammar's masks [P, Q] of the same rows."""
@@ -186,6 +210,13 @@ def adjust(logits_RV: Tensor, groups: Sequence[RowGroup]) -> Tensor:
     if bans := [_bans(group, size) for group in groups if group.position < group.adjuster.params.banned_before]:
         (pair_N,) = _joined(bans, flat.device)
         flat.index_fill_(0, pair_N, -torch.inf)
+    if words := [_bad_words(group, size) for group in groups if group.adjuster.params.bad_words]:
+        (pair_N,) = _joined(words, flat.device)
+        flat.index_fill_(0, pair_N, -torch.inf)
+    for group in groups:
+        if group.adjuster.params.allowed_token_ids:
+            rows_PV = adjusted_RV[group.first_row : group.first_row + group.num_rows]
+            rows_PV.masked_fill_(group.adjuster.forbidden(size, flat.device), -torch.inf)
     if held := [group for group in groups if group.adjuster.grammar is not None]:
         _hold_to_grammars(adjusted_RV, held)
     return adjusted_RV
@@ -237,6 +268,16 @@ def _bans(group: RowGroup, vocab_size: int) -> Columns:
     num_rows = min(group.num_rows, group.adjuster.params.banned_before - group.position)
     banned_B = group.adjuster.banned_B
     return (_pairs(group, num_rows, banned_B[banned_B < vocab_size], vocab_size),)
+
+
+def _bad_words(group: RowGroup, vocab_size: int) -> Columns:
+    ends = group.adjuster.bad_ends(group.following, group.num_rows)
+    pairs = [(group.first_row + row) * vocab_size + token for row, token in ends if token < vocab_size]
+    return (np.array(pairs, dtype=np.int64),)
+
+
+def _ends_with(tokens: Sequence[Token], end: Sequence[Token]) -> bool:
+    return len(tokens) >= len(end) and tuple(tokens[len(tokens) - len(end) :]) == tuple(end)
 
 
 def _pairs(group: RowGroup, num_rows: int, token_D: NDArray[np.int64], vocab_size: int) -> NDArray[np.int64]:

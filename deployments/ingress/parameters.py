@@ -14,8 +14,6 @@ from deployments.ingress.errors import ApiError, invalid
 _SAMPLING: dict[str, tuple[Any, ...]] = {
     "length_penalty": (1,),
     "use_beam_search": (False,),
-    "bad_words": ([],),
-    "allowed_token_ids": ([],),
     "spaces_between_special_tokens": (True,),
     "logprob_token_ids": (),
     "guided_json": (),

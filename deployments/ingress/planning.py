@@ -1,4 +1,4 @@
-"""From a checked request body to a GenerateRequest for each choice: tokens, limits, seed.
+"""From a checked request body to a GenerateRequest for each choice: tokens and limits.
 
 What cannot be served is refused here.
 """
@@ -6,9 +6,8 @@ What cannot be served is refused here.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,23 +17,20 @@ import msgspec
 from deployments.config_parts import VariantConfig
 from deployments.ingress import permissions
 from deployments.ingress.chat_template import TemplateRefusal
-from deployments.ingress.context import IngressContext, ModelCard
+from deployments.ingress.context import IngressContext
 from deployments.ingress.errors import ApiError, context_length_exceeded, invalid
 from deployments.ingress.generation import GenerateRequest
+from deployments.ingress.sampling import check_tokens, sampling_of, stop_token_ids_of
 from deployments.ingress.schemas import ChatRequest, CompletionRequest, Conversation, Message
 from deployments.ingress.structured_output import check_grammar
 from deployments.ingress.tenants import Tenant
 from deployments.measures import NO_VARIANT
-from deployments.messages import Acceptance, DrafterName, PolicyName, Priority, RequestClass, SamplingParams, Token
+from deployments.messages import Acceptance, DrafterName, PolicyName, Priority, RequestClass, Token
 from deployments.policy.classes import classify
 from deployments.policy.salts import salt_of
 
 _LONG_PROMPT_CHARS = 20_000
-_MAX_SEED = 2**64
-_LOWEST_TEMPERATURE = 2.0**-126  # what float32 cannot tell from 0 is greedy everywhere
 _UNBOUNDED_OUTPUT_TOKENS = 256
-_MAX_TOLD = 8
-_MAX_TOLD_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +145,12 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
     prompts = await _encode(context, body)
     wanted = permissions.output_bound(tenant, limits.max_output_tokens, body.wanted_tokens, body.max_tokens_param)
     response_id = ("chatcmpl-" if isinstance(body, ChatRequest) else "cmpl-") + uuid.uuid4().hex
-    stop_token_ids = _stop_token_ids(model, body)
+    stop_token_ids = stop_token_ids_of(model, body)
     choices: list[PlannedChoice] = []
     for prompt in prompts:
         num_tokens = len(prompt.tokens)
         permissions.check_prompt(tenant, limits.max_prompt_tokens, num_tokens, prompt_param)
-        params = _sampling(model, body, num_tokens, stop_token_ids, "" if grammar is None else grammar.text)
+        params = sampling_of(context, body, num_tokens, stop_token_ids)
         max_context_tokens = _max_context_tokens(model.max_model_len, num_tokens, body, wanted)
         for index in range(body.n):
             request = GenerateRequest(
@@ -260,17 +256,6 @@ def plain_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return plain
 
 
-def check_tokens(param: str, tokens: Iterable[Token], vocab_size: int) -> None:
-    """ApiError for the first id that is no token."""
-    outside = next((token for token in tokens if not 0 <= token < vocab_size), None)
-    if outside is not None:
-        raise invalid(
-            param,
-            f"{param!r} has the token id {outside}, which is out of vocabulary; the vocabulary has {vocab_size} ids.",
-            "invalid_value",
-        )
-
-
 def _is_long(text: str) -> bool:
     # Encoding a long text would hold up every other request of this ingress; the encoder releases the GIL.
     return len(text) > _LONG_PROMPT_CHARS
@@ -301,52 +286,3 @@ def _max_context_tokens(
         raise invalid("min_tokens", message, "invalid_value")
     # One that only repeats its prompt generates a token that nobody sees.
     return num_prompt_tokens + max(1, wanted)
-
-
-def _stop_token_ids(model: ModelCard, body: ChatRequest | CompletionRequest) -> tuple[Token, ...]:
-    check_tokens("stop_token_ids", body.stop_token_ids, model.vocab_size)
-    own = () if body.ignore_eos else model.stop_token_ids
-    return tuple(dict.fromkeys((*own, *body.stop_token_ids)))
-
-
-def _logit_bias(body: ChatRequest | CompletionRequest, vocab_size: int) -> tuple[tuple[Token, float], ...]:
-    bias: dict[Token, float] = {}
-    if wrong := [key for key in body.logit_bias if not (key.isascii() and key.isdigit())]:
-        more = f" and {len(wrong) - _MAX_TOLD} more" if len(wrong) > _MAX_TOLD else ""
-        told = ", ".join(repr(key[:_MAX_TOLD_CHARS]) for key in wrong[:_MAX_TOLD])
-        message = f"'logit_bias' has the keys {told}{more}; keys are token ids, as strings."
-        raise invalid("logit_bias", message, "invalid_value")
-    for key, value in body.logit_bias.items():
-        if int(key) in bias:
-            raise invalid("logit_bias", f"'logit_bias' names the token {int(key)} twice.", "invalid_value")
-        bias[int(key)] = value
-    check_tokens("logit_bias", bias, vocab_size)
-    return tuple((token, value) for token, value in bias.items() if value != 0)
-
-
-def _sampling(
-    model: ModelCard,
-    body: ChatRequest | CompletionRequest,
-    num_prompt_tokens: int,
-    stop_token_ids: tuple[Token, ...],
-    grammar: str,
-) -> SamplingParams:
-    temperature = model.temperature if body.temperature is None else body.temperature
-    top_k = model.top_k if body.top_k is None else body.top_k
-    return SamplingParams(
-        temperature=0.0 if temperature < _LOWEST_TEMPERATURE else temperature,
-        top_k=max(0, top_k),  # some clients write -1 for off
-        top_p=model.top_p if body.top_p is None else body.top_p,
-        min_p=model.min_p if body.min_p is None else body.min_p,
-        # Drawn here and not at a router, so that a request repeats itself wherever it is resubmitted.
-        seed=secrets.randbits(64) if body.seed is None else body.seed % _MAX_SEED,
-        repetition_penalty=model.repetition_penalty if body.repetition_penalty is None else body.repetition_penalty,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        num_prompt_tokens=num_prompt_tokens,
-        logit_bias=_logit_bias(body, model.vocab_size),
-        banned_token_ids=stop_token_ids if body.min_tokens else (),
-        banned_before=num_prompt_tokens + body.min_tokens if body.min_tokens else 0,
-        num_logprobs=max((num for num in (body.num_logprobs, body.prompt_logprobs) if num is not None), default=None),
-        grammar=grammar,
-    )

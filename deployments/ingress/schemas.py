@@ -24,6 +24,8 @@ from deployments.messages import Acceptance, DrafterName, Priority, RequestClass
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 128
 MAX_BIASES = 1024
+MAX_ALLOWED_TOKENS = 4096
+MAX_BAD_WORDS = 128
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 
@@ -58,6 +60,7 @@ class StreamOptions(Options):
 
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+BadWord = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 PositiveInt = Annotated[int, Field(ge=1)]
 TokenId = Annotated[int, Field(ge=0)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -86,6 +89,10 @@ class _Request(Strict):
     frequency_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] = Field(default_factory=dict)
+    allowed_token_ids: Annotated[list[TokenId], Field(max_length=MAX_ALLOWED_TOKENS, fail_fast=True)] = Field(
+        default_factory=list
+    )
+    bad_words: Annotated[list[BadWord], Field(max_length=MAX_BAD_WORDS, fail_fast=True)] = Field(default_factory=list)
     min_tokens: Annotated[int, Field(ge=0)] = 0
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] = Field(default_factory=list)
     ignore_eos: bool = False
@@ -112,11 +119,11 @@ class _Request(Strict):
 
     @cached_property
     def grammar(self) -> OutputGrammar | None:
-        """What the answer has to follow; ApiError where other parameters contradict it."""
+        """What the answer has to follow; ApiError where other parameters may leave nothing that can come next."""
         wanted = output_grammar(self.response_format, self.structured_outputs)
-        for param in ("min_tokens", "ignore_eos"):
+        for param in ("min_tokens", "ignore_eos", "allowed_token_ids", "bad_words"):
             if wanted is not None and getattr(self, param):
-                message = f"{param!r} asks to go on where {wanted.param!r} has the answer end; leave one of them out."
+                message = f"{param!r} may rule out all that {wanted.param!r} allows next; leave one of them out."
                 raise invalid(param, message, "invalid_value")
         return wanted
 

@@ -12,7 +12,8 @@ from deployments.ingress.checking import checked, json_object
 from deployments.ingress.context import IngressContext
 from deployments.ingress.errors import invalid
 from deployments.ingress.parameters import TOKENIZE_CHAT_NEUTRAL_VALUES, without_neutral
-from deployments.ingress.planning import check_model, check_tokens, encode_conversation
+from deployments.ingress.planning import check_model, encode_conversation
+from deployments.ingress.sampling import check_tokens
 from deployments.ingress.schemas import Conversation, TokenId, with_checked_messages
 from deployments.ingress.strict import Strict
 from deployments.messages import Token

@@ -49,7 +49,7 @@ class Admission:
         A grammar was looked at by the ingress, which has the same vocabulary, if this verifier has any.
         """
         session, epoch, params = opened.session, opened.epoch, opened.params
-        named = (*opened.tokens, *params.banned_token_ids, *(token for token, _ in params.logit_bias))
+        named = (*opened.tokens, *params.named_tokens)
         if not opened.tokens or len(valid_prefix(named, self._engine.vocab_size)) < len(named):
             detail = f"token ids must be between 0 and {self._engine.vocab_size - 1}"
             return Refusal(session=session, epoch=epoch, reason="invalid", detail=detail)

@@ -57,6 +57,8 @@ ASKED: dict[str, dict[str, object]] = {
     "repetition": {"repetition_penalty": 1.6},
     "bias": {"logit_bias": BIAS},
     "min_tokens": {"banned_token_ids": stop_token_ids()},
+    "allowed": {"allowed_token_ids": tuple(range(60, 900))},
+    "bad words": {"bad_words": ((11,), (200, 35), *((token, other) for token in range(60, 90) for other in (17, 226)))},
     "grammar": {"grammar": JSON},
     "penalised grammar": {"grammar": CAPITALS, "presence_penalty": 1.5, "logit_bias": BIAS},
     "everything": {

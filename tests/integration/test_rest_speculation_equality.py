@@ -22,6 +22,8 @@ CHOICE: dict[str, dict[str, Any]] = {
     "frequency": {"frequency_penalty": -1.7},
     "repetition": {"repetition_penalty": 1.6},
     "logit_bias": {"logit_bias": {"200": 14, "35": -100}},
+    "allowed_token_ids": {"allowed_token_ids": [*range(60, 700), *stop_token_ids()]},
+    "bad_words": {"bad_words": ["return", "sum", "values", "the ", "len(values)"]},
     "min_tokens": {"min_tokens": 18, "logit_bias": EOS},
     "min_tokens and stop_token_ids": {"min_tokens": 9, "stop_token_ids": [200, 35], "logit_bias": {"200": 100}},
     "stop_token_ids": {"stop_token_ids": [200], "logit_bias": {"200": 7}, "include_stop_str_in_output": True},

@@ -42,6 +42,12 @@ def adjust(logits: Sequence[float], params: SamplingParams, context: Sequence[in
     if len(context) < params.banned_before:
         for token in params.banned_token_ids:
             adjusted[token] = -math.inf
+    for word in params.bad_words:
+        before = list(word[:-1])
+        if not before or output[-len(before) :] == before:
+            adjusted[word[-1]] = -math.inf
+    if params.allowed_token_ids:
+        adjusted = [x if token in params.allowed_token_ids else -math.inf for token, x in enumerate(adjusted)]
     return adjusted
 
 

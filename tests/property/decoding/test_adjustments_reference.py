@@ -32,6 +32,8 @@ params = st.builds(
     logit_bias=st.dictionaries(tokens, st.floats(-100, 100), max_size=3).map(lambda bias: tuple(bias.items())),
     banned_token_ids=st.lists(tokens, max_size=3).map(tuple),
     banned_before=st.integers(0, 14),
+    allowed_token_ids=st.one_of(st.just(()), st.lists(tokens, min_size=4, max_size=9).map(tuple)),
+    bad_words=st.lists(st.lists(tokens, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
 )
 
 
