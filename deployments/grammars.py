@@ -96,7 +96,7 @@ class GrammarState:
         self._tokens: list[Token] = []
         self._num_followed = 0
         self._everything_Q = np.full(-(-size // 32) * 4, 0xFF, dtype=np.uint8)
-        self._ends_Q = np.packbits(np.isin(np.arange(len(self._everything_Q) * 8), ends), bitorder="little")
+        self._ends = ends
 
     @property
     def num_mask_bytes(self) -> int:
@@ -142,7 +142,7 @@ class GrammarState:
         if self._matcher.is_error():
             # It is over the bounds on what parsing may take. The answer ends, as one does that has no room left.
             logger.warning("an answer ends, as its grammar cannot be followed: %s", self._matcher.get_error())
-            return self._ends_Q
+            return np.packbits(np.isin(np.arange(len(self._everything_Q) * 8), self._ends), bitorder="little")
         return np.frombuffer(mask, dtype=np.uint8)[: len(self._everything_Q)]  # it may have a bit more, for no token
 
 
