@@ -20,7 +20,7 @@ from deployments.ingress.chat_template import TemplateRefusal
 from deployments.ingress.context import IngressContext
 from deployments.ingress.errors import ApiError, context_length_exceeded, invalid
 from deployments.ingress.generation import GenerateRequest
-from deployments.ingress.sampling import check_tokens, sampling_of, stop_token_ids_of
+from deployments.ingress.sampling import bad_words_of, check_tokens, sampling_of, stop_token_ids_of
 from deployments.ingress.schemas import ChatRequest, CompletionRequest, Conversation, Message
 from deployments.ingress.structured_output import check_grammar
 from deployments.ingress.tenants import Tenant
@@ -146,11 +146,12 @@ async def plan(context: IngressContext, body: ChatRequest | CompletionRequest, a
     wanted = permissions.output_bound(tenant, limits.max_output_tokens, body.wanted_tokens, body.max_tokens_param)
     response_id = ("chatcmpl-" if isinstance(body, ChatRequest) else "cmpl-") + uuid.uuid4().hex
     stop_token_ids = stop_token_ids_of(model, body)
+    bad_words = bad_words_of(context.tokenizer, body.bad_words)
     choices: list[PlannedChoice] = []
     for prompt in prompts:
         num_tokens = len(prompt.tokens)
         permissions.check_prompt(tenant, limits.max_prompt_tokens, num_tokens, prompt_param)
-        params = sampling_of(context, body, num_tokens, stop_token_ids)
+        params = sampling_of(context, body, num_tokens, stop_token_ids, bad_words)
         max_context_tokens = _max_context_tokens(model.max_model_len, num_tokens, body, wanted)
         for index in range(body.n):
             request = GenerateRequest(

@@ -55,11 +55,11 @@ def sampling_of(
     body: ChatRequest | CompletionRequest,
     num_prompt_tokens: int,
     stop_token_ids: tuple[Token, ...],
+    bad_words: tuple[tuple[Token, ...], ...],
 ) -> SamplingParams:
     """The parameters of a choice after a prompt of so many tokens; raises ApiError."""
     model, grammar = context.model, body.grammar
     banned = stop_token_ids if body.min_tokens else ()
-    bad_words = _bad_words(context.tokenizer, body.bad_words)
     check_tokens("allowed_token_ids", body.allowed_token_ids, model.vocab_size)
     never = {*banned, *(word[0] for word in bad_words if len(word) == 1)}
     if body.allowed_token_ids and never.issuperset(body.allowed_token_ids):
@@ -88,7 +88,7 @@ def sampling_of(
     )
 
 
-def _bad_words(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[tuple[Token, ...], ...]:
+def bad_words_of(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[tuple[Token, ...], ...]:
     """Each word's usual tokens, at the beginning of a text and after a blank, as vLLM has it."""
     found = [
         tuple(tokenizer.encode(before + word.lstrip(), add_special_tokens=False))
